@@ -1,0 +1,549 @@
+"""What a recipe may say, and the checks that need no data and no torch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from limbeck import signatures
+from limbeck.errors import UserError, did_you_mean
+from limbeck.types import Kind
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Triple = tuple[float, ...]
+
+Source = Literal[
+    "digits", "wine", "breast-cancer", "diabetes", "linnerud",
+    "mnist", "fashion-mnist", "cifar10", "folder", "arrays", "table",
+]  # fmt: skip
+EMBEDDED = ("digits", "wine", "breast-cancer", "diabetes", "linnerud")
+NEEDS_PATH = ("folder", "arrays", "table")
+
+
+class Strict(BaseModel):
+    """Unknown keys and wrong types are refused; a checked recipe does not change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Split(Strict):
+    """Three splits, always. A published test set is kept whole unless `test` is given."""
+
+    val: Fraction = 0.15
+    test: Fraction | None = None
+    seed: int = 0
+    stratify: bool = True
+    group: str | None = None
+
+
+class Data(Strict):
+    """Where rows come from, how they are prepared and how they are split."""
+
+    source: Source
+    path: str | None = None
+    fallback: Source | None = None
+    target: str | list[str] | None = None
+    drop: list[str] = []
+    classes: Annotated[int, Field(ge=2)] | list[str] | None = None
+    limit: Annotated[int, Field(ge=10)] | None = None
+    size: Annotated[int, Field(ge=8)] | None = None
+    channels: Literal[1, 3] | None = None
+    background: Literal["white", "black", "grey"] = "white"
+    flat: bool = False
+    mean: list[float] | None = None
+    std: list[Positive] | None = None
+    strict: bool = False
+    split: Split = Split()
+
+    @model_validator(mode="after")
+    def _fits_source(self) -> Data:
+        if self.source in NEEDS_PATH and not self.path:
+            raise ValueError(f"source '{self.source}' needs `path`")
+        if self.source in EMBEDDED and self.path:
+            raise ValueError(f"source '{self.source}' is embedded and takes no `path`")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give `mean` and `std` together, or neither (they are then measured on the training rows)")
+        only_for = {
+            "target": ("table", "arrays"), "drop": ("table",), "size": ("folder",), "channels": ("folder",),
+            "classes": ("folder",), "strict": ("folder",), "background": ("folder",),
+        }  # fmt: skip
+        for name, sources in only_for.items():
+            if name in self.model_fields_set and self.source not in sources:
+                raise ValueError(f"`{name}` has no effect with source '{self.source}', only with {' or '.join(sources)}")
+        if self.split.group and self.source not in ("folder", "table"):
+            raise ValueError(f"`split.group` has no effect with source '{self.source}', only with folder or table")
+        if self.source == "table" and not self.target:
+            raise ValueError("source 'table' needs `target`, the column to predict")
+        return self
+
+
+class Blur(Strict):
+    """Gaussian blur with a sigma drawn from a range, in pixels."""
+
+    kernel: Annotated[int, Field(ge=3)] = 5
+    sigma: tuple[Positive, Positive] = (0.1, 2.0)
+
+    @field_validator("sigma", mode="before")
+    @classmethod
+    def _pair(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _odd(self) -> Blur:
+        if self.kernel % 2 == 0:
+            raise ValueError("`kernel` is an odd number of pixels")
+        if self.sigma[0] > self.sigma[1]:
+            raise ValueError("`sigma` is [smallest, largest]")
+        return self
+
+
+class Jitter(Strict):
+    """How far brightness, contrast and saturation factors may leave 1, and hue may turn (0.5 is half the circle)."""
+
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class Augment(Strict):
+    """Augmentation of training images. Everything off by default."""
+
+    flip: Share = 0.0
+    shift: Annotated[int, Field(ge=0)] = 0
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    blur: Blur | None = None
+    jitter: Jitter | None = None
+    cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_mix(self) -> Augment:
+        if self.mixup and self.cutmix:
+            raise ValueError("`mixup` and `cutmix` both mix the labels: choose one")
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is switched on."""
+        return self != Augment()
+
+
+class Schedule(Strict):
+    """How the learning rate moves, in epochs."""
+
+    name: Literal["constant", "cosine", "linear", "step"] = "constant"
+    t_max: Positive | None = None
+    eta_min: Annotated[float, Field(ge=0)] = 0.0
+    step_size: Positive | None = None
+    gamma: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _takes_effect(self) -> Schedule:
+        belongs = {"t_max": ("cosine", "linear"), "eta_min": ("cosine", "linear"), "step_size": ("step",), "gamma": ("step",)}
+        for key, names in belongs.items():
+            if key in self.model_fields_set and self.name not in names:
+                raise ValueError(f"`{key}` has no effect with the {self.name} schedule, only with {' or '.join(names)}")
+        if self.name == "step" and self.step_size is None:
+            raise ValueError("the step schedule needs `step_size`, in epochs")
+        return self
+
+
+class Plan(Strict):
+    """How one network is trained.
+
+    `batch_size` is the number of rows behind one optimizer step, over all processes and accumulated parts.
+    """
+
+    epochs: Count = 10
+    batch_size: Count = 64
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Positive = 1e-3
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Schedule = Schedule()
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Positive | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Fraction | None = None
+    patience: Count | None = None
+    accumulate: Count = 1
+    select: Literal["best", "last"] = "best"
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _takes_effect(self) -> Plan:
+        if "momentum" in self.model_fields_set and self.optimizer != "sgd":
+            raise ValueError(f"`momentum` has no effect with optimizer '{self.optimizer}', only with sgd")
+        if self.accumulate > self.batch_size:
+            raise ValueError("`accumulate` splits a batch into that many parts; it cannot exceed `batch_size`")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("`warmup_epochs` must be less than `epochs`")
+        return self
+
+
+class Network(Strict):
+    """A reference network by name, or any timm model as `timm/NAME`."""
+
+    model: str
+    options: dict[str, Any] = {}
+    weights: str | None = None
+    pretrained: bool = False
+    mean: list[float] | None = None
+    std: list[Positive] | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Network:
+        if self.model.startswith("timm/"):
+            return self
+        known = signatures.networks()
+        if self.model not in known:
+            raise ValueError(f"unknown model '{self.model}'; {did_you_mean(self.model, known)} (or timm/NAME)")
+        if self.pretrained and "pretrained" not in known[self.model].options:
+            raise ValueError(f"`pretrained` has no effect with '{self.model}', only with timm/NAME")
+        _check_options(f"model '{self.model}'", self.options, known[self.model])
+        return self
+
+
+class Teacher(Network):
+    """A network to learn from: trained here by `train`, brought along as `weights` or `pretrained`, or both."""
+
+    name: str = "teacher"
+    train: Plan | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
+            raise ValueError("a teacher's name becomes a folder: letters, digits, '_', '.' and '-'")
+        return value
+
+    @model_validator(mode="after")
+    def _has_knowledge(self) -> Teacher:
+        if self.train is None and self.weights is None and not self.pretrained:
+            raise ValueError("give `train` to train this teacher here, or `weights` to load it")
+        return self
+
+
+class Student(Network):
+    """The small network; trained alone and with the teacher by the same plan."""
+
+    train: Plan = Plan()
+
+
+class Term(Strict):
+    """One weighted loss of the objective. Options of the loss stand beside the weight."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    loss: str
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    student: str = "prediction"
+    teacher: str = "prediction"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the loss itself is given."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _known(self) -> Term:
+        known = signatures.losses()
+        if self.loss not in known:
+            raise ValueError(f"unknown loss '{self.loss}'; {did_you_mean(self.loss, known)}")
+        if "label_smoothing" in self.options:
+            raise ValueError("give `label_smoothing` in student.train, so that the student alone gets it too")
+        _check_options(f"loss '{self.loss}'", self.options, known[self.loss], beside=("weight", "student", "teacher", "loss"))
+        return self
+
+
+class Run(Strict):
+    """How a run uses the machine."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    threads: Count | None = None
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
+
+
+class Recipe(Strict):
+    """One job, from data to verified files."""
+
+    name: str = "run"
+    about: str = ""
+    task: Kind = "classification"
+    data: Data
+    augment: Augment = Augment()
+    teachers: list[Teacher] = []
+    student: Student
+    losses: dict[str, Term]
+    seeds: list[int] = [0, 1, 2]
+    export: list[Literal["onnx", "litert"]] = []
+    run: Run = Run()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _how_many(cls, value: Any) -> Any:
+        return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        """`kd: 0.9` stands for `kd: {weight: 0.9}`; the key names the loss unless `loss` does."""
+        if not isinstance(value, dict):
+            return value
+        spelled = {}
+        for name, term in value.items():
+            if term is None:
+                term = {}
+            elif isinstance(term, int | float) and not isinstance(term, bool):
+                term = {"weight": float(term)}
+            spelled[name] = {"loss": name, **term} if isinstance(term, dict) else term
+        return spelled
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("`seeds` is a number of seeds, or a list of different ones")
+        names = [t.name for t in self.teachers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"teachers need different names, not {names}")
+        if self.data.source in ("diabetes", "linnerud") and self.task != "regression":
+            raise ValueError(f"source '{self.data.source}' has measured values to predict: say `task: regression`")
+        if self.task == "regression" and self.data.source not in ("diabetes", "linnerud", "arrays", "table"):
+            raise ValueError(f"source '{self.data.source}' has classes: `task: regression` does not fit")
+        if self.task == "regression" and (self.augment.mixup or self.augment.cutmix):
+            raise ValueError("mixup and cutmix mix class labels: they do not fit `task: regression`")
+        self._losses_fit()
+        return self
+
+    def _losses_fit(self) -> None:
+        known = signatures.losses()
+        if not any(term.weight > 0 for term in self.losses.values()):
+            raise ValueError("`losses` has no term with a weight above 0")
+        for name, term in self.losses.items():
+            family = known[term.loss].family
+            if family == "logit" and self.task == "regression":
+                raise ValueError(f"loss '{name}' compares classes: it does not fit `task: regression`")
+            if family == "regression" and self.task == "classification" and term.loss != "mse":
+                raise ValueError(f"loss '{name}' compares measured values: it does not fit `task: classification`")
+        taught = [name for name, term in self.losses.items() if known[term.loss].needs_teacher]
+        if taught and not self.teachers:
+            raise ValueError(f"loss '{taught[0]}' learns from a teacher, and `teachers` is empty")
+        if self.teachers and not any(self.losses[name].weight > 0 for name in taught):
+            raise ValueError("there is a teacher, but no loss with a weight above 0 learns from it (add `kd`, or `mse`)")
+
+
+def _check_options(
+    what: str, given: Mapping[str, Any], signature: signatures.Signature, beside: Iterable[str] = ()
+) -> None:
+    kinds: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
+    for name, value in given.items():
+        if name not in signature.options:
+            raise ValueError(f"{what} has no option '{name}'; {did_you_mean(name, [*signature.options, *beside])}")
+        annotation, _ = signature.options[name]
+        wanted = kinds.get(annotation.removesuffix(" | None"))
+        if wanted and not (value is None and annotation.endswith("None")):
+            if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+                raise ValueError(f"{what}: option '{name}' is a {annotation}, not {value!r}")
+    for name, (_, default) in signature.options.items():
+        if default is signatures.REQUIRED and name not in given:
+            raise ValueError(f"{what} needs the option '{name}'")
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and reads `1e-3` as the number it looks like."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.inf|\.nan)$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+        seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def bundled() -> dict[str, str]:
+    """The recipes that come with Limbeck: name -> YAML text."""
+    folder = resources.files("limbeck") / "recipes"
+    found = {p.name.removesuffix(".yaml"): p.read_text(encoding="utf-8") for p in folder.iterdir() if p.name.endswith(".yaml")}
+    return dict(sorted(found.items()))
+
+
+def load(recipe: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        recipe: a bundled name, the path of a YAML file, or the recipe as a mapping.
+        overrides: `key=value` texts with dotted keys, for instance `student.train.epochs=3`.
+
+    Raises:
+        UserError: every fault found, one line each with its place and, for a typo, a guess.
+    """
+    if isinstance(recipe, Mapping):
+        raw, label, text = _plain(recipe), "recipe", None
+    else:
+        label, text = _text(recipe)
+        raw = parse(text, label)
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        lines = [_line(fault, label, text) for fault in error.errors()]
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe as YAML, with every default spelled out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def parse(text: str, label: str) -> dict[str, Any]:
+    """YAML text as plain values.
+
+    Raises:
+        UserError: it is not YAML, or not a mapping.
+    """
+    try:
+        raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{label}:{mark.line + 1}" if mark else label
+        raise UserError(f"not readable as YAML: {getattr(error, 'problem', None) or error}", where=where) from None
+    if not isinstance(raw, dict):
+        raise UserError("a recipe is a mapping with the keys data, student, losses, ...", where=label)
+    return raw
+
+
+def _text(recipe: str | Path) -> tuple[str, str]:
+    path, known = Path(recipe), bundled()
+    if str(recipe) in known:
+        return f"{recipe}.yaml", known[str(recipe)]
+    try:
+        return str(path), path.read_text(encoding="utf-8")
+    except IsADirectoryError:
+        raise UserError("is a folder, not a recipe", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"no bundled recipe and no readable file of that name ({error})", where=str(recipe), hint=did_you_mean(str(recipe), known)
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{override}' is not of the form key=value", hint="for instance student.train.epochs=3")
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        raise UserError(f"the value in '{override}' is not readable as YAML") from None
+    place: Any = raw
+    *parents, last = key.split(".")
+    for part in parents:
+        inner = place[int(part)] if isinstance(place, list) and part.isdigit() and int(part) < len(place) else None
+        if isinstance(place, dict):
+            inner = place.setdefault(part, {})
+            if isinstance(inner, str | int | float):
+                inner = place[part] = {"weight": inner} if place is raw.get("losses") else {}
+        if not isinstance(inner, dict | list):
+            raise UserError(f"'{override}': there is no '{part}' to set something in")
+        place = inner
+    if isinstance(place, list):
+        if not last.isdigit() or int(last) >= len(place):
+            raise UserError(f"'{override}': '{last}' is not the number of an entry (0 to {len(place) - 1})")
+        place[int(last)] = value
+    else:
+        place[last] = value
+
+
+# --- faults in one line --------------------------------------------------------------------------
+
+
+def _line(fault: Any, label: str, text: str | None) -> str:
+    path = [p for p in fault["loc"] if not str(p).startswith(("function-", "literal[", "list[", "constrained-"))]
+    dotted = ".".join(str(p) for p in path) or "recipe"
+    line = _line_number(text, path) if text else None
+    where = f"{label}{f':{line}' if line else ''}: {dotted}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {did_you_mean(str(path[-1]), _fields_at(path[:-1]))}"
+    if fault["type"] == "missing":
+        return f"{where}: is missing"
+    if fault["type"] == "literal_error":
+        known = [k.strip(" '") for k in re.split(r",| or ", fault["ctx"]["expected"])]
+        guess = difflib.get_close_matches(str(fault["input"]), known, n=1)
+        return f"{where}: {fault['input']!r} is none of {fault['ctx']['expected']}" + (f"; did you mean '{guess[0]}'?" if guess else "")
+    if fault["type"].endswith(("_type", "_parsing")):
+        return f"{where}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
+    return f"{where}: {message}"
+
+
+def _fields_at(path: list[Any]) -> list[str]:
+    """The keys a recipe may have at `path`."""
+    model: Any = Recipe
+    for part in path:
+        if isinstance(part, int) or not isinstance(model, type) or not issubclass(model, BaseModel):
+            continue
+        field = model.model_fields.get(str(part))
+        model = _inner_model(field.annotation) if field else None
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _inner_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for a in get_args(annotation) if (m := _inner_model(a))), None)
+
+
+def _line_number(text: str, path: list[Any]) -> int | None:
+    """The line of the deepest part of `path` that the text spells out."""
+    node = yaml.compose(text, Loader=_Loader)
+    line = None
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line

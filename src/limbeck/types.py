@@ -1,0 +1,110 @@
+"""The nouns every other room speaks.
+
+Shape letters, one legend for the whole project: B batch, C classes, K outputs, H W space, M members,
+S/T student/teacher width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["classification", "regression"]
+Role = Literal["teacher", "student", "distilled", "compressed", "exported"]
+Format = Literal["pytorch", "onnx", "litert", "executorch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is predicted: a class out of `names`, or one value for each of `names`."""
+
+    kind: Kind
+    names: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """How many numbers a network's head gives: C classes or K outputs."""
+        return len(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of a data set, as the networks see them.
+
+    Attributes:
+        x: inputs, float32: pixels in [0, 1] as [B, channels, H, W], or table columns as [B, columns].
+        y: class indices int64 [B]; class shares float32 [B, C] after mixup or cutmix; or standardised
+            regression targets float32 [B, K].
+        index: int64 [B], the row of each sample in the data set.
+        view: which augmented view of the rows this is.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    view: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a network, a teacher, an ensemble or a cache gives for a batch.
+
+    Attributes:
+        prediction: logits [B, C] or values [B, K].
+        features: tap name -> [B, ...].
+    """
+
+    prediction: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Teacher = Callable[[Batch], Output]
+Loss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]  # (student, teacher, target) -> scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a model costs to ship and to run.
+
+    Attributes:
+        params: number of parameters, None where the format does not say.
+        macs: multiply-accumulates for one sample.
+        size_bytes: size of the file.
+        latency_ms: median time for one sample on one thread, in milliseconds.
+    """
+
+    params: int | None
+    macs: int | None
+    size_bytes: int
+    latency_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far an exported file is from the PyTorch model it was made from, on real rows.
+
+    Attributes:
+        max_abs_error: largest difference of any output.
+        agreement: share of rows with the same predicted class; None for regression.
+    """
+
+    max_abs_error: float
+    agreement: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One model file and what was measured of it; a row of `models` in result.json."""
+
+    name: str
+    role: Role
+    seed: int | None
+    format: Format
+    file: str
+    metrics: Mapping[str, Any]
+    cost: Cost
+    parity: Parity | None = None
