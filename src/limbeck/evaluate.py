@@ -1,0 +1,310 @@
+"""What a network is worth on rows it has not learned from, and whether the teacher helped.
+
+Metrics are torchmetrics', in float64 on the CPU. Accuracy, shares and errors of calibration are fractions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.data import batches
+from limbeck.errors import UserError
+
+if TYPE_CHECKING:
+    from limbeck.data import Data, Scaling
+    from limbeck.types import Task
+
+CONFIDENCE = 0.95
+ECE_BINS = 15
+
+
+def predict(
+    model: Callable[[Tensor], Tensor],
+    data: Data,
+    rows: Tensor,
+    *,
+    device: str | torch.device = "cpu",
+    batch_size: int = 256,
+    channels_last: bool = False,
+) -> Tensor:
+    """Raw outputs of `model` for `rows` of `data`, in their order, without augmentation.
+
+    Args:
+        model: a network on `device`, or any function of a batch, such as a file in its own runtime.
+        data: the data set.
+        rows: int64 [N], which rows.
+        device: where the batches are put.
+        batch_size: rows asked at once; the last batch may be smaller.
+        channels_last: hand images over in that memory format.
+
+    Returns:
+        Logits [N, C] or standardised values [N, K], float32 on the CPU. A network is asked in eval mode, and each of
+        its modules is put back into the mode it was in.
+    """
+    modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
+    if isinstance(model, nn.Module):
+        model.eval()
+    found = []
+    try:
+        with torch.inference_mode():
+            for batch in batches(data, rows, batch_size, device=device):
+                x = batch.x
+                if channels_last and x.ndim == 4:
+                    x = x.contiguous(memory_format=torch.channels_last)
+                found.append(model(x).detach().float().cpu())
+    finally:
+        # Module by module: a frozen batch norm inside a network in training stays in eval mode.
+        for module, training in modes.items():
+            module.training = training
+    # A copy made outside inference mode is an ordinary tensor, fit for autograd.
+    return torch.cat(found).clone() if found else torch.empty(0, data.task.width)
+
+
+# --- metrics -------------------------------------------------------------------------------------
+
+
+def metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | None = None) -> dict[str, Any]:
+    """The metrics of some predictions, as plain numbers fit for JSON.
+
+    Args:
+        task: classification or regression, and the names of its classes or outputs.
+        prediction: logits [N, C], or standardised values [N, K].
+        target: class indices [N], or standardised values [N, K].
+        scaling: what regression targets were standardised with; errors are then in the target's own unit.
+
+    Returns:
+        Classification: accuracy, nll (nats), ece (15 bins of equal width; Guo et al. 2017), per_class_accuracy (name ->
+        fraction, None for a class without a row), confusion (rows true, columns predicted) and n.
+        Regression: mae, rmse and r2 as means over the outputs, n, and per_output where there are several. r2 is None
+        where it is not defined: fewer than two rows, or an output that never varies.
+
+    Raises:
+        UserError: no rows, shapes that do not fit the task, or predictions that are not finite.
+    """
+    _check(task, prediction, "predictions")
+    if task.kind == "classification":
+        if target.shape != prediction.shape[:1]:
+            raise UserError(f"{len(prediction)} predictions need as many class indices, not {tuple(target.shape)}")
+        return _classification(task, prediction.double().cpu(), target.long().cpu())
+    _check(task, target, "targets")
+    if len(target) != len(prediction):
+        raise UserError(f"{len(prediction)} predictions cannot be compared with {len(target)} targets")
+    return _regression(task, prediction.double().cpu(), target.double().cpu(), scaling)
+
+
+def agreement(task: Task, prediction: Tensor, teacher: Tensor, scaling: Scaling | None = None) -> dict[str, float]:
+    """How far a student says what its teacher says.
+
+    Args:
+        task: classification or regression.
+        prediction: the student's logits [N, C] or standardised values [N, K].
+        teacher: the teacher's, for the same rows.
+        scaling: what regression targets were standardised with.
+
+    Returns:
+        Classification: agreement, the share of rows with the same class, and kl, the mean KL(teacher || student) in
+        nats. Regression: rmse_to_teacher, in the target's own unit where `scaling` is given.
+
+    Raises:
+        UserError: as for `metrics`.
+    """
+    from torchmetrics.functional.regression import kl_divergence, mean_squared_error
+
+    _check(task, prediction, "predictions")
+    _check(task, teacher, "the teacher's predictions")
+    if prediction.shape != teacher.shape:
+        raise UserError(f"{len(prediction)} predictions cannot be compared with {len(teacher)} of the teacher")
+    student, teacher = prediction.double().cpu(), teacher.double().cpu()
+    if task.kind == "classification":
+        same = student.argmax(1) == teacher.argmax(1)
+        kl = kl_divergence(teacher.log_softmax(1), student.log_softmax(1), log_prob=True)
+        return {"agreement": same.double().mean().item(), "kl": max(float(kl), 0.0)}
+    student, teacher = _unscaled(student, scaling), _unscaled(teacher, scaling)
+    rmse = mean_squared_error(student, teacher, squared=False, num_outputs=task.width)
+    return {"rmse_to_teacher": rmse.mean().item()}
+
+
+def score(task: Task, metrics: Mapping[str, Any]) -> tuple[float, str, bool]:
+    """The main metric of a task: its value, its name, and whether higher is better."""
+    name, higher_is_better = ("accuracy", True) if task.kind == "classification" else ("rmse", False)
+    return float(metrics[name]), name, higher_is_better
+
+
+def _check(task: Task, values: Tensor, what: str) -> None:
+    if values.ndim != 2 or values.shape[1] != task.width or not len(values):
+        raise UserError(
+            f"{what} have shape {tuple(values.shape)}, not [rows, {task.width}]",
+            hint=f"the network's head gives {task.width} numbers for each row: one a class or output",
+        )
+    broken = int((~values.isfinite()).any(1).sum())
+    if broken:
+        raise UserError(f"{what} of {broken} of {len(values)} rows are not finite numbers")
+
+
+def _classification(task: Task, logits: Tensor, target: Tensor) -> dict[str, Any]:
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_calibration_error,
+        multiclass_confusion_matrix,
+    )
+
+    if target.min() < 0 or target.max() >= task.width:
+        raise UserError(f"class indices {int(target.min())} to {int(target.max())} do not fit {task.width} classes")
+    # The calibration error takes values within [0, 1] for probabilities and anything else for logits, so it is given
+    # probabilities, never logits that might lie there by chance. A confidence of exactly 1 would get a bin of its own.
+    confidence = logits.softmax(1).clamp(max=1 - 2**-24)
+    ece = multiclass_calibration_error(confidence, target, num_classes=task.width, n_bins=ECE_BINS)
+    confusion = multiclass_confusion_matrix(logits, target, num_classes=task.width).tolist()
+    accuracy = multiclass_accuracy(logits, target, num_classes=task.width, average="micro")
+    return {
+        "accuracy": float(accuracy),
+        "nll": nn.functional.cross_entropy(logits, target).item(),
+        "ece": float(ece),
+        "per_class_accuracy": {
+            name: row[i] / sum(row) if sum(row) else None
+            for i, (name, row) in enumerate(zip(task.names, confusion, strict=True))
+        },
+        "confusion": confusion,
+        "n": len(target),
+    }
+
+
+def _regression(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | None) -> dict[str, Any]:
+    from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error
+
+    r2 = [_r2(p, t) for p, t in zip(prediction.T, target.T, strict=True)]
+    prediction, target = _unscaled(prediction, scaling), _unscaled(target, scaling)
+    mae = mean_absolute_error(prediction, target, num_outputs=task.width).reshape(-1).tolist()
+    rmse = mean_squared_error(prediction, target, squared=False, num_outputs=task.width).reshape(-1).tolist()
+    defined = [value for value in r2 if value is not None]
+    found: dict[str, Any] = {
+        "mae": sum(mae) / len(mae),
+        "rmse": sum(rmse) / len(rmse),
+        "r2": sum(defined) / len(defined) if defined else None,
+        "n": len(target),
+    }
+    if task.width > 1:
+        found["per_output"] = {name: {"mae": mae[i], "rmse": rmse[i], "r2": r2[i]} for i, name in enumerate(task.names)}
+    return found
+
+
+def _r2(prediction: Tensor, target: Tensor) -> float | None:
+    from torchmetrics.functional.regression import r2_score
+
+    spread = target.std(correction=0) if len(target) > 1 else torch.zeros(())
+    if spread <= 1e-12 * max(1.0, float(target.abs().max())):
+        return None
+    # torchmetrics calls sums of squares below 1e-4 zero, which would make a perfect score of any tiny unit.
+    return float(r2_score((prediction - target.mean()) / spread, (target - target.mean()) / spread))
+
+
+def _unscaled(values: Tensor, scaling: Scaling | None) -> Tensor:
+    if scaling is None:
+        return values
+    mean, std = (torch.as_tensor(v, dtype=torch.float64).cpu() for v in (scaling.mean, scaling.std))
+    return values * std + mean
+
+
+# --- did the teacher help? -----------------------------------------------------------------------
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % Student-t interval of the mean of `values`; None for fewer than two, which show no spread."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n < 2:
+        return None
+    mean = math.fsum(values) / n
+    error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
+    return mean - reach, mean + reach
+
+
+def compare(
+    student: Sequence[float], distilled: Sequence[float], *, metric: str, higher_is_better: bool
+) -> dict[str, Any]:
+    """Whether a teacher helped, from the scores of the same seeds without and with it.
+
+    The verdict is that of a paired t-test at 5 %: seeds share their initial weights and data order, so what one seed
+    got lucky with counts on both sides and cancels in the difference.
+
+    Args:
+        student: a score for each seed, trained alone.
+        distilled: a score for each seed, trained with the teacher, in the same order.
+        metric: name of the score.
+        higher_is_better: False for errors.
+
+    Returns:
+        metric, higher_is_better; student and distilled: mean, ci95, n, values; gain: mean, ci95, values, positive
+        where the teacher helped; verdict: "helps", "no evidence" or "hurts"; words: the same in a sentence.
+
+    Raises:
+        UserError: no scores, other numbers of them, or scores that are not finite.
+    """
+    if not student or len(student) != len(distilled):
+        raise UserError(f"scores come in pairs, one a seed: {len(student)} alone and {len(distilled)} with the teacher")
+    if not all(math.isfinite(v) for v in (*student, *distilled)):
+        raise UserError(f"cannot compare a {metric} that is not a finite number")
+    sign = 1.0 if higher_is_better else -1.0
+    gains = [sign * (d - s) for s, d in zip(student, distilled, strict=True)]
+    reach = interval(gains)
+    # Equal gains give an interval without width, so leave out what is only rounding.
+    rounding = 1e-9 * max(abs(v) for v in (*student, *distilled))
+    verdict = "no evidence"
+    if reach and reach[0] > rounding:
+        verdict = "helps"
+    elif reach and reach[1] < -rounding:
+        verdict = "hurts"
+    found = {
+        "metric": metric,
+        "higher_is_better": higher_is_better,
+        "student": _summary(student),
+        "distilled": _summary(distilled),
+        "gain": {k: v for k, v in _summary(gains).items() if k != "n"},
+        "verdict": verdict,
+    }
+    return {**found, "words": _words(found)}
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    reach = interval(values)
+    return {
+        "mean": math.fsum(values) / len(values),
+        "ci95": list(reach) if reach else None,
+        "n": len(values),
+        "values": list(values),
+    }
+
+
+def _words(found: Mapping[str, Any]) -> str:
+    """The verdict as one sentence with its numbers."""
+    metric, gain = str(found["metric"]), found["gain"]
+    share = metric == "accuracy"
+
+    def level(side: str) -> str:
+        mean = found[side]["mean"]
+        return f"{100 * mean:.2f} %" if share else f"{mean:.4g}"
+
+    def change(value: float) -> str:
+        return f"{100 * value:+.2f}" if share else f"{value:+.3g}"
+
+    opening = {
+        "helps": "The teacher helps",
+        "no evidence": "There is no evidence that the teacher helps",
+        "hurts": "The teacher hurts",
+    }[found["verdict"]]
+    name = metric if found["higher_is_better"] else f"{metric.upper()} (lower is better)"
+    levels = f"{name} is {level('distilled')} with it and {level('student')} without"
+    gained = f"a gain of {change(gain['mean'])}{' points' if share else ''}"
+    if gain["ci95"] is None:
+        return f"{opening}, since one seed cannot show it: {levels}, {gained} at that seed."
+    low, high = gain["ci95"]
+    return (
+        f"{opening}: {levels}, {gained} (95 % interval {change(low)} to {change(high)}, {len(gain['values'])} seeds)."
+    )

@@ -1,0 +1,99 @@
+"""Costs: counts against arithmetic by hand, times only against each other."""
+
+import gc
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck import benchmark
+from limbeck.errors import UserError
+
+
+def test_parameters_count_shared_ones_once():
+    linear = nn.Linear(10, 4)
+    assert benchmark.parameters(linear) == 10 * 4 + 4
+    assert benchmark.parameters(nn.Sequential(linear, nn.ReLU(), linear)) == 44
+
+
+def test_macs_of_a_small_network_by_hand():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+    by_hand = 6 * 6 * 8 * (3 * 3 * 3) + 8 * 36 * 5
+    assert benchmark.macs(model, torch.randn(4, 3, 6, 6)) == by_hand
+
+
+def test_macs_of_depthwise_and_strided_convolutions():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.Conv2d(4, 6, 1, stride=2))
+    assert benchmark.macs(model, torch.randn(1, 4, 9, 9)) == 7 * 7 * 4 * 9 + 4 * 4 * 6 * 4
+
+
+def test_macs_count_attention_that_kernels_hide():
+    tokens, width, inner = 7, 16, 32
+    layer = nn.TransformerEncoderLayer(width, 2, inner, batch_first=True)
+    projections = 4 * tokens * width * width
+    attention = 2 * tokens * tokens * width
+    feed_forward = 2 * tokens * width * inner
+    assert benchmark.macs(layer, torch.randn(1, tokens, width)) == projections + attention + feed_forward
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_macs_leave_the_model_as_it_was():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model.train()
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    benchmark.macs(model, torch.randn(2, 3))
+    assert (model.training, model[0].training, model[1].training) == (True, True, False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_latency_takes_turns_and_keeps_ratios():
+    seen = []
+
+    def sleeper(name, seconds):
+        return lambda: (seen.append(name), time.sleep(seconds))
+
+    found = benchmark.latency({"fast": sleeper("fast", 0.001), "slow": sleeper("slow", 0.01)}, rounds=6)
+    assert found["slow"]["median_ms"] > 2.5 * found["fast"]["median_ms"]
+    assert all(row["min_ms"] <= row["median_ms"] and row["n"] == 6 for row in found.values())
+    rounds = [tuple(seen[i : i + 2]) for i in range(0, len(seen), 2)]
+    assert all(set(r) == {"fast", "slow"} for r in rounds)
+    assert len(rounds) == 6 + benchmark.WARMUP_CALLS
+
+
+def test_latency_is_bounded_by_time_but_measures_once():
+    calls = []
+    started = time.perf_counter()
+    found = benchmark.latency({"slow": lambda: (calls.append(1), time.sleep(0.05))}, rounds=10_000, seconds=0.01)
+    assert found["slow"]["n"] == 1
+    assert len(calls) == 2
+    assert time.perf_counter() - started < 5
+
+
+def test_latency_switches_the_garbage_collector_back_on_after_an_error():
+    def broken():
+        calls.append(1)
+        if len(calls) > benchmark.WARMUP_CALLS:
+            raise RuntimeError("no")
+
+    calls = []
+    with pytest.raises(RuntimeError, match="no"):
+        benchmark.latency({"broken": broken})
+    assert gc.isenabled()
+
+
+def test_latency_without_rounds_is_refused_and_without_runs_is_empty():
+    with pytest.raises(UserError, match="0 rounds"):
+        benchmark.latency({"a": lambda: None}, rounds=0)
+    assert benchmark.latency({}) == {}
+
+
+def test_threads_are_restored_even_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="inside"), benchmark.threads(2):
+        assert torch.get_num_threads() == 2
+        raise ValueError("inside")
+    assert torch.get_num_threads() == before
+    with pytest.raises(UserError, match="0 threads"), benchmark.threads(0):
+        pass
