@@ -49,18 +49,23 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         os.umask(umask)
         part.chmod(0o666 & ~umask)
         part.replace(path)
-    except Exception as error:
-        # torch and safetensors wrap a full disk in errors of their own, so ask the disk as well.
-        if isinstance(error, OSError) or "write" in str(error).lower():
-            raise _disk_error(error, path) from error
-        raise
+    except OSError as error:
+        raise _disk_error(error, path) from error
     finally:
         part.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` to `path` atomically.
+
+    Weights are made as bytes first: torch and safetensors, writing by themselves, hide a full disk in errors of their own.
+    """
+    write_atomic(path, lambda part: part.write_bytes(content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8."""
-    write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: object) -> None:
@@ -90,9 +95,8 @@ def _finite(value: object) -> object:
     return value
 
 
-def _disk_error(error: Exception, path: Path) -> UserError:
-    code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+def _disk_error(error: OSError, path: Path) -> UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(
             "the disk is full; what was saved before is still there",
             where=str(path),

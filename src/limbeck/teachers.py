@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from limbeck.models import channels_last, gives_probabilities
+from limbeck.models import channels_last, gives_probabilities, plain
 from limbeck.taps import Taps
 from limbeck.types import Batch, Kind, Output, Teacher
 
@@ -40,7 +40,7 @@ class Frozen:
         probabilities: bool | None = None,
     ) -> None:
         self._model = copy.deepcopy(model).eval().requires_grad_(False).to(device)
-        inner = getattr(self._model, "model", self._model)
+        inner = plain(self._model)
         if channels_last(inner):
             self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._taps = Taps(inner, taps)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import json
 import math
 import time
@@ -27,10 +28,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from limbeck import evaluate
 from limbeck.data import Data, batches, pixels, targets
 from limbeck.errors import UserError, require
-from limbeck.models import channels_last, save_weights
+from limbeck.models import channels_last, load_weights, plain, save_weights
 from limbeck.objective import Objective
 from limbeck.recipe import Plan, Run
-from limbeck.runtime import Progress, derive_seed, seed_everything, write_atomic, write_text
+from limbeck.runtime import Progress, derive_seed, seed_everything, write_bytes, write_text
 from limbeck.taps import Taps
 from limbeck.types import Batch, Teacher
 
@@ -154,19 +155,19 @@ class _Loop:
         self.accelerator = make_accelerator(run, folder)
         self.trackers = bool(run.trackers)
         self.student = student
-        self.inner: nn.Module = getattr(student, "model", student)
+        self.inner = plain(student)
         self.taps = Taps(self.inner, objective.student_taps)
         self.device = self.accelerator.device
         self.layout = torch.channels_last if data.images and channels_last(self.inner) else torch.contiguous_format
         student.to(self.device).to(memory_format=self.layout)  # type: ignore[call-overload]
         self.objective = objective.to(self.device)
+        self.ema = (
+            AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True) if plan.ema else None
+        )
         self.optimizer = self._make_optimizer()
         self.forward, self.optimizer = self.accelerator.prepare(student, self.optimizer)
         if any(True for _ in objective.parameters()):
             self.objective = self.accelerator.prepare(objective)
-        self.ema = (
-            AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True) if plan.ema else None
-        )
         self.history = History()
         self.best_weights: dict[str, Tensor] | None = None
 
@@ -320,14 +321,15 @@ class _Loop:
                 self.best_weights = copy.deepcopy(self._shown.state_dict())
             return
         meta = {"epoch": str(int(row["epoch"])), "score": repr(score)}
-        shown = getattr(self._shown, "model", self._shown)
+        shown = plain(self._shown)
         if better:
             save_weights(shown, self.folder / "best.safetensors", meta)
         save_weights(shown, self.folder / "last.safetensors", meta)
         write_text(self.folder / "history.jsonl", "".join(json.dumps(e) + "\n" for e in history.epochs))
         # Last, and in one step: what it promises is on the disk before it says so.
-        state = self._state()
-        write_atomic(self.folder / "checkpoint.pt", lambda part: torch.save(state, part))
+        buffer = io.BytesIO()
+        torch.save(self._state(), buffer)
+        write_bytes(self.folder / "checkpoint.pt", buffer.getbuffer())
 
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -373,8 +375,6 @@ class _Loop:
         if self.plan.select == "last":
             return
         if self.folder is not None:
-            from limbeck.models import load_weights
-
             load_weights(self.inner, self.folder / "best.safetensors")
         elif self.best_weights is not None:
             self.student.load_state_dict(self.best_weights)

@@ -1,0 +1,5 @@
+"""`python -m limbeck` is `limbeck`."""
+
+from limbeck.cli import main
+
+main()

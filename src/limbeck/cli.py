@@ -1,0 +1,193 @@
+"""The command line: commands, their help, progress and messages. No logic."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from limbeck import __version__
+from limbeck.errors import UserError
+
+# Some releases of Typer carry their own Click and some depend on it; the class is the same either way.
+UsageError: Any = typer.BadParameter.__base__
+
+app = typer.Typer(
+    help="Distil large trained models into small ones that can be shipped, and prove that they are good.\n\n"
+    "Start with:  limbeck run quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data = typer.Typer(help="Look at data, or split a folder of images.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A bundled name (see `limbeck recipes`) or the path of a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, for instance student.train.epochs=3", show_default=False),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory.  [default: runs/<name of the recipe>]", show_default=False)] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe: train teacher and students, compare them on the test split, export, report.
+
+    Give the same command again to go on with a run that was interrupted: what is done is not done again.
+
+    \b
+      limbeck run quickstart
+      limbeck run mnist-distiller data.source=fashion-mnist seeds=5 --out runs/fashion
+    """
+    from limbeck.runtime import Progress, keep_heap
+
+    keep_heap()
+    from limbeck import pipeline
+
+    started = Progress(quiet=quiet)
+    result = pipeline.run(recipe, out=out, overrides=overrides or (), progress=started)
+    if result:
+        _show(result, out or Path("runs") / result["name"])
+
+
+@app.command()
+def check(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Check a recipe without running it: every fault with its place, and a guess at what was meant."""
+    from limbeck import recipe as recipes
+
+    found = recipes.load(recipe, overrides or ())
+    teachers = ", ".join(t.model for t in found.teachers) or "no teacher"
+    print(f"{found.name}: fine ({found.task} on {found.data.source}; {teachers} -> {found.student.model}; {len(found.seeds)} seeds)")
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Print this one.")] = None) -> None:
+    """List the bundled recipes, or print one."""
+    from limbeck import recipe
+    from limbeck.errors import did_you_mean
+
+    known = recipe.bundled()
+    if name is None:
+        for key in known:
+            print(f"{key:24} {recipe.load(key).about}")
+    elif name in known:
+        print(known[name], end="")
+    else:
+        raise UserError(f"no bundled recipe '{name}'", hint=did_you_mean(name, known))
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run.")]) -> None:
+    """Build the page of a finished run again from its result.json."""
+    from limbeck.report import write_report
+    from limbeck.runtime import read_json
+
+    write_report(read_json(directory / "result.json"), directory / "report.html")
+    print(directory / "report.html")
+
+
+@data.command("split")
+def data_split(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder with one sub-folder a class.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Where train/, val/ (and test/) are written; must be empty or absent.")],
+    val: Annotated[float, typer.Option(help="Share of the validation split.")] = 0.3,
+    test: Annotated[float, typer.Option(help="Share of the test split; 0 writes none.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 42,
+    how: Annotated[str, typer.Option(help="copy, hardlink or symlink.")] = "copy",
+    group: Annotated[str | None, typer.Option(help="Keep files of one group on one side: `stem`, or a regular expression on the path.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Split a folder of images into train/, val/ (and test/), stratified by class."""
+    from limbeck.data import split_folder
+    from limbeck.errors import did_you_mean
+    from limbeck.runtime import Progress
+
+    if how not in ("copy", "hardlink", "symlink"):
+        raise UserError(f"'{how}' is no way to split", where="--how", hint=did_you_mean(how, ("copy", "hardlink", "symlink")))
+    counts = split_folder(source, target, val=val, test=test, seed=seed, how=how, group=group, progress=Progress(quiet=quiet))  # type: ignore[arg-type]
+    for split, classes in counts.items():
+        print(f"{split}: {sum(classes.values())} files in {len(classes)} classes")
+
+
+@data.command("inspect")
+def data_inspect(path: Annotated[Path, typer.Argument(help="A folder of images, .npz, .npy, .csv, .parquet or IDX file.")], quiet: Quiet = False) -> None:
+    """Show what is in a data set: counts, sizes, modes, duplicates, files that cannot be read."""
+    import json
+
+    from limbeck.data import inspect
+    from limbeck.runtime import Progress
+
+    print(json.dumps(inspect(path, progress=Progress(quiet=quiet)), indent=2, ensure_ascii=False, default=str))
+
+
+def _show(result: dict[str, Any], folder: Path) -> None:
+    """The table of models and the verdict, on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    classes = result["data"]["task"] == "classification"
+    table = Table(title=f"{result['name']} on the test split of {result['data']['name']} ({result['data']['counts']['test']:,} rows)")
+    table.add_column("model")
+    for heading in ("accuracy" if classes else "RMSE", "agreement" if classes else "R2", "parameters", "size", "latency"):
+        table.add_column(heading, justify="right")
+    for model in result["models"]:
+        metrics, cost = model["metrics"], model["cost"]
+        main = f"{metrics['accuracy']:.2%}" if classes else f"{metrics['rmse']:.4g}"
+        second = metrics.get("agreement") if classes else metrics["r2"]
+        table.add_row(
+            model["name"], main, "" if second is None else f"{second:.2%}" if classes else f"{second:.3f}",
+            f"{cost['params']:,}", f"{cost['size_bytes'] / 1000:,.1f} kB", f"{cost['latency_ms']:.3f} ms",
+        )  # fmt: skip
+    console.print(table)
+    if result["comparison"]:
+        console.print(f"[bold]Verdict:[/bold] {result['comparison']['words']}")
+    console.print(f"Chosen: {result['chosen']['name']}, {result['chosen']['why']}")
+    for note in result["notes"]:
+        console.print(f"[yellow]note:[/yellow] {note}")
+    print(f"Report: {folder / 'report.html'}")
+
+
+def main() -> None:
+    """Run the command line: 0 on success, 2 on a user error, 130 on Ctrl-C."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        if "--debug" in sys.argv:
+            raise
+        _leave(f"limbeck: {error}", 2)
+    except UsageError as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        _leave("\nlimbeck: stopped; nothing is lost. Give the same command again to go on.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    else:
+        sys.exit(code or 0)
+
+
+def _leave(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,481 @@
+"""From a recipe to a run directory: the one place where names become objects, and stages become folders.
+
+A stage is a folder with a `stage.json` that says what it was made from and what came out. A stage that is done is not
+done again; one that was interrupted goes on from its last epoch. That is all there is to resuming.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+import limbeck
+from limbeck import benchmark, evaluate, export, losses, recipe, signatures
+from limbeck.augment import keyed
+from limbeck.data import Data, from_arrays, load, pixels, targets
+from limbeck.errors import UserError
+from limbeck.models import Normalized, build, channels_last, load_weights, normalization, plain, save_weights
+from limbeck.objective import Objective, Term
+from limbeck.recipe import Network, Plan, Recipe
+from limbeck.report import write_report
+from limbeck.runtime import (
+    Progress, environment, fingerprint, fingerprint_tensors, keep_heap, locked, read_json, seed_everything, write_json, write_text,
+)  # fmt: skip
+from limbeck.teachers import Ensemble, Frozen, combiner
+from limbeck.train import Augmentation, fit, make_accelerator
+from limbeck.types import Teacher
+
+SCHEMA = 1
+
+
+@dataclass
+class Job:
+    """One run while it is going on."""
+
+    recipe: Recipe
+    folder: Path
+    data: Data
+    accelerator: Accelerator
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return self.accelerator.device
+
+
+def run(
+    source: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a recipe from data to report, or go on with a run that was interrupted.
+
+    Args:
+        source: a bundled name, the path of a YAML file, or the recipe as a mapping.
+        out: the run directory; `runs/<name of the recipe>` where it is not given.
+        overrides: `key=value` texts with dotted keys.
+        progress: where progress is shown; quiet where it is not given.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        UserError: anything the user can put right, before the expensive part where that is possible.
+    """
+    checked = recipe.load(source, overrides)
+    folder = Path(out) if out is not None else Path("runs") / checked.name
+    progress = progress or Progress(quiet=True)
+    if checked.run.threads:
+        torch.set_num_threads(checked.run.threads)
+    accelerator = make_accelerator(checked.run)
+    export.check_available(checked.export)
+    if not accelerator.is_main_process:
+        return _staged(checked, folder, accelerator, Progress(quiet=True))
+    with locked(folder):
+        _claim(folder, checked)
+        return _staged(checked, folder, accelerator, progress)
+
+
+def _claim(folder: Path, checked: Recipe) -> None:
+    """Make `folder` this recipe's, or refuse."""
+    path, wanted = folder / "recipe.yaml", recipe.dump(checked)
+    if not path.exists():
+        strangers = [p.name for p in folder.iterdir() if p.name != ".lock"]
+        if strangers:
+            raise UserError(f"is not empty and holds no run ({strangers[0]}, ...)", where=str(folder), hint="choose another --out")
+        write_text(path, wanted)
+        return
+    before, now = _flat(recipe.parse(path.read_text(encoding="utf-8"), str(path))), _flat(recipe.parse(wanted, "recipe"))
+    changed = [f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        shown = "\n  ".join(changed[:10] + ([f"and {len(changed) - 10} more"] if len(changed) > 10 else []))
+        raise UserError(
+            f"this run was begun with another recipe; what changed:\n  {shown}",
+            where=str(folder),
+            hint="choose another --out, or give the recipe it was begun with",
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict | list) and value:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, inner in pairs for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {prefix: value}
+
+
+# --- stages --------------------------------------------------------------------------------------
+
+
+def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> dict[str, Any]:
+    started = time.monotonic()
+    data = load(checked.data, checked.task, progress)
+    job = Job(checked, folder, data, accelerator, progress, {"data": round(time.monotonic() - started, 3)})
+    for note in data.notes:
+        progress.say(f"note: {note}")
+    counts = ", ".join(f"{n:,} {split}" for split, n in data.counts().items())
+    progress.say(f"data: {data.name}, {counts}")
+    if accelerator.is_main_process:
+        write_json(folder / "classes.json", {name: number for number, name in enumerate(data.task.names)})
+    _dry_build(job)
+
+    taught = {spec.name: _stage(job, spec.name, _teacher_key(job, spec), lambda f, s=spec: _teach(job, s, f)) for spec in checked.teachers}
+    teacher = _teacher(job, taught) if taught else None
+    trained: dict[str, dict[str, Any]] = {}
+    for seed in checked.seeds:
+        for role in ("student", "distilled") if teacher else ("student",):
+            key = fingerprint(SCHEMA, role, seed, job.data.fingerprint, _dumped(checked, "student", "augment", "losses", "run", "task"), [_teacher_key(job, t) for t in checked.teachers] if role == "distilled" else None)
+            trained[f"{role}-seed{seed}"] = _stage(
+                job, f"{role}-seed{seed}", key, lambda f, r=role, s=seed: _study(job, f, s, teacher if r == "distilled" else None)
+            )  # fmt: skip
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        return {}
+    result = _conclude(job, taught, trained)
+    accelerator.wait_for_everyone()
+    return result
+
+
+def _stage(job: Job, name: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """The result of the stage `name`: read where it is done, computed where it is not."""
+    folder = job.folder / name
+    record = folder / "stage.json"
+    job.accelerator.wait_for_everyone()
+    known = read_json(record) if record.exists() else {"key": key, "done": False}
+    if known["key"] != key:
+        raise UserError(
+            "this stage was begun from other data, another teacher or another version",
+            where=str(folder), hint="choose another --out, or remove this folder to do the stage again",
+        )  # fmt: skip
+    if not known["done"]:
+        job.accelerator.wait_for_everyone()
+        if job.accelerator.is_main_process:
+            write_json(record, known)
+        started = time.monotonic()
+        result = compute(folder)
+        known = {"key": key, "done": True, "result": result}
+        epochs = result.get("epochs", [])
+        known["seconds"] = round(max(time.monotonic() - started, sum(e["seconds"] for e in epochs)), 3)
+        if job.accelerator.is_main_process:
+            write_json(record, known)
+        job.accelerator.wait_for_everyone()
+    job.seconds[name] = known["seconds"]
+    return dict(known["result"])
+
+
+def _dumped(checked: Recipe, *fields: str) -> dict[str, Any]:
+    return checked.model_dump(mode="json", include=set(fields))
+
+
+def _teacher_key(job: Job, spec: recipe.Teacher) -> str:
+    weights = None
+    if spec.weights:
+        stat = Path(spec.weights).stat()
+        weights = [stat.st_size, stat.st_mtime_ns]
+    return fingerprint(SCHEMA, spec.model_dump(mode="json"), weights, job.data.fingerprint, _dumped(job.recipe, "augment", "run", "task"))
+
+
+def _dry_build(job: Job) -> None:
+    """Build every network once, so that a misfit is told before anything is trained."""
+    for spec in (*job.recipe.teachers, job.recipe.student):
+        if spec.weights and not Path(spec.weights).is_file():
+            raise UserError("there is no such file", where=spec.weights)
+        build(spec.model_copy(update={"pretrained": False}), job.data.shape, job.data.task.width)
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+def _network(job: Job, spec: Network, weights: Path | None = None) -> nn.Module:
+    """The network of a spec with its input normalisation; `weights` replace what the spec would start from."""
+    fresh = spec if weights is None else spec.model_copy(update={"pretrained": False, "weights": None})
+    model = build(fresh, job.data.shape, job.data.task.width)
+    if weights is not None:
+        load_weights(model, weights)
+    mean, std = normalization(spec, model, job.data.inputs.mean, job.data.inputs.std)
+    return Normalized(model, mean, std)
+
+
+def _weights(job: Job, name: str, plan: Plan | None) -> Path:
+    return job.folder / name / f"{plan.select if plan else 'best'}.safetensors"
+
+
+def _augmentation(job: Job, seed: int) -> Augmentation | None:
+    data, spec = job.data, job.recipe.augment
+    if not spec.active:
+        return None
+
+    def fetch(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return pixels(data, rows, job.device), targets(data, rows, job.device)
+
+    return keyed(spec, seed=seed, rows=data.train, fetch=fetch, classes=data.task.width)
+
+
+def _label_objective(job: Job, plan: Plan) -> Objective:
+    """What a network trained without a teacher minimises: the recipe's own label terms, their weights summing to 1."""
+    known = signatures.losses()
+    own = [(n, t) for n, t in job.recipe.losses.items() if not known[t.loss].needs_teacher and t.weight > 0]
+    total = sum(t.weight for _, t in own)
+    if not own:
+        name = "hard" if job.recipe.task == "classification" else "label_mse"
+        own, total = [(name, recipe.Term(loss=name))], 1.0
+    return Objective([_term(n, t, plan, t.weight / total) for n, t in own])
+
+
+def _objective(job: Job, plan: Plan) -> Objective:
+    return Objective([_term(n, t, plan, t.weight) for n, t in job.recipe.losses.items()])
+
+
+def _term(name: str, spec: recipe.Term, plan: Plan, weight: float) -> Term:
+    smoothing = {"label_smoothing": plan.label_smoothing} if spec.loss == "hard" else {}
+    return Term(name, losses.bind(spec.loss, **smoothing, **spec.options), weight, spec.student, spec.teacher)
+
+
+# --- teachers and students -----------------------------------------------------------------------
+
+
+def _teach(job: Job, spec: recipe.Teacher, folder: Path) -> dict[str, Any]:
+    """Train or load one teacher, and look at it before anyone learns from it."""
+    seed_everything("teacher", spec.name)
+    network = _network(job, spec)
+    result: dict[str, Any] = {"epochs": [], "notes": []}
+    if spec.train:
+        history = fit(
+            network, _label_objective(job, spec.train), None, job.data, spec.train, seed=0, folder=folder,
+            augment=_augmentation(job, 0), run=job.recipe.run, progress=job.progress, label=spec.name,
+        )  # fmt: skip
+        result["epochs"] = history.epochs
+    elif job.accelerator.is_main_process:
+        save_weights(plain(network), folder / "best.safetensors", {"from": spec.weights or spec.model})
+    network.to(job.device)
+    data = job.data
+    found = evaluate.metrics(data.task, evaluate.predict(network, data, data.val, device=job.device), targets(data, data.val, "cpu"), data.targets)
+    result["val"] = {k: v for k, v in found.items() if isinstance(v, float)}
+    result["notes"] += _doubts(job, spec.name, result["val"])
+    result["dtype"] = "bfloat16" if _bfloat16_is_safe(job, network) else "float32"
+    result["weights"] = fingerprint_tensors(plain(network).state_dict())
+    for note in result["notes"]:
+        job.progress.say(f"WARNING: {note}")
+    return result
+
+
+def _doubts(job: Job, name: str, val: Mapping[str, float]) -> list[str]:
+    data = job.data
+    if data.task.kind == "regression":
+        return [] if val["r2"] > 0 else [f"{name} predicts no better than the mean (R2 {val['r2']:.3f} on validation): its outputs teach nothing"]
+    chance = torch.bincount(data.y[data.val]).max().item() / len(data.val)
+    if val["accuracy"] > chance:
+        return []
+    return [f"{name} is no better than always naming the commonest class ({val['accuracy']:.3f} against {chance:.3f} on validation)"]
+
+
+def _bfloat16_is_safe(job: Job, network: nn.Module) -> bool:
+    """Whether the teacher may run in bfloat16: fast here, and its soft targets hardly move."""
+    fast = torch.cuda.is_bf16_supported() if job.device.type == "cuda" else getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    if not fast or not channels_last(plain(network)) or job.data.task.kind != "classification":
+        return False
+    rows, device = job.data.val[:512], job.device
+    low = Frozen(network, dtype=torch.bfloat16, device=device)
+    exact = evaluate.predict(network, job.data, rows, device=device)
+    moved = evaluate.agreement(job.data.task, evaluate.predict(lambda x: low(_bare(x)).prediction, job.data, rows, device=device), exact)
+    return bool(moved["agreement"] >= 0.99 and moved["kl"] < 1e-3)
+
+
+def _bare(x: Tensor) -> limbeck.types.Batch:
+    return limbeck.types.Batch(x, x.new_zeros(len(x), dtype=torch.int64), torch.arange(len(x)))
+
+
+def _teacher(job: Job, taught: Mapping[str, Mapping[str, Any]]) -> Teacher:
+    """The recipe's teacher, or all of them as one."""
+    taps = _objective(job, job.recipe.student.train).teacher_taps
+    members = [
+        Frozen(
+            _network(job, spec, _weights(job, spec.name, spec.train)),
+            taps=taps, dtype=getattr(torch, taught[spec.name]["dtype"]), device=job.device, probabilities=False,
+        )
+        for spec in job.recipe.teachers
+    ]  # fmt: skip
+    if len(members) > 1 and taps:
+        raise UserError("features are tapped from one teacher, and there are several", where="losses")
+    return members[0] if len(members) == 1 else Ensemble(members, combiner(job.data.task.kind))
+
+
+def _study(job: Job, folder: Path, seed: int, teacher: Teacher | None) -> dict[str, Any]:
+    """Train a student. The seed fixes its first weights and its data order, the same with and without a teacher."""
+    spec = job.recipe.student
+    seed_everything("student", seed)
+    network = _network(job, spec)
+    history = fit(
+        network, _objective(job, spec.train) if teacher else _label_objective(job, spec.train), teacher, job.data, spec.train,
+        seed=seed, folder=folder, augment=_augmentation(job, seed), run=job.recipe.run, progress=job.progress, label=folder.name,
+    )  # fmt: skip
+    chosen = history.epochs[history.best_epoch - 1 if spec.train.select == "best" else -1]
+    return {"epochs": history.epochs, "val": {k: v for k, v in chosen.items() if k.startswith("val_")}}
+
+
+# --- what came out -------------------------------------------------------------------------------
+
+
+def _conclude(job: Job, taught: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure every model on the test split, export the chosen one, write result.json and the page."""
+    checked, data = job.recipe, job.data
+    chosen = _choose(job, trained)
+    about = [_teacher_key(job, t) for t in checked.teachers], _dumped(checked, "student", "losses", "seeds", "export", "run")
+    measured = _stage(job, "measured", fingerprint(SCHEMA, data.fingerprint, *about), lambda folder: {"models": _measure(job, chosen["name"], folder)})
+    models = measured["models"]
+    notes = [*data.notes, *(n for t in taught.values() for n in t["notes"])]
+    comparison = None
+    if taught:
+        metric, higher = evaluate.main_metric(data.task)
+        scores = {role: [m["metrics"][metric] for m in models if m["role"] == role] for role in ("student", "distilled", "teacher")}
+        comparison = evaluate.compare(scores["student"], scores["distilled"], metric=metric, higher_is_better=higher)
+        alone, sign = comparison["student"]["mean"], 1 if higher else -1
+        if sign * scores["teacher"][-1] < sign * alone:
+            notes.append(f"the teacher ({metric} {scores['teacher'][-1]:.4f} on test) is worse than the student alone ({alone:.4f})")
+    result = {
+        "schema": SCHEMA, "name": checked.name, "about": checked.about, "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "limbeck": limbeck.__version__, "recipe": checked.model_dump(mode="json"), "recipe_yaml": recipe.dump(checked),
+        "environment": environment(), "data": _describe(data), "models": models,
+        "teachers": [{"name": name, "val": t["val"], "notes": t["notes"]} for name, t in taught.items()],
+        "comparison": comparison, "chosen": chosen,
+        "curves": {name: t["epochs"] for name, t in {**taught, **trained}.items() if t["epochs"]},
+        "seconds": job.seconds, "notes": notes,
+    }  # fmt: skip
+    write_json(job.folder / "result.json", result)
+    write_report(read_json(job.folder / "result.json"), job.folder / "report.html")
+    return result
+
+
+def _choose(job: Job, trained: Mapping[str, Any]) -> dict[str, str]:
+    """The student to ship: the best on validation, the taught one where two are equal."""
+    metric, higher = evaluate.main_metric(job.data.task)
+    score = {name: t["val"][f"val_{metric}"] * (1 if higher else -1) for name, t in trained.items()}
+    name = max(score, key=lambda n: (score[n], n.startswith("distilled"), -list(score).index(n)))
+    return {"name": name, "why": f"best {metric} on validation ({abs(score[name]):.4f}) of {len(score)} students"}
+
+
+def _describe(data: Data) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": data.name, "task": data.task.kind, "shape": list(data.shape), "counts": data.counts(), "classes": list(data.task.names),
+        "fingerprint": data.fingerprint, "notes": list(data.notes),
+    }  # fmt: skip
+    if data.task.kind == "classification":
+        splits = {"train": data.train, "val": data.val, "test": data.test}
+        described["class_counts"] = {k: torch.bincount(data.y[rows], minlength=data.task.width).tolist() for k, rows in splits.items()}
+    return described
+
+
+def _measure(job: Job, chosen: str, folder: Path) -> list[dict[str, Any]]:
+    """Every model on the test split, which nothing has looked at before."""
+    data, checked = job.data, job.recipe
+    truth = targets(data, data.test, "cpu")
+    nets: dict[str, tuple[str, int | None, Network, Path]] = {
+        spec.name: ("teacher", None, spec, _weights(job, spec.name, spec.train)) for spec in checked.teachers
+    }
+    for seed in checked.seeds:
+        for role in ("student", "distilled") if checked.teachers else ("student",):
+            name = f"{role}-seed{seed}"
+            nets[name] = (role, seed, checked.student, _weights(job, name, checked.student.train))
+    example = pixels(data, data.test[:1], "cpu")
+    timed: dict[str, Callable[[], object]] = {}
+    rows, told, predictions = [], None, {}
+    with job.progress.bar("test", len(nets)) as advance:
+        for number, (name, (role, seed, spec, path)) in enumerate(nets.items(), start=1):
+            network = _network(job, spec, path).eval()
+            predictions[name] = evaluate.predict(network.to(job.device), data, data.test, device=job.device)
+            network.cpu()
+            if role == "teacher":
+                told = _together(job, [predictions[n] for n in predictions])
+            found = evaluate.metrics(data.task, predictions[name], truth, data.targets)
+            if role != "teacher" and told is not None:
+                found |= evaluate.agreement(data.task, predictions[name], told)
+            cost = {"params": benchmark.parameters(network), "macs": benchmark.macs(network, example), "size_bytes": path.stat().st_size}
+            rows.append({"name": name, "role": role, "seed": seed, "format": "pytorch", "file": str(path.relative_to(job.folder)), "metrics": found, "cost": cost, "parity": None})
+            if role == "teacher" or name == chosen:
+                timed[name] = lambda n=network: _once(n, example)
+            advance(number, name)
+    if len(checked.teachers) > 1:
+        members = [r for r in rows if r["role"] == "teacher"]
+        cost = {k: sum(m["cost"][k] for m in members) for k in ("params", "macs", "size_bytes")}
+        ensemble = {"name": "ensemble", "role": "teacher", "seed": None, "format": "pytorch", "file": None, "metrics": evaluate.metrics(data.task, told, truth, data.targets), "cost": cost, "parity": None}
+        rows.insert(len(members), ensemble)
+    exported = _export(job, nets[chosen], chosen, folder, predictions[chosen], timed)
+    with benchmark.threads(1):
+        speed = benchmark.latency(timed)
+    student_ms = speed[chosen]["median_ms"]
+    teachers_ms = [speed[t.name]["median_ms"] for t in checked.teachers]
+    for row in rows:
+        own = speed.get(row["name"], {}).get("median_ms")
+        row["cost"]["latency_ms"] = own if own is not None else sum(teachers_ms) if row["role"] == "teacher" else student_ms
+    for row in exported:
+        row["cost"]["latency_ms"] = speed[row["name"]]["median_ms"]
+    return rows + exported
+
+
+def _once(network: nn.Module, example: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return network(example)  # type: ignore[no-any-return]
+
+
+def _together(job: Job, predictions: list[Tensor]) -> Tensor:
+    return predictions[0] if len(predictions) == 1 else combiner(job.data.task.kind)(torch.stack(predictions))
+
+
+def _export(
+    job: Job, chosen: tuple[str, int | None, Network, Path], name: str, folder: Path, reference: Tensor, timed: dict[str, Callable[[], object]]
+) -> list[dict[str, Any]]:
+    """The chosen student in every format asked for, each file run in its own runtime on the whole test split."""
+    data = job.data
+    _, seed, spec, path = chosen
+    network = _network(job, spec, path).eval()
+    truth, scaling = targets(data, data.test, "cpu"), data.targets
+    if scaling is not None:
+        # A shipped file answers in the targets' own units.
+        network = nn.Sequential(network, _Rescale(scaling.mean, scaling.std)).eval()
+        reference = reference * scaling.std + scaling.mean
+    x = pixels(data, data.test, "cpu")
+    rows: list[dict[str, Any]] = []
+    with job.progress.bar("export", len(job.recipe.export)) as advance:
+        for number, kind in enumerate(job.recipe.export, start=1):
+            file = folder.parent / "export" / f"{name}{export.SUFFIXES[kind]}"
+            export.EXPORTERS[kind](network, x[:1], file)
+            given = export.RUNNERS[kind](file, x)
+            parity = export.check_parity(file, reference, given, data.task.kind)
+            prediction = given if scaling is None else (given - scaling.mean) / scaling.std
+            session = export.SESSIONS[kind](file)
+            sample = x[:1].numpy()
+            timed[f"{name}.{kind}"] = lambda s=session, e=sample: s(e)
+            rows.append({
+                "name": f"{name}.{kind}", "role": "exported", "seed": seed, "format": kind, "file": str(file.relative_to(job.folder)),
+                "metrics": evaluate.metrics(data.task, prediction, truth, scaling),
+                "cost": {"params": benchmark.parameters(network), "macs": benchmark.macs(network, x[:1]), "size_bytes": file.stat().st_size},
+                "parity": {"max_abs_error": parity.max_abs_error, "agreement": parity.agreement},
+            })  # fmt: skip
+            advance(number, kind)
+    return rows
+
+
+class _Rescale(nn.Module):
+    """Standardised values back in their own units."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.std + self.mean

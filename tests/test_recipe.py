@@ -1,0 +1,130 @@
+"""The recipe: what it accepts, and how it says no."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from limbeck import recipe
+from limbeck.errors import UserError
+
+GOOD = """\
+data: {source: digits}
+teachers:
+  - model: mlp
+    train: {epochs: 1}
+student:
+  model: mlp
+  train:
+    epochs: 2
+losses:
+  hard: 0.1
+  kd: {weight: 0.9, temperature: 4}
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    return path
+
+
+def refused(tmp_path, text, *overrides):
+    with pytest.raises(UserError) as caught:
+        recipe.load(write(tmp_path, text), overrides)
+    return str(caught.value)
+
+
+def test_a_recipe_is_read_with_its_defaults(tmp_path):
+    found = recipe.load(write(tmp_path, GOOD))
+    assert found.losses["kd"].options == {"temperature": 4}
+    assert found.losses["hard"].weight == 0.1
+    assert found.seeds == [0, 1, 2]
+    assert found.teachers[0].name == "teacher"
+
+
+def test_dump_and_load_are_inverse(tmp_path):
+    found = recipe.load(write(tmp_path, GOOD))
+    again = recipe.load(write(tmp_path, recipe.dump(found)))
+    assert again.model_dump() == found.model_dump()
+
+
+@pytest.mark.parametrize("name", recipe.bundled())
+def test_every_bundled_recipe_is_sound(name):
+    assert recipe.load(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("epochs: 2", "epohcs: 2", "job.yaml:8: student.train.epohcs: unknown key; did you mean 'epochs'?"),
+        ("epochs: 2", "epochs: two", "job.yaml:8: student.train.epochs: input should be a valid integer, not 'two'"),
+        ("epochs: 2", "epochs: 0", "greater than or equal to 1"),
+        ("epochs: 2", "lr: -1", "student.train.lr"),
+        ("source: digits", "source: digit", "did you mean 'digits'?"),
+        ("temperature: 4", "temprature: 4", "did you mean 'temperature'?"),
+        ("temperature: 4", "temperature: hot", "option 'temperature' is a float"),
+        ("  kd:", "  kb:", "unknown loss 'kb'; did you mean 'kd'"),
+        ("student:\n  model: mlp", "student:\n  model: mpl", "unknown model 'mpl'; did you mean 'mlp'"),
+        ("  hard: 0.1", "  hard: -0.1", "greater than or equal to 0"),
+        ("    train: {epochs: 1}", "    name: big", "give `train` to train this teacher here, or `weights` to load it"),
+        ("  kd: {weight: 0.9, temperature: 4}", "", "no loss with a weight above 0 learns from it"),
+        ("teachers:\n  - model: mlp\n    train: {epochs: 1}\n", "", "`teachers` is empty"),
+        ("losses:", "augment: {mixup: 0.2, cutmix: 1.0}\nlosses:", "choose one"),
+        ("epochs: 2", "momentum: 0.9", "`momentum` has no effect with optimizer 'adam'"),
+        ("epochs: 2", "schedule: {name: constant, t_max: 3}", "`t_max` has no effect with the constant schedule"),
+        ("epochs: 2", "warmup_epochs: 10\n    epochs: 2", "`warmup_epochs` must be less than `epochs`"),
+        ("source: digits", "source: digits, path: here", "is embedded and takes no `path`"),
+        ("source: digits", "source: folder", "source 'folder' needs `path`"),
+        ("source: digits", "source: digits, classes: 3", "`classes` has no effect"),
+        ("losses:", "task: regression\nlosses:", "`task: regression` does not fit"),
+        ("losses:", "seeds: [1, 1]\nlosses:", "different ones"),
+        ("source: digits", "source: digits, source: mnist", "'source' is given twice"),
+        ("data:", "data: [", "not readable as YAML"),
+    ],
+)  # fmt: skip
+def test_faults_are_told_in_one_line_with_their_place(tmp_path, old, new, expected):
+    assert old in GOOD
+    message = refused(tmp_path, GOOD.replace(old, new, 1))
+    assert expected in message
+    assert "job.yaml" in message
+
+
+def test_every_fault_is_told_at_once(tmp_path):
+    message = refused(tmp_path, GOOD.replace("epochs: 2", "epohcs: 2").replace("digits", "digit"))
+    assert len(message.splitlines()) == 2
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path):
+    assert recipe.load(write(tmp_path, GOOD), ["student.train.lr=1e-3"]).student.train.lr == 1e-3
+
+
+def test_overrides_reach_into_lists_and_short_forms(tmp_path):
+    found = recipe.load(write(tmp_path, GOOD), ["teachers.0.train.epochs=7", "losses.hard.weight=0.5", "seeds=[4, 5]", "data.split.val=0.2"])
+    assert found.teachers[0].train.epochs == 7
+    assert found.losses["hard"].weight == 0.5
+    assert found.seeds == [4, 5]
+    assert found.data.split.val == 0.2
+
+
+@pytest.mark.parametrize("override", ["nonsense", "=3", "teachers.5.train.epochs=1", "student.train.epohcs=1", "data.source.deep=1", "a={"])
+def test_bad_overrides_are_refused(tmp_path, override):
+    assert refused(tmp_path, GOOD, override)
+
+
+def test_yaml_cannot_make_objects(tmp_path):
+    message = refused(tmp_path, "data: !!python/object/apply:os.system ['true']\n")
+    assert "not readable as YAML" in message
+
+
+def test_an_unknown_recipe_names_its_neighbours():
+    with pytest.raises(UserError, match="quickstart"):
+        recipe.load("quikstart")
+
+
+def test_checking_needs_no_torch_and_no_second():
+    code = "import sys; from limbeck import recipe; recipe.load('quickstart'); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    started = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert time.monotonic() - started < 10  # a wide margin: this only catches an import that should not be there
