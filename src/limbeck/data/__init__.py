@@ -1,0 +1,24 @@
+"""Data: from a source to rows with three splits, and to batches that carry their row numbers.
+
+Every source ends as one `Data`: inputs decoded once (uint8 images, or a float table), labels or measured values,
+and the row numbers of the training, validation and test split. Nothing is ever unpickled.
+"""
+
+from limbeck.data.arrays import from_arrays
+from limbeck.data.core import Data, Scaling, batches, on_device, pixels, targets
+from limbeck.data.loading import load
+from limbeck.data.survey import inspect
+from limbeck.data.tree import split_folder
+
+__all__ = [
+    "Data",
+    "Scaling",
+    "batches",
+    "from_arrays",
+    "inspect",
+    "load",
+    "on_device",
+    "pixels",
+    "split_folder",
+    "targets",
+]

@@ -1,0 +1,268 @@
+"""Arrays: .npz and .npy files, and a user's own arrays or tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from limbeck.data.core import Data
+from limbeck.data.raw import AbsentError, Raw, check_labels, finish
+from limbeck.errors import UserError, did_you_mean
+from limbeck.runtime import fingerprint
+from limbeck.types import Kind
+
+if TYPE_CHECKING:
+    from limbeck import recipe
+
+
+def from_arrays(
+    x: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
+    *,
+    kind: Kind | None = None,
+    names: Sequence[str] | None = None,
+    val: float = 0.15,
+    test: float = 0.15,
+    seed: int = 0,
+    stratify: bool = True,
+) -> Data:
+    """Make a data set of your own arrays or tensors.
+
+    Args:
+        x: uint8 images [N, channels, H, W] or [N, H, W, channels] or [N, H, W]; float images in [0, 1] in the same
+            shapes; or a table [N, columns].
+        y: class indices [N], class names [N], or measured values [N] or [N, K].
+        kind: "classification" or "regression"; by default regression where `y` is floating point.
+        names: class names, or names of the K values.
+        val: share of the rows that are not test rows.
+        test: share of all rows.
+        seed: of the split.
+        stratify: keep the classes' shares the same in every split.
+
+    Raises:
+        UserError: shapes, labels or values that do not fit.
+    """
+    for name, share in (("val", val), ("test", test)):
+        if not 0 < share < 1:
+            raise UserError(f"is a share between 0 and 1, not {share}", where=name)
+    values, labels = _numpy(x), _numpy(y)
+    if kind is None:
+        kind = "regression" if labels.dtype.kind == "f" else "classification"
+    inputs = _inputs(values, "x")
+    outputs, found = _outputs(labels, kind, names, "y")
+    if len(inputs) != len(outputs):
+        raise UserError(f"x has {len(inputs)} rows, y has {len(outputs)}", where="from_arrays")
+    raw = Raw("arrays", inputs, outputs, found)
+    return finish(raw, kind, val=val, test=test, seed=seed, stratify=stratify)
+
+
+def load_arrays(spec: recipe.Data, kind: Kind) -> Raw:
+    """Load an .npz file with x and y (or X, or x_train, y_train[, x_test, y_test]), or a folder with such .npy files.
+
+    Raises:
+        AbsentError: there is no such file or folder.
+        UserError: arrays are missing, hold Python objects, or do not fit together.
+    """
+    path = Path(spec.path or "").expanduser()
+    arrays, sources = _open(path)
+    if isinstance(spec.target, list):
+        raise UserError("is the name of one array here, not a list", where="data.target")
+    wanted_y = [spec.target] if spec.target else ["y", "Y", "labels"]
+    x_name, y_name = _pick(arrays, ["x", "X", "x_train", "X_train"], path), _pick(arrays, [*wanted_y, "y_train"], path)
+    x, y = arrays[x_name], arrays[y_name]
+    tests = [n.replace("train", "test") for n in (x_name, y_name)]
+    tested = 0
+    if all("train" in n for n in (x_name, y_name)) and all(n in arrays for n in tests):
+        extra_x, extra_y = (arrays[n] for n in tests)
+        if extra_x.shape[1:] != x.shape[1:] or len(extra_x) != len(extra_y):
+            raise UserError(
+                f"{tests[0]} is {extra_x.shape} and {tests[1]} {extra_y.shape}, beside {x_name} {x.shape}",
+                where=str(path),
+            )
+        _same_length(x, y, path)
+        x, y, tested = np.concatenate([x, extra_x]), np.concatenate([y, extra_y]), len(extra_y)
+    _same_length(x, y, path)
+    inputs = _inputs(x, f"{path}: {x_name}")
+    outputs, names = _outputs(y, kind, None, f"{path}: {y_name}")
+    mapped = isinstance(x, np.memmap) and inputs.dtype == torch.uint8
+    return Raw(
+        name=f"arrays {path.name}",
+        x=inputs,
+        y=outputs,
+        names=names,
+        published_test=np.arange(len(y) - tested, len(y)) if tested else None,
+        identity=_identity(sources[x_name]) if mapped else None,
+    )
+
+
+def _open(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Path]]:
+    """Arrays by name, memory-mapped where they are .npy files, and the file of each."""
+    if not path.exists():
+        raise AbsentError("there is no such file or folder", where=str(path))
+    if path.is_dir() or path.suffix == ".npy":
+        folder = path if path.is_dir() else path.parent
+        files = {file.stem: file for file in sorted(folder.glob("*.npy"))}
+        return {name: read_array(file) for name, file in files.items()}, files
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if isinstance(archive, np.ndarray):
+                raise UserError("holds one array; x and y are needed", where=str(path))
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise _refused(error, path) from error
+    return arrays, dict.fromkeys(arrays, path)
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """One .npy file, memory-mapped copy-on-write.
+
+    Raises:
+        UserError: it is damaged or holds Python objects.
+    """
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _refused(error, path) from error
+    return found
+
+
+def _refused(error: Exception, path: Path) -> UserError:
+    if "pickle" in str(error).lower() or "object" in str(error).lower():
+        return UserError(
+            "holds Python objects (a pickle), which could run code: refused", where=str(path),
+            hint="save plain arrays of numbers with numpy.savez",
+        )  # fmt: skip
+    return UserError(f"cannot be read as NumPy arrays ({error})", where=str(path))
+
+
+def _pick(arrays: dict[str, NDArray[Any]], names: list[str], path: Path) -> str:
+    for name in names:
+        if name in arrays:
+            return name
+    raise UserError(f"has no array '{names[0]}'", where=str(path), hint=did_you_mean(names[0], arrays))
+
+
+def _same_length(x: NDArray[Any], y: NDArray[Any], path: Path) -> None:
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+        raise UserError(f"x is {x.shape} and y is {y.shape}: not the same number of rows", where=str(path))
+
+
+def _identity(path: Path) -> str:
+    about = path.stat()
+    return fingerprint(path.name, about.st_size, about.st_mtime_ns)
+
+
+def _numpy(values: ArrayLike | Tensor) -> NDArray[Any]:
+    if isinstance(values, Tensor):
+        return values.detach().cpu().numpy()
+    return np.asarray(values)
+
+
+def _inputs(x: NDArray[Any], where: str) -> Tensor:
+    """Images as [N, channels, H, W] (bytes, or float32 in [0, 1]), tables as float32 [N, columns]."""
+    if x.dtype.kind not in "biuf":
+        raise UserError(f"is of type {x.dtype}, not numbers", where=where)
+    if x.ndim not in (2, 3, 4) or 0 in x.shape:
+        raise UserError(
+            f"has the shape {x.shape}",
+            where=where,
+            hint="images are [N, channels, H, W] or [N, H, W], tables [N, columns]",
+        )
+    if x.ndim == 2:
+        return _finite(x.astype(np.float32), where)
+    x = _channels_first(x, where)
+    if x.dtype.kind == "f":
+        x = _finite(x.astype(np.float32), where).numpy()
+        if x.min() < 0 or x.max() > 1:
+            raise UserError(
+                f"float images run from {x.min():.4g} to {x.max():.4g}",
+                where=where,
+                hint="scale pixels to [0, 1], or give uint8",
+            )
+        return torch.from_numpy(x)
+    if x.dtype == bool:
+        x = x * np.uint8(255)
+    elif x.dtype != np.uint8:
+        if x.min() < 0 or x.max() > 255:
+            raise UserError(f"integer images run from {x.min()} to {x.max()}, not 0 to 255", where=where)
+        x = x.astype(np.uint8)
+    return torch.from_numpy(x if x.flags.writeable else x.copy())
+
+
+def _channels_first(x: NDArray[Any], where: str) -> NDArray[Any]:
+    if x.ndim == 3:
+        return x[:, None]
+    for usual in ((1, 3), (2, 4)):  # channels; grey and colour before anything rarer
+        if x.shape[1] in usual:
+            return x
+        if x.shape[3] in usual:
+            return x.transpose(0, 3, 1, 2)
+    raise UserError(
+        f"images of shape {x.shape} have no axis of 1 to 4 channels", where=where, hint="give [N, channels, H, W]"
+    )
+
+
+def _finite(x: NDArray[np.float32], where: str) -> Tensor:
+    good = np.isfinite(x).reshape(len(x), -1)
+    if not good.all():
+        row, column = (int(i[0]) for i in np.nonzero(~good))
+        place = f"row {row}" + (f", column {column}" if x.ndim == 2 else "")
+        raise UserError(f"{int((~good).sum())} values are NaN or infinite; the first stands in {place}", where=where)
+    return torch.from_numpy(x)
+
+
+def _outputs(y: NDArray[Any], kind: Kind, names: Sequence[str] | None, where: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Class indices and class names, or float32 [N, K] and target names."""
+    if kind == "regression":
+        return _values(y, names, where)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise UserError(
+            f"class labels have the shape {y.shape}, not [N]", where=where, hint="give class numbers, not one-hot rows"
+        )
+    if y.dtype.kind in "US":
+        words = np.asarray(y, dtype=np.str_)
+        known = tuple(names) if names is not None else tuple(str(n) for n in np.unique(words))
+        if unknown := sorted(set(words.tolist()) - set(known)):
+            raise UserError(
+                f"label '{unknown[0]}' is not among the names", where=where, hint=did_you_mean(unknown[0], known)
+            )
+        place = {name: i for i, name in enumerate(known)}
+        labels = torch.tensor([place[w] for w in words.tolist()])
+    else:
+        if y.dtype.kind == "f" and not np.array_equal(y, np.round(y)):
+            raise UserError(
+                "class labels are not whole numbers", where=where, hint="for measured values: kind regression"
+            )
+        if y.dtype.kind not in "biuf":
+            raise UserError(f"labels are of type {y.dtype}", where=where)
+        labels = torch.from_numpy(y.astype(np.int64))
+        top = int(labels.max()) if len(labels) else 0
+        if names is None and top >= max(2, len(labels)):
+            raise UserError(f"label {top} is outside any sensible range for {len(labels)} rows", where=where)
+        known = tuple(names) if names is not None else tuple(str(i) for i in range(max(2, top + 1)))
+    check_labels(labels, known, where)
+    counts = torch.bincount(labels, minlength=len(known))
+    if (counts == 0).any():
+        missing = known[int((counts == 0).nonzero()[0])]
+        raise UserError(f"class '{missing}' has no row", where=where, hint="number the classes 0 to C - 1 without gaps")
+    return labels, known
+
+
+def _values(y: NDArray[Any], names: Sequence[str] | None, where: str) -> tuple[Tensor, tuple[str, ...]]:
+    if y.dtype.kind not in "biuf" or y.ndim not in (1, 2):
+        raise UserError(f"measured values are {y.dtype} {y.shape}, not numbers [N] or [N, K]", where=where)
+    values = _finite(y.reshape(len(y), -1).astype(np.float32), where)
+    width = values.shape[1]
+    known = tuple(names) if names is not None else ("y",) if width == 1 else tuple(f"y{i}" for i in range(width))
+    if len(known) != width:
+        raise UserError(f"{len(known)} names for {width} values", where=where)
+    return values, known

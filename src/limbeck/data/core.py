@@ -1,0 +1,183 @@
+"""A loaded data set, and how its rows reach a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.types import Batch, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """Mean and standard deviation, float32, for each channel (of pixels in [0, 1]), column or regression target.
+
+    `std` is never 0: something constant gets 1, so that dividing by it leaves zeros rather than infinities.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Data:
+    """Rows with three splits.
+
+    Attributes:
+        name: what was really loaded.
+        task: what is predicted.
+        x: uint8 images [N, channels, H, W] (float32 in [0, 1] where the user brought such), or float32 [N, columns].
+            May be backed by a memory-mapped file.
+        y: class indices int64 [N], or measured values float32 [N, K] in their own units.
+        train: int64 row numbers to learn from.
+        val: int64 row numbers to choose by.
+        test: int64 row numbers to report on, once.
+        inputs: scaling of the inputs, measured on the training rows only (or as the recipe gives it).
+        targets: scaling of the regression targets, measured on the training rows only; None for classes.
+        notes: what the user must be told.
+        fingerprint: of contents, splits and preparation.
+        columns: names of the table's columns, or of the pixels of flattened images.
+    """
+
+    name: str
+    task: Task
+    x: Tensor
+    y: Tensor
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    inputs: Scaling
+    targets: Scaling | None
+    notes: tuple[str, ...]
+    fingerprint: str
+    columns: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> bool:
+        """Whether a sample is an image."""
+        return self.x.ndim == 4
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (channels, H, W) or (columns,)."""
+        return tuple(self.x.shape[1:])
+
+    def counts(self) -> dict[str, int]:
+        """Rows in each split."""
+        return {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in self.counts().items())
+        return f"Data({self.name}: {self.task.kind}, {self.task.width} outputs, samples {self.shape}, {counts})"
+
+
+def pixels(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Inputs of some rows, float32 on `device`: images scaled to [0, 1], tables as they are.
+
+    Args:
+        data: where the rows are.
+        rows: int64 [B] row numbers.
+        device: where the result shall be. Images travel as uint8 and become float32 there.
+    """
+    x = data.x[rows.to(data.x.device)].to(device)
+    return x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x
+
+
+def targets(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """What to predict for some rows: class indices int64 [B], or standardised values float32 [B, K]."""
+    y = data.y[rows.to(data.y.device)].to(device)
+    if data.targets is None:
+        return y
+    return (y - data.targets.mean.to(device)) / data.targets.std.to(device)
+
+
+def batches(
+    data: Data,
+    rows: Tensor,
+    size: int,
+    *,
+    device: torch.device | str = "cpu",
+    order: int | None = None,
+    view: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """Go through `rows` once in batches of `size`; the last batch may be smaller.
+
+    Args:
+        data: where the rows are.
+        rows: int64 row numbers, for instance `data.train`.
+        size: rows in a batch, over all processes.
+        device: where batches are wanted.
+        order: seed of a shuffle, or None for the order given.
+        view: which augmented view the batches are for.
+        rank: this process.
+        world: number of processes. Each batch is cut into that many nearly equal parts and this process gets its
+            own, which may have no rows: every process sees the same number of batches.
+    """
+    if order is not None:
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(order))]
+    for start in range(0, len(rows), size):
+        part = torch.tensor_split(rows[start : start + size], world)[rank]
+        yield Batch(pixels(data, part, device), targets(data, part, device), part.to(device), view)
+
+
+def on_device(data: Data, device: torch.device | str, *, share: float = 0.5) -> Data:
+    """The same data held on a GPU, so that batches are sliced there; unchanged where it would not fit.
+
+    Args:
+        data: what to move.
+        device: where to.
+        share: the part of the device's free memory it may take.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return data
+    free, _ = torch.cuda.mem_get_info(device)
+    if data.x.nbytes + data.y.nbytes > share * free:
+        return data
+    return replace(data, x=data.x.to(device), y=data.y.to(device))
+
+
+def measure(x: Tensor, rows: Tensor) -> Scaling:
+    """Scaling of inputs or targets over `rows`: per channel of images [N, channels, H, W], per column of tables."""
+    step = max(1, 2**23 // max(1, math.prod(x.shape[1:])))  # some tens of MB at a time: x may be a large mapped file
+    chunks = rows.split(step)
+    mean, variance = _of_bytes(x, chunks) if x.dtype == torch.uint8 else _of_floats(x, chunks)
+    std = variance.sqrt().float()
+    return Scaling(mean.float(), torch.where(std > 0, std, torch.ones_like(std)))
+
+
+def _of_bytes(x: Tensor, chunks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel in [0, 1], exact, from a histogram of the 256 levels."""
+    counts = np.zeros((x.shape[1], 256), dtype=np.int64)
+    for chunk in chunks:
+        part = x[chunk].transpose(0, 1).flatten(1).numpy()
+        for channel, values in enumerate(part):
+            counts[channel] += np.bincount(values, minlength=256)
+    share = torch.from_numpy(counts / counts.sum(axis=1, keepdims=True))
+    level = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ level
+    return mean, (share * (level - mean[:, None]).square()).sum(dim=1)
+
+
+def _of_floats(x: Tensor, chunks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel or column, in two passes; a constant one has a variance of exactly 0."""
+    dims = [d for d in range(x.ndim) if d != 1]
+    count = sum(len(c) for c in chunks) * math.prod(x.shape[2:])
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    low, high = torch.full_like(total, math.inf), torch.full_like(total, -math.inf)
+    for chunk in chunks:
+        part = x[chunk].double()
+        total += part.sum(dims)
+        low, high = torch.minimum(low, part.amin(dims)), torch.maximum(high, part.amax(dims))
+    mean = torch.where(low == high, low, total / count)
+    variance = torch.zeros_like(total)
+    for chunk in chunks:
+        variance += (x[chunk].double() - mean.view(-1, *[1] * (x.ndim - 2))).square().sum(dims) / count
+    return mean, variance

@@ -1,0 +1,68 @@
+"""From what a recipe says about data to `Data`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from limbeck.data.arrays import load_arrays
+from limbeck.data.cifar import load_cifar10
+from limbeck.data.core import Data
+from limbeck.data.embedded import load_embedded
+from limbeck.data.folder import load_folder
+from limbeck.data.idx import load_idx
+from limbeck.data.raw import AbsentError, Raw, finish
+from limbeck.data.tables import load_table
+from limbeck.errors import UserError
+from limbeck.runtime import Progress
+from limbeck.types import Kind
+
+if TYPE_CHECKING:
+    from limbeck import recipe
+
+MEASURED = ("diabetes", "linnerud")
+EITHER = ("arrays", "table")
+
+
+def load(spec: recipe.Data, kind: Kind, progress: Progress | None = None) -> Data:
+    """Load, split and measure the data of a recipe.
+
+    Args:
+        spec: the `data` part of a recipe.
+        kind: its task.
+        progress: where to show how far decoding is.
+
+    Raises:
+        UserError: the data is absent and there is no fallback, or it cannot be used as it is.
+    """
+    if spec.source not in EITHER and (spec.source in MEASURED) != (kind == "regression"):
+        what = "measured values" if spec.source in MEASURED else "classes"
+        raise UserError(f"source '{spec.source}' has {what} to predict, which does not fit {kind}", where="data.source")
+    try:
+        raw = _raw(spec, kind, progress)
+    except AbsentError:
+        if spec.fallback is None or spec.fallback == spec.source:
+            raise
+        data = load(spec.model_copy(update={"source": spec.fallback, "path": None, "fallback": None}), kind, progress)
+        note = f"{spec.source} was not found: THIS IS {data.name} INSTEAD, in every figure below"
+        return replace(data, notes=(note, *data.notes))
+    # A folder and a table choose their rows before they decode and encode them.
+    limit = None if spec.source in ("folder", "table") else spec.limit
+    return finish(
+        raw, kind, val=spec.split.val, test=spec.split.test, seed=spec.split.seed, stratify=spec.split.stratify,
+        limit=limit, flat=spec.flat, mean=spec.mean, std=spec.std,
+    )  # fmt: skip
+
+
+def _raw(spec: recipe.Data, kind: Kind, progress: Progress | None) -> Raw:
+    if spec.source in ("mnist", "fashion-mnist"):
+        return load_idx(spec.source, spec.path)
+    if spec.source == "cifar10":
+        return load_cifar10(spec.path)
+    if spec.source == "folder":
+        return load_folder(spec, progress)
+    if spec.source == "arrays":
+        return load_arrays(spec, kind)
+    if spec.source == "table":
+        return load_table(spec, kind)
+    return load_embedded(spec.source)

@@ -1,0 +1,182 @@
+"""What a source gives, and how it becomes `Data`: limit, split, flatten, measure, fingerprint."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from limbeck.data.core import Data, Scaling, measure
+from limbeck.data.split import Rows, Splits, subset, three_way
+from limbeck.errors import UserError
+from limbeck.runtime import cache_dir, fingerprint, fingerprint_tensors, read_json, write_json
+from limbeck.types import Kind, Task
+
+
+class AbsentError(UserError):
+    """The data is not on this machine; a fallback may stand in."""
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """Rows of a source before they are split.
+
+    Attributes:
+        name: what was loaded.
+        x: as in `Data`.
+        y: as in `Data`.
+        names: class names, or names of the regression targets.
+        columns: column names of a table.
+        notes: what the user must be told.
+        groups: a key for every row.
+        published_val: validation rows that came with the data.
+        published_test: test rows that came with the data.
+        splits: the splits, where the source had to make them itself.
+        identity: stands for the contents of `x` where those are too large to hash.
+    """
+
+    name: str
+    x: Tensor
+    y: Tensor
+    names: tuple[str, ...]
+    columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    groups: NDArray[Any] | None = None
+    published_val: Rows | None = None
+    published_test: Rows | None = None
+    splits: Splits | None = None
+    identity: str | None = None
+
+
+def finish(
+    raw: Raw,
+    kind: Kind,
+    *,
+    val: float,
+    test: float | None,
+    seed: int,
+    stratify: bool,
+    limit: int | None = None,
+    flat: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Data:
+    """Split, prepare and measure what a source gave.
+
+    Raises:
+        UserError: too few rows, `flat` without images, or `mean` and `std` of the wrong length.
+    """
+    if limit is not None:
+        raw = _limited(raw, limit, seed)
+    labels = raw.y.numpy() if kind == "classification" else None
+    splits = raw.splits or three_way(
+        labels, len(raw.y), names=raw.names, groups=raw.groups, val=val, test=test, seed=seed, stratify=stratify,
+        published_val=raw.published_val, published_test=raw.published_test,
+    )  # fmt: skip
+    train, val_rows, test_rows = (torch.from_numpy(r.astype(np.int64)) for r in (splits.train, splits.val, splits.test))
+    x, columns, identity = raw.x, raw.columns, raw.identity
+    if flat:
+        if x.ndim != 4:
+            raise UserError("the rows are a table already: `flat` has no effect", where="data.flat")
+        x = x.reshape(len(x), -1)
+        x = x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x
+        columns, identity = tuple(f"pixel_{i}" for i in range(x.shape[1])), None
+    inputs = _measured(x, train, identity) if mean is None or std is None else _given(mean, std, x)
+    scales = measure(raw.y, train) if kind == "regression" else None
+    rows = {"y": raw.y, "train": train, "val": val_rows, "test": test_rows, "mean": inputs.mean, "std": inputs.std}
+    contents = fingerprint_tensors(rows if identity else {**rows, "x": x})
+    return Data(
+        name=raw.name,
+        task=Task(kind, raw.names),
+        x=x,
+        y=raw.y,
+        train=train,
+        val=val_rows,
+        test=test_rows,
+        inputs=inputs,
+        targets=scales,
+        notes=(*raw.notes, *splits.notes),
+        fingerprint=fingerprint(contents, identity, kind, raw.names, columns, list(x.shape)),
+        columns=columns,
+    )
+
+
+def share_limit(limit: int, sizes: Sequence[int]) -> list[int]:
+    """Cut `limit` rows in proportion to the sizes of published parts, at least one each."""
+    total = sum(sizes)
+    shares = [max(1, round(limit * size / total)) for size in sizes[1:]]
+    return [max(1, limit - sum(shares)), *shares]
+
+
+def _limited(raw: Raw, limit: int, seed: int) -> Raw:
+    """A seeded, stratified subset; the published parts keep their shares."""
+    total = len(raw.y)
+    if limit >= total:
+        return replace(raw, notes=(*raw.notes, f"limit: {limit} keeps all {total} rows"))
+    labels = raw.y.numpy() if raw.y.ndim == 1 else np.zeros(total, dtype=np.int64)
+    published = [p for p in (raw.published_val, raw.published_test) if p is not None]
+    rest = np.setdiff1d(np.arange(total), np.concatenate(published)) if published else np.arange(total)
+    parts = [rest, *published]
+    wanted = share_limit(limit, [len(p) for p in parts])
+    kept = [part[subset(labels[part], n, seed)] for part, n in zip(parts, wanted, strict=True)]
+    rows = np.concatenate(kept)
+    ends = np.cumsum([len(k) for k in kept])
+    places = iter(np.arange(start, end) for start, end in pairwise(ends))
+    index = torch.from_numpy(rows)
+    return replace(
+        raw,
+        x=raw.x[index],
+        y=raw.y[index],
+        groups=raw.groups[rows] if raw.groups is not None else None,
+        published_val=next(places) if raw.published_val is not None else None,
+        published_test=next(places) if raw.published_test is not None else None,
+        identity=None,
+        notes=(*raw.notes, f"limited to {len(rows)} of {total} rows"),
+    )
+
+
+def _measured(x: Tensor, train: Tensor, identity: str | None) -> Scaling:
+    """Scaling of the inputs; of data too large to hash it is kept, so that a second start does not read it all."""
+    if identity is None:
+        return measure(x, train)
+    kept = cache_dir() / "decoded" / f"{identity}-{fingerprint_tensors({'train': train})}.json"
+    if kept.is_file():
+        found = read_json(kept)
+        return Scaling(torch.tensor(found["mean"]), torch.tensor(found["std"]))
+    scaling = measure(x, train)
+    with contextlib.suppress(UserError):  # nothing depends on it being kept
+        write_json(kept, {"mean": scaling.mean.tolist(), "std": scaling.std.tolist()})
+    return scaling
+
+
+def _given(mean: Sequence[float], std: Sequence[float], x: Tensor) -> Scaling:
+    width = x.shape[1]
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, width):
+            what = "channels" if x.ndim == 4 else "columns"
+            raise UserError(f"`{name}` has {len(values)} numbers for {width} {what}", where=f"data.{name}")
+    return Scaling(*(torch.tensor(list(values), dtype=torch.float32).expand(width).clone() for values in (mean, std)))
+
+
+def check_labels(y: Tensor, names: Sequence[str], where: str) -> None:
+    """Refuse labels that are not 0 to C - 1 with at least two classes.
+
+    Raises:
+        UserError: with the first row at fault.
+    """
+    wrong = torch.nonzero((y < 0) | (y >= len(names))).flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise UserError(
+            f"{len(wrong)} labels are outside 0 to {len(names) - 1}; the first is {int(y[row])} in row {row}",
+            where=where,
+        )
+    if len(torch.unique(y)) < 2:
+        raise UserError("all rows have one class; there is nothing to tell apart", where=where)

@@ -1,0 +1,171 @@
+"""Tables: CSV and Parquet with numeric and categorical columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from limbeck.data.raw import AbsentError, Raw
+from limbeck.data.split import Rows, subset, three_way
+from limbeck.errors import UserError, did_you_mean
+from limbeck.types import Kind
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from limbeck import recipe
+
+CATEGORIES_AT_MOST = 256
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV, TSV or Parquet file.
+
+    Raises:
+        AbsentError: there is no such file.
+        UserError: it cannot be read.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise AbsentError("is no file" if path.exists() else "there is no such file", where=str(path))
+    kinds = [s for s in path.suffixes if s in (".csv", ".tsv", ".parquet", ".pq")]
+    if not kinds:
+        raise UserError("is neither .csv, .tsv nor .parquet", where=str(path))
+    try:
+        if kinds[-1] in (".parquet", ".pq"):
+            return pd.read_parquet(path)
+        return pd.read_csv(path, sep="\t" if kinds[-1] == ".tsv" else ",", low_memory=False)
+    except Exception as error:  # parsers raise errors of many libraries
+        raise UserError(f"cannot be read as a table ({error})", where=str(path)) from error
+
+
+def load_table(spec: recipe.Data, kind: Kind) -> Raw:
+    """Load a table, split it, and turn its columns into float32 numbers.
+
+    Numbers stay as they are (they are standardised by `Data.inputs`). Other columns become one column a category;
+    the categories are those of the training rows, and a row with another one gets zeros.
+
+    Raises:
+        AbsentError: there is no such file.
+        UserError: unknown columns, missing values, a target that does not fit the task.
+    """
+    path = Path(spec.path or "").expanduser()
+    frame = read_table(path)
+    where = str(path)
+    frame.columns = frame.columns.astype(str)
+    targets = [spec.target] if isinstance(spec.target, str) else list(spec.target or [])
+    group = spec.split.group
+    for field, columns in (
+        ("data.target", targets),
+        ("data.drop", spec.drop),
+        ("data.split.group", [group] if group else []),
+    ):
+        for column in columns:
+            if column not in frame.columns:
+                raise UserError(
+                    f"{path.name} has no column '{column}'", where=field, hint=did_you_mean(column, frame.columns)
+                )
+    if overlap := set(targets) & {*spec.drop, group}:
+        raise UserError(
+            f"column '{overlap.pop()}' cannot be the target and left out or the group as well", where="data.target"
+        )
+    frame = frame.drop(columns=[c for c in spec.drop if c != group])
+    _refuse_gaps(frame, where)
+    notes = []
+    if spec.limit is not None and spec.limit < len(frame):
+        notes.append(f"limited to {spec.limit} of {len(frame)} rows")
+        strata = _codes(frame[targets[0]]) if kind == "classification" else np.zeros(len(frame), dtype=np.int64)
+        frame = frame.iloc[subset(strata, spec.limit, spec.split.seed)].reset_index(drop=True)
+    y, names = _targets(frame, targets, kind, where)
+    features = frame.drop(columns=[*targets, *([group] if group else [])])
+    if features.shape[1] == 0:
+        raise UserError("no columns are left to predict from", where=where)
+    splits = three_way(
+        y.numpy() if kind == "classification" else None, len(frame), names=names,
+        groups=_codes(frame[group]) if group else None,
+        val=spec.split.val, test=spec.split.test, seed=spec.split.seed, stratify=spec.split.stratify,
+    )  # fmt: skip
+    x, columns_out = _encode(features, splits.train, where)
+    return Raw(f"table {path.name}", torch.from_numpy(x), y, names, columns_out, tuple(notes), splits=splits)
+
+
+def _refuse_gaps(frame: pd.DataFrame, where: str) -> None:
+    if not len(frame):
+        raise UserError("has no rows", where=where)
+    for column in frame.columns:
+        values = frame[column]
+        missing = values.isna().to_numpy()
+        if values.dtype.kind == "f":
+            missing = missing | ~np.isfinite(values.to_numpy(dtype=np.float64, na_value=np.nan))
+        if missing.any():
+            raise UserError(
+                f"column '{column}' has {int(missing.sum())} missing (NaN) or infinite values, the first in row "
+                f"{int(np.argmax(missing)) + 1} of the data",
+                where=where, hint="fill them in, remove those rows, or name the column in `drop`",
+            )  # fmt: skip
+
+
+def _targets(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) -> tuple[torch.Tensor, tuple[str, ...]]:
+    if kind == "regression":
+        for column in targets:
+            if frame[column].dtype.kind not in "iuf":
+                raise UserError(
+                    f"target '{column}' is not a column of numbers", where=where, hint="set `task: classification`"
+                )
+        values = np.stack([frame[c].to_numpy(dtype=np.float32) for c in targets], axis=1)
+        return torch.from_numpy(values), tuple(targets)
+    if len(targets) != 1:
+        raise UserError("classification has one target column", where="data.target")
+    name = targets[0]
+    values = frame[name]
+    if values.dtype.kind == "f":
+        if not (values == values.round()).all():
+            raise UserError(f"target '{name}' has fractions, not classes", where=where, hint="set `task: regression`")
+        values = values.astype(np.int64)
+    known, codes = np.unique(_plain(values), return_inverse=True)
+    if len(known) < 2:
+        raise UserError(f"target '{name}' has one class only, '{known[0]}'", where=where)
+    return torch.from_numpy(codes.ravel().astype(np.int64)), tuple(str(k) for k in known)
+
+
+def _encode(features: pd.DataFrame, train: Rows, where: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """All columns as float32 numbers, with their names."""
+    blocks: list[NDArray[np.float32]] = []
+    names: list[str] = []
+    for column in features.columns:
+        values = features[column]
+        if values.dtype.kind in "biuf":
+            block = values.to_numpy(dtype=np.float32)[:, None]
+            if not np.isfinite(block).all():
+                raise UserError(f"column '{column}' has numbers beyond the range of float32", where=where)
+            blocks.append(block)
+            names.append(column)
+            continue
+        if values.dtype.kind in "mM":
+            raise UserError(
+                f"column '{column}' holds dates", where=where, hint="turn it into numbers, or name it in `drop`"
+            )
+        words = values.astype(str).to_numpy(dtype=np.str_)
+        known = np.unique(words[train])
+        if len(known) > CATEGORIES_AT_MOST:
+            raise UserError(
+                f"column '{column}' has {len(known)} categories, more than {CATEGORIES_AT_MOST}", where=where,
+                hint="name it in `drop` if it identifies rows, or group its values",
+            )  # fmt: skip
+        blocks.append((words[:, None] == known).astype(np.float32))
+        names += [f"{column}={word}" for word in known]
+    return np.concatenate(blocks, axis=1), tuple(names)
+
+
+def _codes(column: pd.Series[Any]) -> NDArray[np.int64]:
+    return np.unique(_plain(column), return_inverse=True)[1].ravel().astype(np.int64)
+
+
+def _plain(column: pd.Series[Any]) -> NDArray[Any]:
+    """Numbers as numbers, so that 10 sorts after 9; everything else as text."""
+    return column.to_numpy() if column.dtype.kind in "iuf" else column.astype(str).to_numpy(dtype=np.str_)
