@@ -18,7 +18,9 @@ def test_parameters_count_shared_ones_once():
 
 
 def test_macs_of_a_small_network_by_hand():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)
+    )
     by_hand = 6 * 6 * 8 * (3 * 3 * 3) + 8 * 36 * 5
     assert benchmark.macs(model, torch.randn(4, 3, 6, 6)) == by_hand
 
@@ -90,10 +92,16 @@ def test_latency_without_rounds_is_refused_and_without_runs_is_empty():
 
 
 def test_threads_are_restored_even_after_an_error():
-    before = torch.get_num_threads()
-    with pytest.raises(ValueError, match="inside"), benchmark.threads(2):
-        assert torch.get_num_threads() == 2
-        raise ValueError("inside")
+    before, inside = torch.get_num_threads(), []
+
+    def fail():
+        with benchmark.threads(2):
+            inside.append(torch.get_num_threads())
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
+    assert inside == [2]
     assert torch.get_num_threads() == before
     with pytest.raises(UserError, match="0 threads"), benchmark.threads(0):
         pass

@@ -129,10 +129,9 @@ def agreement(task: Task, prediction: Tensor, teacher: Tensor, scaling: Scaling 
     return {"rmse_to_teacher": rmse.mean().item()}
 
 
-def score(task: Task, metrics: Mapping[str, Any]) -> tuple[float, str, bool]:
-    """The main metric of a task: its value, its name, and whether higher is better."""
-    name, higher_is_better = ("accuracy", True) if task.kind == "classification" else ("rmse", False)
-    return float(metrics[name]), name, higher_is_better
+def main_metric(task: Task) -> tuple[str, bool]:
+    """The metric students are chosen and compared by, and whether higher is better."""
+    return ("accuracy", True) if task.kind == "classification" else ("rmse", False)
 
 
 def _check(task: Task, values: Tensor, what: str) -> None:
