@@ -1,0 +1,75 @@
+"""Losses by name. Each is an unweighted formula (student, teacher, target) -> scalar, always in that order.
+
+A loss without weights is a function; one with projectors, banks or variances is an `nn.Module`. Its keyword-only
+arguments are its options in a recipe. One that does not learn from the teacher calls that argument `_teacher` and may
+be given None for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
+
+from torch import nn
+
+from limbeck import signatures
+from limbeck.errors import UserError, did_you_mean
+from limbeck.losses import logit, regression
+from limbeck.types import Loss
+
+__all__ = ["LOSSES", "bind", "needs_teacher"]
+
+LOSSES: dict[str, Callable[..., Any]] = {**logit.LOSSES, **regression.LOSSES}
+
+
+def bind(name: str, **options: Any) -> Loss:
+    """The loss called `name` with its options fixed, ready for a `Term` or for a loop of your own.
+
+    The value is float32 whatever the precision of the student's output (float64 stays float64). No gradient reaches
+    the teacher.
+
+    Returns:
+        (student, teacher, target) -> scalar tensor; an `nn.Module` if the loss has weights to train.
+
+    Raises:
+        UserError: unknown loss or option, an option of another type, or one that is missing.
+
+    Example:
+        >>> import torch
+        >>> loss = bind("kd", temperature=2.0)
+        >>> loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        tensor(0.1237)
+    """
+    if name not in LOSSES:
+        raise UserError(f"unknown loss '{name}'", hint=did_you_mean(name, LOSSES))
+    _check(name, options, signatures.losses()[name].options)
+    loss = LOSSES[name]
+    return cast(Loss, loss(**options) if inspect.isclass(loss) else partial(loss, **options))
+
+
+def needs_teacher(loss: Loss) -> bool:
+    """Whether `loss` learns from a teacher: unless its second argument begins with an underscore."""
+    try:
+        arguments = list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters)
+    except ValueError:  # a callable that does not tell its arguments
+        return True
+    return len(arguments) < 2 or not arguments[1].startswith("_")
+
+
+def _check(name: str, given: Mapping[str, Any], known: Mapping[str, tuple[str, Any]]) -> None:
+    kinds: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
+    where = f"loss '{name}'"
+    for option, value in given.items():
+        if option not in known:
+            raise UserError(f"no option '{option}'", where=where, hint=did_you_mean(option, known))
+        annotation = known[option][0]
+        if value is None and annotation.endswith("None"):
+            continue
+        wanted = kinds.get(annotation.removesuffix(" | None"))
+        if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
+            raise UserError(f"option '{option}' is a {annotation}, not {value!r}", where=where)
+    for option, (annotation, default) in known.items():
+        if default is signatures.REQUIRED and option not in given:
+            raise UserError(f"the option '{option}' ({annotation}) is missing", where=where)

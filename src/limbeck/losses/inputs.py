@@ -1,0 +1,77 @@
+"""What every loss does before its formula: the precision, the constant teacher, the shapes, the rows that count.
+
+A *row* is what a prediction is made for: a sample of [B, C], or a token of [B, tokens, C].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import UserError
+
+IGNORED = -100  # PyTorch's label for "no label here"
+
+
+def exact(student: Tensor) -> Tensor:
+    """The student's output in float32, or in float64 if it came so: half precision is too coarse for a loss.
+
+    Raises:
+        UserError: there is no batch dimension.
+    """
+    if student.ndim < 2:
+        raise UserError(
+            f"the student's output has the shape {list(student.shape)}, and a loss needs rows of outputs",
+            hint="give [B, C] logits or [B, K] values; a single output is [B, 1]",
+        )
+    return student if student.dtype == torch.float64 else student.float()
+
+
+def taught(student: Tensor, teacher: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Student and teacher in the student's precision, the teacher as a constant.
+
+    Raises:
+        UserError: there is no teacher, or the two do not give the same outputs for the same rows.
+    """
+    student = exact(student)
+    if teacher is None:
+        raise UserError("this loss learns from a teacher, and there is none", hint="give the teacher's output")
+    if student.shape[-1] != teacher.shape[-1]:
+        raise UserError(
+            f"the student gives {student.shape[-1]} outputs a row and the teacher {teacher.shape[-1]}",
+            hint="both need the same classes (or values) in the same order",
+        )
+    if student.shape != teacher.shape:
+        raise UserError(f"the student's output is {list(student.shape)} and the teacher's {list(teacher.shape)}")
+    return student, teacher.detach().to(student.dtype)
+
+
+def measured(student: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Student and measured target in the student's precision.
+
+    Raises:
+        UserError: the shapes differ. Broadcasting [B, 1] against [B] would compare every row with every other.
+    """
+    student = exact(student)
+    if student.shape != target.shape:
+        raise UserError(
+            f"the student's output is {list(student.shape)} and the target {list(target.shape)}",
+            hint="both are values [B, K]; a single target is [B, 1]",
+        )
+    return student, target.to(student.dtype)
+
+
+def mean(rows: Tensor, target: Tensor) -> Tensor:
+    """Mean over the rows that count: all, or with labels as target those that are not `IGNORED`.
+
+    No row at all gives 0 with a gradient of 0, so that a process may hold an empty part of a batch.
+
+    Raises:
+        UserError: the labels are not one a row.
+    """
+    if target.is_floating_point():
+        return rows.sum() / max(rows.numel(), 1)
+    if target.shape != rows.shape:
+        raise UserError(f"the labels are {list(target.shape)}, and the predictions are for {list(rows.shape)} rows")
+    counted = target != IGNORED
+    return torch.where(counted, rows, 0).sum() / counted.sum().clamp(min=1)

@@ -1,0 +1,105 @@
+"""Losses on values [B, K]: to the measured target, and to the teacher's values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limbeck.errors import UserError
+from limbeck.losses.inputs import mean, measured, taught
+
+
+def label_mse(student: Tensor, _teacher: Tensor | None, target: Tensor) -> Tensor:
+    """Mean squared error to the measured target.
+
+    Mean over rows and outputs of (s - y)^2, in the square of the target's unit. Blind to the teacher.
+
+    Args:
+        student: values [B, K].
+        target: values [B, K].
+
+    Raises:
+        UserError: the shapes differ.
+    """
+    student, target = measured(student, target)
+    return mean((student - target).square().mean(dim=-1), target)
+
+
+def label_smooth_l1(student: Tensor, _teacher: Tensor | None, target: Tensor, *, beta: float = 1.0) -> Tensor:
+    """Smooth L1 to the measured target: squared near it, linear far away, so that outliers weigh less.
+
+    Mean over rows and outputs of d^2 / (2 beta) where d = |s - y| < beta, and d - beta / 2 elsewhere (Girshick 2015,
+    "Fast R-CNN", equation 3, which has beta = 1). Blind to the teacher.
+
+    Args:
+        student: values [B, K].
+        target: values [B, K].
+        beta: where the square ends, in the target's unit; 0 gives the absolute error.
+
+    Raises:
+        UserError: the shapes differ, or `beta` is negative.
+    """
+    if not beta >= 0:
+        raise UserError(f"`beta` is 0 or more, not {beta}")
+    student, target = measured(student, target)
+    return mean(F.smooth_l1_loss(student, target, reduction="none", beta=beta).mean(dim=-1), target)
+
+
+def mse(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference from the teacher's values, or from its logits.
+
+    Mean over rows and outputs of (s - t)^2 (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?", equation 1).
+    In the square of the output's unit. Blind to the target; unlike `kd` it sees a shift of a row's logits.
+
+    The paper has half the sum over outputs. The mean keeps this on the scale of `label_mse` whatever K is, and of `kd`:
+    on centred logits `kd` tends to half of it as the temperature grows.
+
+    Args:
+        student: values [B, K] or logits [B, C].
+        teacher: the same.
+        target: rows whose label is -100 do not count; measured values count all rows.
+
+    Raises:
+        UserError: no teacher, or other outputs than the student's.
+    """
+    student, teacher = taught(student, teacher)
+    return mean((student - teacher).square().mean(dim=-1), target)
+
+
+def teacher_bounded(student: Tensor, teacher: Tensor, target: Tensor, *, margin: float = 0.0) -> Tensor:
+    """Squared error to the target, counted only while the student is not yet better than the teacher.
+
+    Mean over rows of ||s - y||^2 where ||s - y||^2 + margin > ||t - y||^2, and 0 elsewhere; the norm is over the whole
+    output vector (Chen et al. 2017, "Learning Efficient Object Detection Models with Knowledge Distillation",
+    equation 4). In the square of the target's unit. Blind to where the teacher is, except for how far from the target.
+
+    The paper adds half of this to `label_smooth_l1`; weights are a `Term`'s.
+
+    Args:
+        student: values [B, K].
+        teacher: values [B, K].
+        target: values [B, K].
+        margin: 0 or more: by how much the student must be better before a row stops counting.
+
+    Raises:
+        UserError: no teacher, shapes that differ, or a negative `margin`.
+    """
+    if not margin >= 0:
+        raise UserError(f"`margin` is 0 or more, not {margin}")
+    student, teacher = taught(student, teacher)
+    student, target = measured(student, target)
+    of_student = (student - target).square().sum(dim=-1)
+    of_teacher = (teacher - target).square().sum(dim=-1)
+    return mean(torch.where(of_student + margin > of_teacher, of_student, 0), target)
+
+
+LOSSES: dict[str, Callable[..., Any]] = {
+    "label_mse": label_mse,
+    "label_smooth_l1": label_smooth_l1,
+    "mse": mse,
+    "teacher_bounded": teacher_bounded,
+}
