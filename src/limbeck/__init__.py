@@ -1,3 +1,70 @@
-"""Limbeck turns large trained models into small ones that can be shipped, and proves that they are good."""
+"""Limbeck turns large trained models into small ones that can be shipped, and proves that they are good.
+
+One recipe does the whole job, `limbeck.run("quickstart")`, and every part can be used by itself: see the README.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Data",
+    "Ensemble",
+    "Frozen",
+    "Normalized",
+    "Objective",
+    "Output",
+    "Plan",
+    "Term",
+    "UserError",
+    "assess",
+    "bind",
+    "fit",
+    "from_arrays",
+    "run",
+]
+
+# Names are imported when they are first used, so that `import limbeck` and the command line's help need no torch.
+_HOMES = {
+    "Batch": "types",
+    "Data": "data",
+    "Ensemble": "teachers",
+    "Frozen": "teachers",
+    "Normalized": "models",
+    "Objective": "objective",
+    "Output": "types",
+    "Plan": "recipe",
+    "Term": "objective",
+    "UserError": "errors",
+    "assess": "evaluate",
+    "bind": "losses",
+    "fit": "train",
+    "from_arrays": "data",
+    "run": "pipeline",
+}
+_ROOMS = ("augment", "benchmark", "data", "evaluate", "export", "losses", "models", "report")
+
+if TYPE_CHECKING:
+    from limbeck.data import Data, from_arrays
+    from limbeck.errors import UserError
+    from limbeck.evaluate import assess
+    from limbeck.losses import bind
+    from limbeck.models import Normalized
+    from limbeck.objective import Objective, Term
+    from limbeck.pipeline import run
+    from limbeck.recipe import Plan
+    from limbeck.teachers import Ensemble, Frozen
+    from limbeck.train import fit
+    from limbeck.types import Batch, Output
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"limbeck.{_HOMES[name]}"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"limbeck.{name}")
+    raise AttributeError(f"module 'limbeck' has no attribute {name!r}")

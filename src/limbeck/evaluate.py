@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.data import batches
+from limbeck.data import batches, targets
 from limbeck.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,6 +63,14 @@ def predict(
             module.training = training
     # A copy made outside inference mode is an ordinary tensor, fit for autograd.
     return torch.cat(found).clone() if found else torch.empty(0, data.task.width)
+
+
+def assess(
+    model: Callable[[Tensor], Tensor], data: Data, rows: Tensor | None = None, *, device: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """The metrics of `model` on `rows` of `data`, the test split where none are given; see `predict` and `metrics`."""
+    rows = data.test if rows is None else rows
+    return metrics(data.task, predict(model, data, rows, device=device), targets(data, rows, "cpu"), data.targets)
 
 
 # --- metrics -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,29 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import limbeck
-from limbeck import benchmark, evaluate, export, losses, recipe, signatures
+from limbeck import evaluate, export, losses, recipe, signatures
 from limbeck.augment import keyed
-from limbeck.data import Data, from_arrays, load, pixels, targets
+from limbeck.data import Data, load, pixels, targets
 from limbeck.errors import UserError
+from limbeck.measure import Candidate, measure
 from limbeck.models import Normalized, build, channels_last, load_weights, normalization, plain, save_weights
 from limbeck.objective import Objective, Term
 from limbeck.recipe import Network, Plan, Recipe
 from limbeck.report import write_report
 from limbeck.runtime import (
-    Progress, environment, fingerprint, fingerprint_tensors, keep_heap, locked, read_json, seed_everything, write_json, write_text,
-)  # fmt: skip
+    Progress,
+    environment,
+    fingerprint,
+    fingerprint_tensors,
+    locked,
+    read_json,
+    seed_everything,
+    write_json,
+    write_text,
+)
 from limbeck.teachers import Ensemble, Frozen, combiner
 from limbeck.train import Augmentation, fit, make_accelerator
-from limbeck.types import Teacher
+from limbeck.types import Batch, Role, Teacher
 
 SCHEMA = 1
 
@@ -258,9 +267,7 @@ def _teach(job: Job, spec: recipe.Teacher, folder: Path) -> dict[str, Any]:
         result["epochs"] = history.epochs
     elif job.accelerator.is_main_process:
         save_weights(plain(network), folder / "best.safetensors", {"from": spec.weights or spec.model})
-    network.to(job.device)
-    data = job.data
-    found = evaluate.metrics(data.task, evaluate.predict(network, data, data.val, device=job.device), targets(data, data.val, "cpu"), data.targets)
+    found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
     result["val"] = {k: v for k, v in found.items() if isinstance(v, float)}
     result["notes"] += _doubts(job, spec.name, result["val"])
     result["dtype"] = "bfloat16" if _bfloat16_is_safe(job, network) else "float32"
@@ -292,8 +299,8 @@ def _bfloat16_is_safe(job: Job, network: nn.Module) -> bool:
     return bool(moved["agreement"] >= 0.99 and moved["kl"] < 1e-3)
 
 
-def _bare(x: Tensor) -> limbeck.types.Batch:
-    return limbeck.types.Batch(x, x.new_zeros(len(x), dtype=torch.int64), torch.arange(len(x)))
+def _bare(x: Tensor) -> Batch:
+    return Batch(x, x.new_zeros(len(x), dtype=torch.int64), torch.arange(len(x)))
 
 
 def _teacher(job: Job, taught: Mapping[str, Mapping[str, Any]]) -> Teacher:
@@ -320,8 +327,9 @@ def _study(job: Job, folder: Path, seed: int, teacher: Teacher | None) -> dict[s
         network, _objective(job, spec.train) if teacher else _label_objective(job, spec.train), teacher, job.data, spec.train,
         seed=seed, folder=folder, augment=_augmentation(job, seed), run=job.recipe.run, progress=job.progress, label=folder.name,
     )  # fmt: skip
-    chosen = history.epochs[history.best_epoch - 1 if spec.train.select == "best" else -1]
-    return {"epochs": history.epochs, "val": {k: v for k, v in chosen.items() if k.startswith("val_")}}
+    selected = history.epochs[history.best_epoch - 1 if spec.train.select == "best" else -1]
+    val = {k.removeprefix("val_"): v for k, v in selected.items() if k.startswith("val_")}
+    return {"epochs": history.epochs, "val": val}
 
 
 # --- what came out -------------------------------------------------------------------------------
@@ -331,27 +339,36 @@ def _conclude(job: Job, taught: Mapping[str, Any], trained: Mapping[str, Any]) -
     """Measure every model on the test split, export the chosen one, write result.json and the page."""
     checked, data = job.recipe, job.data
     chosen = _choose(job, trained)
-    about = [_teacher_key(job, t) for t in checked.teachers], _dumped(checked, "student", "losses", "seeds", "export", "run")
-    measured = _stage(job, "measured", fingerprint(SCHEMA, data.fingerprint, *about), lambda folder: {"models": _measure(job, chosen["name"], folder)})
-    models = measured["models"]
+    key = fingerprint(SCHEMA, data.fingerprint, [_teacher_key(job, t) for t in checked.teachers], checked.model_dump(mode="json"))
+    models = _stage(job, "measured", key, lambda _: {"models": _measured(job, chosen["name"])})["models"]
     notes = [*data.notes, *(n for t in taught.values() for n in t["notes"])]
     comparison = None
     if taught:
         metric, higher = evaluate.main_metric(data.task)
-        scores = {role: [m["metrics"][metric] for m in models if m["role"] == role] for role in ("student", "distilled", "teacher")}
-        comparison = evaluate.compare(scores["student"], scores["distilled"], metric=metric, higher_is_better=higher)
-        alone, sign = comparison["student"]["mean"], 1 if higher else -1
-        if sign * scores["teacher"][-1] < sign * alone:
-            notes.append(f"the teacher ({metric} {scores['teacher'][-1]:.4f} on test) is worse than the student alone ({alone:.4f})")
+        roles = ("teacher", "student", "distilled")
+        told, alone, helped = ([m["metrics"][metric] for m in models if m["role"] == role] for role in roles)
+        comparison = evaluate.compare(alone, helped, metric=metric, higher_is_better=higher)
+        mean = comparison["student"]["mean"]
+        if (told[-1] < mean) == higher and told[-1] != mean:
+            notes.append(f"the teacher ({metric} {told[-1]:.4f} on test) is worse than the student alone ({mean:.4f} on average)")
     result = {
-        "schema": SCHEMA, "name": checked.name, "about": checked.about, "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "limbeck": limbeck.__version__, "recipe": checked.model_dump(mode="json"), "recipe_yaml": recipe.dump(checked),
-        "environment": environment(), "data": _describe(data), "models": models,
+        "schema": SCHEMA,
+        "name": checked.name,
+        "about": checked.about,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "limbeck": limbeck.__version__,
+        "recipe": checked.model_dump(mode="json"),
+        "recipe_yaml": recipe.dump(checked),
+        "environment": environment(),
+        "data": _describe(data),
+        "models": models,
         "teachers": [{"name": name, "val": t["val"], "notes": t["notes"]} for name, t in taught.items()],
-        "comparison": comparison, "chosen": chosen,
+        "comparison": comparison,
+        "chosen": chosen,
         "curves": {name: t["epochs"] for name, t in {**taught, **trained}.items() if t["epochs"]},
-        "seconds": job.seconds, "notes": notes,
-    }  # fmt: skip
+        "seconds": job.seconds,
+        "notes": notes,
+    }
     write_json(job.folder / "result.json", result)
     write_report(read_json(job.folder / "result.json"), job.folder / "report.html")
     return result
@@ -360,122 +377,41 @@ def _conclude(job: Job, taught: Mapping[str, Any], trained: Mapping[str, Any]) -
 def _choose(job: Job, trained: Mapping[str, Any]) -> dict[str, str]:
     """The student to ship: the best on validation, the taught one where two are equal."""
     metric, higher = evaluate.main_metric(job.data.task)
-    score = {name: t["val"][f"val_{metric}"] * (1 if higher else -1) for name, t in trained.items()}
-    name = max(score, key=lambda n: (score[n], n.startswith("distilled"), -list(score).index(n)))
-    return {"name": name, "why": f"best {metric} on validation ({abs(score[name]):.4f}) of {len(score)} students"}
+    scores = {name: t["val"][metric] for name, t in trained.items()}
+    name = max(scores, key=lambda n: (scores[n] if higher else -scores[n], n.startswith("distilled")))
+    return {"name": name, "why": f"the best {metric} on validation ({scores[name]:.4f}) of {len(scores)} students"}
 
 
 def _describe(data: Data) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "name": data.name, "task": data.task.kind, "shape": list(data.shape), "counts": data.counts(), "classes": list(data.task.names),
-        "fingerprint": data.fingerprint, "notes": list(data.notes),
-    }  # fmt: skip
+        "name": data.name,
+        "task": data.task.kind,
+        "shape": list(data.shape),
+        "counts": data.counts(),
+        "classes": list(data.task.names),
+        "fingerprint": data.fingerprint,
+        "notes": list(data.notes),
+    }
     if data.task.kind == "classification":
         splits = {"train": data.train, "val": data.val, "test": data.test}
-        described["class_counts"] = {k: torch.bincount(data.y[rows], minlength=data.task.width).tolist() for k, rows in splits.items()}
+        described["class_counts"] = {
+            split: torch.bincount(data.y[rows], minlength=data.task.width).tolist() for split, rows in splits.items()
+        }
     return described
 
 
-def _measure(job: Job, chosen: str, folder: Path) -> list[dict[str, Any]]:
-    """Every model on the test split, which nothing has looked at before."""
-    data, checked = job.data, job.recipe
-    truth = targets(data, data.test, "cpu")
-    nets: dict[str, tuple[str, int | None, Network, Path]] = {
-        spec.name: ("teacher", None, spec, _weights(job, spec.name, spec.train)) for spec in checked.teachers
-    }
+def _measured(job: Job, chosen: str) -> list[dict[str, Any]]:
+    checked = job.recipe
+    candidates = [_candidate(job, spec.name, "teacher", None, spec, spec.train) for spec in checked.teachers]
+    roles: tuple[Role, ...] = ("student", "distilled") if checked.teachers else ("student",)
     for seed in checked.seeds:
-        for role in ("student", "distilled") if checked.teachers else ("student",):
-            name = f"{role}-seed{seed}"
-            nets[name] = (role, seed, checked.student, _weights(job, name, checked.student.train))
-    example = pixels(data, data.test[:1], "cpu")
-    timed: dict[str, Callable[[], object]] = {}
-    rows, told, predictions = [], None, {}
-    with job.progress.bar("test", len(nets)) as advance:
-        for number, (name, (role, seed, spec, path)) in enumerate(nets.items(), start=1):
-            network = _network(job, spec, path).eval()
-            predictions[name] = evaluate.predict(network.to(job.device), data, data.test, device=job.device)
-            network.cpu()
-            if role == "teacher":
-                told = _together(job, [predictions[n] for n in predictions])
-            found = evaluate.metrics(data.task, predictions[name], truth, data.targets)
-            if role != "teacher" and told is not None:
-                found |= evaluate.agreement(data.task, predictions[name], told)
-            cost = {"params": benchmark.parameters(network), "macs": benchmark.macs(network, example), "size_bytes": path.stat().st_size}
-            rows.append({"name": name, "role": role, "seed": seed, "format": "pytorch", "file": str(path.relative_to(job.folder)), "metrics": found, "cost": cost, "parity": None})
-            if role == "teacher" or name == chosen:
-                timed[name] = lambda n=network: _once(n, example)
-            advance(number, name)
-    if len(checked.teachers) > 1:
-        members = [r for r in rows if r["role"] == "teacher"]
-        cost = {k: sum(m["cost"][k] for m in members) for k in ("params", "macs", "size_bytes")}
-        ensemble = {"name": "ensemble", "role": "teacher", "seed": None, "format": "pytorch", "file": None, "metrics": evaluate.metrics(data.task, told, truth, data.targets), "cost": cost, "parity": None}
-        rows.insert(len(members), ensemble)
-    exported = _export(job, nets[chosen], chosen, folder, predictions[chosen], timed)
-    with benchmark.threads(1):
-        speed = benchmark.latency(timed)
-    student_ms = speed[chosen]["median_ms"]
-    teachers_ms = [speed[t.name]["median_ms"] for t in checked.teachers]
-    for row in rows:
-        own = speed.get(row["name"], {}).get("median_ms")
-        row["cost"]["latency_ms"] = own if own is not None else sum(teachers_ms) if row["role"] == "teacher" else student_ms
-    for row in exported:
-        row["cost"]["latency_ms"] = speed[row["name"]]["median_ms"]
-    return rows + exported
+        candidates += [_candidate(job, f"{role}-seed{seed}", role, seed, checked.student, checked.student.train) for role in roles]
+    rows = measure(
+        candidates, chosen, checked.export, job.data, combiner(checked.task), root=job.folder, device=job.device, progress=job.progress
+    )
+    return [asdict(row) for row in rows]
 
 
-def _once(network: nn.Module, example: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return network(example)  # type: ignore[no-any-return]
-
-
-def _together(job: Job, predictions: list[Tensor]) -> Tensor:
-    return predictions[0] if len(predictions) == 1 else combiner(job.data.task.kind)(torch.stack(predictions))
-
-
-def _export(
-    job: Job, chosen: tuple[str, int | None, Network, Path], name: str, folder: Path, reference: Tensor, timed: dict[str, Callable[[], object]]
-) -> list[dict[str, Any]]:
-    """The chosen student in every format asked for, each file run in its own runtime on the whole test split."""
-    data = job.data
-    _, seed, spec, path = chosen
-    network = _network(job, spec, path).eval()
-    truth, scaling = targets(data, data.test, "cpu"), data.targets
-    if scaling is not None:
-        # A shipped file answers in the targets' own units.
-        network = nn.Sequential(network, _Rescale(scaling.mean, scaling.std)).eval()
-        reference = reference * scaling.std + scaling.mean
-    x = pixels(data, data.test, "cpu")
-    rows: list[dict[str, Any]] = []
-    with job.progress.bar("export", len(job.recipe.export)) as advance:
-        for number, kind in enumerate(job.recipe.export, start=1):
-            file = folder.parent / "export" / f"{name}{export.SUFFIXES[kind]}"
-            export.EXPORTERS[kind](network, x[:1], file)
-            given = export.RUNNERS[kind](file, x)
-            parity = export.check_parity(file, reference, given, data.task.kind)
-            prediction = given if scaling is None else (given - scaling.mean) / scaling.std
-            session = export.SESSIONS[kind](file)
-            sample = x[:1].numpy()
-            timed[f"{name}.{kind}"] = lambda s=session, e=sample: s(e)
-            rows.append({
-                "name": f"{name}.{kind}", "role": "exported", "seed": seed, "format": kind, "file": str(file.relative_to(job.folder)),
-                "metrics": evaluate.metrics(data.task, prediction, truth, scaling),
-                "cost": {"params": benchmark.parameters(network), "macs": benchmark.macs(network, x[:1]), "size_bytes": file.stat().st_size},
-                "parity": {"max_abs_error": parity.max_abs_error, "agreement": parity.agreement},
-            })  # fmt: skip
-            advance(number, kind)
-    return rows
-
-
-class _Rescale(nn.Module):
-    """Standardised values back in their own units."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.std + self.mean
+def _candidate(job: Job, name: str, role: Role, seed: int | None, spec: Network, plan: Plan | None) -> Candidate:
+    file = _weights(job, name, plan)
+    return Candidate(name, role, seed, file, lambda: _network(job, spec, file))

@@ -42,7 +42,7 @@ class Frozen:
         self._model = copy.deepcopy(model).eval().requires_grad_(False).to(device)
         inner = plain(self._model)
         if channels_last(inner):
-            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._model.to(memory_format=torch.channels_last)
         self._taps = Taps(inner, taps)
         if dtype != torch.float32:
             # Only what follows the normalisation is lowered: pixels keep their precision until then.

@@ -159,11 +159,10 @@ class _Loop:
         self.taps = Taps(self.inner, objective.student_taps)
         self.device = self.accelerator.device
         self.layout = torch.channels_last if data.images and channels_last(self.inner) else torch.contiguous_format
-        student.to(self.device).to(memory_format=self.layout)  # type: ignore[call-overload]
+        student.to(self.device).to(memory_format=self.layout)
         self.objective = objective.to(self.device)
-        self.ema = (
-            AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True) if plan.ema else None
-        )
+        average = get_ema_multi_avg_fn(plan.ema) if plan.ema else None  # type: ignore[no-untyped-call]
+        self.ema = AveragedModel(student, multi_avg_fn=average, use_buffers=True) if average else None
         self.optimizer = self._make_optimizer()
         self.forward, self.optimizer = self.accelerator.prepare(student, self.optimizer)
         if any(True for _ in objective.parameters()):
@@ -236,7 +235,8 @@ class _Loop:
         if self.trackers:
             self.accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=epoch + 1)
         metric, _ = evaluate.main_metric(self.data.task)
-        advance((epoch + 1) * self.steps, f"epoch {epoch + 1}/{self.plan.epochs} val {metric} {row[f'val_{metric}']:.4f}")
+        shown = f"epoch {epoch + 1}/{self.plan.epochs}  val {metric} {row[f'val_{metric}']:.4f}"
+        advance((epoch + 1) * self.steps, shown)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Batch, float]]:
         """This process's part of every batch, and the weight that makes its mean loss part of the whole batch's mean."""
@@ -299,8 +299,14 @@ class _Loop:
         return self.student if self.ema is None else self.ema.module
 
     def _validate(self) -> dict[str, float]:
-        measured = evaluate.validate(self._shown, self.data, self.data.val, device=self.device, layout=self.layout)
-        row = {f"val_{k}": v for k, v in measured.items()}
+        data = self.data
+        truth = targets(data, data.val, "cpu")
+        given = evaluate.predict(
+            self._shown, data, data.val, device=self.device, channels_last=self.layout == torch.channels_last
+        )
+        found = evaluate.metrics(data.task, given, truth, data.targets)
+        row = {f"val_{k}": v for k, v in found.items() if isinstance(v, float)}
+        row["val_loss"] = found["nll"] if data.task.kind == "classification" else float((given - truth).square().mean())
         if self.accelerator.num_processes > 1:
             # Every process must stop and select alike, so the first one's figures are everyone's.
             row = broadcast_object_list([row])[0]
@@ -310,7 +316,7 @@ class _Loop:
         history = self.history
         history.epochs.append(row)
         metric, higher = evaluate.main_metric(self.data.task)
-        score = row[f"val_{metric}"] * (1 if higher else -1)
+        score = row[f"val_{metric}"] if higher else -row[f"val_{metric}"]
         better = (score, -row["val_loss"]) > history.best
         if better:
             history.best, history.best_epoch = (score, -row["val_loss"]), int(row["epoch"])

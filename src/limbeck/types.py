@@ -98,13 +98,16 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One model file and what was measured of it; a row of `models` in result.json."""
+    """One model and what was measured of it; a row of `models` in result.json.
+
+    An ensemble has no file of its own.
+    """
 
     name: str
     role: Role
     seed: int | None
     format: Format
-    file: str
+    file: str | None
     metrics: Mapping[str, Any]
     cost: Cost
     parity: Parity | None = None

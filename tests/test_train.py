@@ -1,0 +1,294 @@
+"""The loop: what it minimises, keeps, continues and refuses."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.data import batches, from_arrays, pixels, targets
+from limbeck.errors import UserError
+from limbeck.losses import bind
+from limbeck.models import load_weights
+from limbeck.objective import Objective, Term
+from limbeck.recipe import Plan, Run
+from limbeck.runtime import derive_seed
+from limbeck.teachers import Frozen
+from limbeck.train import fit, learning_rate
+from limbeck.types import Output
+
+HARD = Objective([Term("hard", bind("hard"), 1.0)])
+GOLDEN = Path(__file__).parent / "golden" / "curve.txt"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(300) % 3
+    x = torch.randn(300, 5, generator=generator) + 2 * nn.functional.one_hot(y, 5)
+    return from_arrays(x, y)
+
+
+def network(width=3, dropout=0.0):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, width))
+
+
+def distilling():
+    return Objective([Term("hard", bind("hard"), 0.1), Term("kd", bind("kd", temperature=4.0), 0.9)])
+
+
+def same(a, b):
+    return all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_it_takes_the_very_steps_of_a_plain_loop(data):
+    """Against the loop anyone would write, over the same batches."""
+    plan = Plan(epochs=2, batch_size=32, lr=0.05, optimizer="sgd", momentum=0.9, weight_decay=1e-3, select="last")
+    student, plain = network(), network()
+    teacher = network()
+    fit(student, distilling(), Frozen(teacher), data, plan, seed=5)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    teacher.eval()
+    plain.train()
+    for epoch in range(2):
+        for batch in batches(data, data.train, 32, order=derive_seed(5, "order", epoch)):
+            logits = plain(batch.x)
+            with torch.no_grad():
+                told = teacher(batch.x)
+            kl = nn.functional.kl_div((logits / 4).log_softmax(1), (told / 4).softmax(1), reduction="batchmean")
+            loss = 0.1 * nn.functional.cross_entropy(logits, batch.y) + 0.9 * 16 * kl
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(student.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_it_learns_and_says_how(data):
+    student = network()
+    history = fit(student, HARD, None, data, Plan(epochs=5, batch_size=32, lr=0.01))
+    assert [e["epoch"] for e in history.epochs] == [1, 2, 3, 4, 5]
+    assert history.epochs[-1]["train_loss"] < 0.7 * history.epochs[0]["train_loss"]
+    assert history.epochs[-1]["val_accuracy"] > 0.75
+    accuracy = (student.eval()(pixels(data, data.val, "cpu")).argmax(1) == targets(data, data.val, "cpu")).float().mean()
+    assert accuracy.item() == pytest.approx(history.epochs[history.best_epoch - 1]["val_accuracy"])
+
+
+def test_the_teacher_and_the_test_split_are_left_alone(data):
+    teacher = network().train()
+    before = copy.deepcopy(teacher.state_dict())
+    asked = []
+
+    def watched(batch):
+        asked.append(batch.index)
+        return Frozen(teacher)(batch)
+
+    fit(network(), distilling(), watched, data, Plan(epochs=1, batch_size=32))
+    assert same(before, teacher.state_dict())
+    assert not set(torch.cat(asked).tolist()) & set(data.test.tolist())
+    assert sorted(torch.cat(asked).tolist()) == sorted(data.train.tolist())
+
+
+def test_with_and_without_a_teacher_the_order_and_the_dropout_are_the_same(data):
+    seen = {}
+    for role, objective in (("student", HARD), ("distilled", distilling())):
+        rows = []
+
+        def augment(batch, rows=rows):
+            rows.append((batch.index, batch.view, torch.rand(1)))
+            return batch
+
+        fit(network(), objective, Frozen(network()), data, Plan(epochs=2, batch_size=32), seed=3, augment=augment)
+        seen[role] = rows
+    for (a, view_a, drawn_a), (b, view_b, drawn_b) in zip(seen["student"], seen["distilled"], strict=True):
+        assert torch.equal(a, b)
+        assert view_a == view_b
+        assert torch.equal(drawn_a, drawn_b)
+    assert {view for _, view, _ in seen["student"]} == {0, 1}
+
+
+def test_accumulation_changes_the_memory_and_not_the_steps(data):
+    def trained(accumulate):
+        student = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+        torch.manual_seed(0)
+        for p in student.parameters():
+            nn.init.normal_(p, std=0.3)
+        fit(student, HARD, None, data, Plan(epochs=2, batch_size=50, lr=0.1, optimizer="sgd", accumulate=accumulate, select="last"))
+        return student.state_dict()
+
+    whole = trained(1)
+    for parts in (3, 50):
+        for name, value in trained(parts).items():
+            torch.testing.assert_close(value, whole[name], atol=1e-6, rtol=1e-5)
+
+
+def test_best_and_last_weights(data, tmp_path):
+    best, last = network(), network()
+    plan = {"epochs": 6, "batch_size": 8, "lr": 0.1}
+    history = fit(best, HARD, None, data, Plan(**plan), folder=tmp_path / "a")
+    fit(last, HARD, None, data, Plan(**plan, select="last"), folder=tmp_path / "b")
+    scores = [(e["val_accuracy"], -e["val_loss"]) for e in history.epochs]
+    assert history.best_epoch == 1 + scores.index(max(scores))
+    for student, file in ((best, "best"), (last, "last")):
+        loaded = network()
+        load_weights(loaded, tmp_path / "a" / f"{file}.safetensors")
+        assert same(loaded.state_dict(), student.state_dict())
+    lines = [json.loads(line) for line in (tmp_path / "a" / "history.jsonl").read_text().splitlines()]
+    assert lines == history.epochs
+
+
+def test_it_stops_when_it_no_longer_gets_better(data):
+    history = fit(network(), HARD, None, data, Plan(epochs=50, batch_size=32, lr=1e-9, patience=3, optimizer="sgd", momentum=0.0))
+    assert len(history.epochs) - history.best_epoch == 3
+    assert len(history.epochs) < 50
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"optimizer": "sgd", "schedule": "cosine", "clip_norm": 0.5}])
+def test_a_training_that_was_cut_off_ends_with_the_same_bits(data, tmp_path, options):
+    plan = Plan(epochs=4, batch_size=32, lr=0.01, **options)
+    whole, cut = network(dropout=0.3), network(dropout=0.3)
+    fit(whole, distilling(), Frozen(network()), data, plan, seed=2, folder=tmp_path / "whole")
+
+    class Cut(Exception):
+        pass
+
+    def teacher(batch, calls=iter(range(10_000))):
+        if next(calls) == 17:
+            raise Cut
+        return Frozen(network())(batch)
+
+    with pytest.raises(Cut):
+        fit(cut, distilling(), teacher, data, plan, seed=2, folder=tmp_path / "cut")
+    fresh = network(dropout=0.3)
+    with torch.no_grad():
+        fresh[0].weight.zero_()
+    history = fit(fresh, distilling(), Frozen(network()), data, plan, seed=2, folder=tmp_path / "cut")
+    assert len(history.epochs) == 4
+    assert same(whole.state_dict(), fresh.state_dict())
+    for file in ("best", "last"):
+        files = [(tmp_path / run / f"{file}.safetensors").read_bytes() for run in ("whole", "cut")]
+        assert files[0] == files[1]
+
+
+def test_a_loss_with_weights_of_its_own_is_trained_and_resumed(data, tmp_path):
+    class Projected(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.project = nn.Linear(3, 3)
+
+        def forward(self, student, teacher, target):
+            return (self.project(student) - teacher).square().mean()
+
+    def objective():
+        return Objective([Term("hard", bind("hard"), 1.0), Term("own", Projected(), 1.0)])
+
+    first = objective()
+    before = copy.deepcopy(first.state_dict())
+    plan = Plan(epochs=2, batch_size=32, lr=0.01)
+    student = network()
+    fit(student, first, Frozen(network()), data, plan, folder=tmp_path)
+    assert not same(before, first.state_dict())
+    again = objective()
+    fit(network(), again, Frozen(network()), data, plan, folder=tmp_path)
+    assert same(first.state_dict(), again.state_dict())
+    assert set(student.state_dict()) == set(network().state_dict())
+
+
+def test_a_loss_that_breaks_is_told_with_its_step_and_the_good_weights_stay(data, tmp_path):
+    class Breaks:
+        def __init__(self, at):
+            self.calls, self.at = 0, at
+
+        def __call__(self, batch):
+            self.calls += 1
+            return Output(torch.full((len(batch.index), 3), math.nan if self.calls > self.at else 0.0))
+
+    plan = Plan(epochs=3, batch_size=32, lr=0.01)
+    steps = math.ceil(len(data.train) / 32)
+    with pytest.raises(UserError, match=rf"epoch 2, step 3 of {steps}.*last finished epoch are kept") as caught:
+        fit(network(), distilling(), Breaks(steps + 2), data, plan, folder=tmp_path)
+    assert "lower lr" in str(caught.value)
+    kept = network()
+    load_weights(kept, tmp_path / "last.safetensors")
+    assert all(torch.isfinite(v).all() for v in kept.state_dict().values())
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_last_batch_of_one_row_does_not_break_batch_norm():
+    y = torch.arange(60) % 2
+    data = from_arrays(torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), y, val=0.1, test=0.1)
+    size = len(data.train) - 1
+    history = fit(network(2), HARD, None, data, Plan(epochs=1, batch_size=size))
+    assert math.isfinite(history.epochs[0]["train_loss"])
+
+
+def test_values_are_learned_too():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 5, generator=generator)
+    data = from_arrays(x, 1000 + 50 * x[:, :2], kind="regression")
+    objective = Objective([Term("label_mse", bind("label_mse"), 1.0)])
+    history = fit(network(2), objective, None, data, Plan(epochs=30, batch_size=16, lr=0.01))
+    assert history.epochs[-1]["val_r2"] > 0.8
+    assert history.epochs[-1]["val_rmse"] == pytest.approx(50 * math.sqrt(history.epochs[-1]["val_loss"]), rel=0.3)
+
+
+def test_the_learning_rate_is_torch_s_at_whole_epochs():
+    parameter = nn.Parameter(torch.zeros(1))
+    for plan, make in (
+        (Plan(epochs=50, lr=0.1, schedule={"name": "cosine", "t_max": 20, "eta_min": 1e-9}),
+         lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 20, 1e-9)),
+        (Plan(epochs=50, lr=0.1, schedule={"name": "step", "step_size": 15, "gamma": 0.5}),
+         lambda o: torch.optim.lr_scheduler.StepLR(o, 15, 0.5)),
+        (Plan(epochs=50, lr=0.1, schedule="linear"),
+         lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 1e-12, 50)),
+    ):  # fmt: skip
+        optimizer = torch.optim.SGD([parameter], lr=0.1)
+        schedule = make(optimizer)
+        for epoch in range(50):
+            assert learning_rate(plan, epoch) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+            optimizer.step()
+            schedule.step()
+
+
+def test_warm_up_rises_to_the_full_rate():
+    plan = Plan(epochs=10, lr=0.2, warmup_epochs=2, schedule="cosine")
+    assert learning_rate(plan, 0.5) == pytest.approx(0.05)
+    assert learning_rate(plan, 2) == pytest.approx(0.2)
+    assert learning_rate(plan, 10) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_golden_curve_does_not_move(data):
+    """Twenty steps. A change that is not about numerics must leave this file alone."""
+    plan = Plan(epochs=4, batch_size=42, lr=0.01, schedule="cosine", clip_norm=1.0)
+    history = fit(network(dropout=0.1), distilling(), Frozen(network()), data, plan, seed=7)
+    assert len(data.train) == 5 * 42
+    found = [e["train_loss"] for e in history.epochs] + [e["val_loss"] for e in history.epochs]
+    assert found == pytest.approx([float(line) for line in GOLDEN.read_text().split()], rel=1e-5)
+
+
+def test_faults_are_told_before_anything_is_trained(data):
+    with pytest.raises(UserError, match="there is none"):
+        fit(network(), distilling(), None, data, Plan(epochs=1))
+    with pytest.raises(UserError, match="no parameter wants a gradient"):
+        fit(nn.Flatten(), HARD, None, data, Plan(epochs=1))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no CUDA device"):
+            fit(network(), HARD, None, data, Plan(epochs=1), run=Run(device="cuda"))
+
+
+def test_low_precision_trains(data):
+    history = fit(network(), HARD, None, data, Plan(epochs=3, batch_size=32, lr=0.01), run=Run(precision="bf16"))
+    assert history.epochs[-1]["val_accuracy"] > 0.7
