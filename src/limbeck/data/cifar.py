@@ -97,6 +97,10 @@ def read_python(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 # --- a pickle reader that builds nothing but plain values and arrays -----------------------------
 
 
+class RefusedError(pickle.UnpicklingError):
+    """A pickle wants something that CIFAR-10's files have no need of."""
+
+
 class _Dtype:
     """Stands for numpy.dtype in a pickle: remembers the code, runs nothing."""
 
@@ -138,7 +142,7 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     if _text(encoding) not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}")
+        raise RefusedError(f"it asks for the encoding {encoding!r}")
     return text.encode("latin1")
 
 
@@ -154,20 +158,18 @@ PERMITTED = {
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in PERMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise RefusedError(f"it asks for {module}.{name}")
         return PERMITTED[module, name]
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
         found = _Reader(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except pickle.UnpicklingError as error:
-        hint = (
-            "it may run code; CIFAR-10's own files hold nothing but arrays and lists"
-            if "asks for" in str(error)
-            else None
-        )
-        raise UserError(f"this pickle is refused: {error}", where=str(path), hint=hint) from error
+    except RefusedError as error:
+        raise UserError(
+            f"this pickle is refused: {error}", where=str(path),
+            hint="it may run code; CIFAR-10's own files hold nothing but arrays and lists",
+        ) from error  # fmt: skip
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(
             f"cannot be read as a CIFAR-10 batch ({type(error).__name__}: {error})", where=str(path)

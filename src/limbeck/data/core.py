@@ -147,7 +147,7 @@ def on_device(data: Data, device: torch.device | str, *, share: float = 0.5) -> 
 def measure(x: Tensor, rows: Tensor) -> Scaling:
     """Scaling of inputs or targets over `rows`: per channel of images [N, channels, H, W], per column of tables."""
     step = max(1, 2**23 // max(1, math.prod(x.shape[1:])))  # some tens of MB at a time: x may be a large mapped file
-    chunks = rows.split(step)
+    chunks = torch.split(rows, step)
     mean, variance = _of_bytes(x, chunks) if x.dtype == torch.uint8 else _of_floats(x, chunks)
     std = variance.sqrt().float()
     return Scaling(mean.float(), torch.where(std > 0, std, torch.ones_like(std)))

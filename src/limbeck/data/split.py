@@ -67,7 +67,8 @@ def three_way(
         names if stratify and labels is not None else (), parts=1 + (test_rows is None) + (val_rows is None),
     )  # fmt: skip
     if test_rows is None:
-        test_rows = draw(everything, by_class, keys, DEFAULT_TEST if test is None else test, derive_seed("test", seed))
+        share = DEFAULT_TEST if test is None else test
+        test_rows = draw(everything, by_class, keys, share, derive_seed("test", seed), keep=2)
     rest = np.setdiff1d(everything, test_rows)
     if val_rows is None:
         val_rows = draw(rest, by_class, keys, val, derive_seed("val", seed))
@@ -77,7 +78,9 @@ def three_way(
     return Splits(splits.train, splits.val, splits.test, notes)
 
 
-def draw(rows: Rows, labels: NDArray[Any], keys: NDArray[Any] | None, share: float, seed: int) -> Rows:
+def draw(
+    rows: Rows, labels: NDArray[Any], keys: NDArray[Any] | None, share: float, seed: int, *, keep: int = 1
+) -> Rows:
     """A share of `rows`, ascending: from each class alike, and with whole groups if there are `keys`.
 
     Args:
@@ -86,14 +89,15 @@ def draw(rows: Rows, labels: NDArray[Any], keys: NDArray[Any] | None, share: flo
         keys: group number of every row of the data set, or None.
         share: how much to draw, in (0, 1).
         seed: of the shuffle.
+        keep: how many rows (or groups) of each class are to be left, at least, where it has enough.
     """
     random = np.random.default_rng(seed)
     _, local = np.unique(labels[rows], return_inverse=True)
     if keys is not None:
-        return np.sort(rows[_draw_groups(local, keys[rows], share, random)])
+        return np.sort(rows[_draw_groups(local, keys[rows], share, random, keep)])
     counts = np.bincount(local)
-    wanted = int(np.clip(round(share * len(rows)), len(counts), len(rows) - len(counts)))
-    return np.sort(rows[_pick(local, allocate(counts, wanted, keep=1), random)])
+    wanted = max(round(share * len(rows)), len(counts))
+    return np.sort(rows[_pick(local, allocate(counts, wanted, keep=keep), random)])
 
 
 def subset(labels: NDArray[Any], wanted: int, seed: int) -> Rows:
@@ -109,7 +113,7 @@ def subset(labels: NDArray[Any], wanted: int, seed: int) -> Rows:
 def allocate(counts: Rows, wanted: int, *, keep: int) -> Rows:
     """Share `wanted` places among classes in proportion to their `counts`, by largest remainder.
 
-    Every class gets at least one place and is left with at least `keep` rows.
+    Every class gets at least one place and, if it has more than `keep` rows, is left with that many.
     """
     exact = counts * (wanted / counts.sum())
     most = np.maximum(counts - keep, 1)
@@ -131,7 +135,9 @@ def _pick(labels: Rows, quota: Rows, random: np.random.Generator) -> Rows:
     return picked
 
 
-def _draw_groups(labels: Rows, keys: NDArray[Any], share: float, random: np.random.Generator) -> NDArray[np.bool_]:
+def _draw_groups(
+    labels: Rows, keys: NDArray[Any], share: float, random: np.random.Generator, keep: int
+) -> NDArray[np.bool_]:
     """Whole groups that come nearest to `share` of every class: the best of a few greedy passes in random order."""
     _, group = np.unique(keys, return_inverse=True)
     table = np.zeros((group.max() + 1, labels.max() + 1))
@@ -144,20 +150,22 @@ def _draw_groups(labels: Rows, keys: NDArray[Any], share: float, random: np.rand
             after = left - weights[candidate]
             if after @ after < left @ left:
                 taken[candidate], left = True, after
-        taken = _each_class_on_both_sides(weights, taken)
+        taken = _each_class_on_both_sides(weights, taken, keep)
         miss = float(np.square(share - weights[taken].sum(axis=0)).sum())
         if miss < best_miss:
             best, best_miss = taken, miss
     return best[group]
 
 
-def _each_class_on_both_sides(weights: NDArray[np.float64], taken: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Move the smallest group of a class that stands on one side only, where that leaves both sides with it."""
+def _each_class_on_both_sides(weights: NDArray[np.float64], taken: NDArray[np.bool_], keep: int) -> NDArray[np.bool_]:
+    """Move the smallest groups of a class that is not drawn from, or of which fewer than `keep` groups are left."""
     for label in range(weights.shape[1]):
         members = np.flatnonzero(weights[:, label])
-        if len(members) > 1 and (taken[members].all() or not taken[members].any()):
-            smallest = members[np.argmin(weights[members].sum(axis=1))]
-            taken[smallest] = not taken[smallest]
+        members = members[np.argsort(weights[members].sum(axis=1), kind="stable")]
+        if not taken[members].any() and len(members) > keep:
+            taken[members[0]] = True
+        for member in members[taken[members]][: max(0, min(keep, len(members) - 1) - int((~taken[members]).sum()))]:
+            taken[member] = False
     return taken
 
 
@@ -169,7 +177,6 @@ def _check_sizes(labels: NDArray[Any], keys: NDArray[Any] | None, rows: Rows, na
         count = len(mine) if keys is None else len(np.unique(keys[mine]))
         if count < parts:
             whose = f"class '{names[label]}' has" if names else "there are"
-            # The shares of published splits may be lopsided, and then the test rows are not at hand to fill up with.
             raise UserError(
                 f"{whose} only {count} {what} to divide into {parts} splits",
                 where="data.split",

@@ -112,22 +112,22 @@ def _refuse_gaps(frame: pd.DataFrame, where: str) -> None:
 
 def _targets(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) -> tuple[torch.Tensor, tuple[str, ...]]:
     if kind == "regression":
-        for column in targets:
-            if frame[column].dtype.kind not in "iuf":
+        for name in targets:
+            if frame[name].dtype.kind not in "iuf":
                 raise UserError(
-                    f"target '{column}' is not a column of numbers", where=where, hint="set `task: classification`"
+                    f"target '{name}' is not a column of numbers", where=where, hint="set `task: classification`"
                 )
         values = np.stack([frame[c].to_numpy(dtype=np.float32) for c in targets], axis=1)
         return torch.from_numpy(values), tuple(targets)
     if len(targets) != 1:
         raise UserError("classification has one target column", where="data.target")
     name = targets[0]
-    values = frame[name]
-    if values.dtype.kind == "f":
-        if not (values == values.round()).all():
+    column = frame[name]
+    if column.dtype.kind == "f":
+        if not (column == column.round()).all():
             raise UserError(f"target '{name}' has fractions, not classes", where=where, hint="set `task: regression`")
-        values = values.astype(np.int64)
-    known, codes = np.unique(_plain(values), return_inverse=True)
+        column = column.astype(np.int64)
+    known, codes = np.unique(_plain(column), return_inverse=True)
     if len(known) < 2:
         raise UserError(f"target '{name}' has one class only, '{known[0]}'", where=where)
     return torch.from_numpy(codes.ravel().astype(np.int64)), tuple(str(k) for k in known)

@@ -71,7 +71,7 @@ def split_folder(
             what = "images" if keys is None else "groups"
             raise UserError(f"class '{name}' has {count} {what}, too few for {needed} splits", where=str(source))
     if test:
-        part[draw(rows, labels, keys, test, derive_seed("test", seed))] = "test"
+        part[draw(rows, labels, keys, test, derive_seed("test", seed), keep=2)] = "test"
     part[draw(rows[part == "train"], labels, keys, val, derive_seed("val", seed))] = "val"
 
     places = [Path(p, f.below) for p, f in zip(part.tolist(), files, strict=True)]

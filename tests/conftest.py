@@ -1,0 +1,22 @@
+"""What every test file may use."""
+
+import os
+
+import pytest
+
+
+def need(present: bool, what: str) -> None:
+    """Skip a test whose data or extra is absent, or fail it where everything was said to be installed."""
+    if not present:
+        if os.environ.get("LIMBECK_REQUIRE_DATA") == "1":
+            pytest.fail(f"needs {what}, and LIMBECK_REQUIRE_DATA=1 says that it is here")
+        pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Keep what tests store out of the user's cache."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LIMBECK_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
