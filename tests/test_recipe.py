@@ -65,7 +65,7 @@ def test_every_bundled_recipe_is_sound(name):
         ("source: digits", "source: digit", "did you mean 'digits'?"),
         ("temperature: 4", "temprature: 4", "did you mean 'temperature'?"),
         ("temperature: 4", "temperature: hot", "option 'temperature' is a float"),
-        ("  kd:", "  kb:", "unknown loss 'kb'; did you mean 'kd'"),
+        ("  kd:", "  kdd:", "unknown loss 'kdd'; did you mean 'kd'"),
         ("student:\n  model: mlp", "student:\n  model: mpl", "unknown model 'mpl'; did you mean 'mlp'"),
         ("  hard: 0.1", "  hard: -0.1", "greater than or equal to 0"),
         ("    train: {epochs: 1}", "    name: big", "give `train` to train this teacher here, or `weights` to load it"),

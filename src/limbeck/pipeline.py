@@ -99,15 +99,19 @@ def run(
 
 def _claim(folder: Path, checked: Recipe) -> None:
     """Make `folder` this recipe's, or refuse."""
-    path, wanted = folder / "recipe.yaml", recipe.dump(checked)
+    path = folder / "recipe.yaml"
     if not path.exists():
         strangers = [p.name for p in folder.iterdir() if p.name != ".lock"]
         if strangers:
             raise UserError(f"is not empty and holds no run ({strangers[0]}, ...)", where=str(folder), hint="choose another --out")
-        write_text(path, wanted)
+        write_text(path, recipe.dump(checked))
         return
-    before, now = _flat(recipe.parse(path.read_text(encoding="utf-8"), str(path))), _flat(recipe.parse(wanted, "recipe"))
-    changed = [f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    before, now = (_flat(r.model_dump(mode="json")) for r in (recipe.load(path), checked))
+    changed = [
+        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
     if changed:
         shown = "\n  ".join(changed[:10] + ([f"and {len(changed) - 10} more"] if len(changed) > 10 else []))
         raise UserError(

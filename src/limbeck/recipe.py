@@ -424,8 +424,8 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) 
 
 
 def dump(recipe: Recipe) -> str:
-    """The whole recipe as YAML, with every default spelled out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    """The recipe as YAML that `load` reads again: what was given, overrides included, without the defaults."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True, width=100)
 
 
 def parse(text: str, label: str) -> dict[str, Any]:

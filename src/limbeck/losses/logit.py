@@ -81,7 +81,8 @@ def kd(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float =
     log_s = F.log_softmax(student / temperature, dim=-1)
     log_t = F.log_softmax(teacher / temperature, dim=-1)
     p_t = log_t.exp()
-    divergence = torch.where(p_t > 0, p_t * (log_t - log_s), 0).sum(dim=-1)
+    # Asked this way round, a teacher's NaN stays one: whoever trains must see it.
+    divergence = torch.where(p_t == 0, 0, p_t * (log_t - log_s)).sum(dim=-1)
     return temperature**2 * mean(divergence, target)
 
 
