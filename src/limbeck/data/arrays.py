@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -110,14 +112,26 @@ def _open(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Path]]:
         folder = path if path.is_dir() else path.parent
         files = {file.stem: file for file in sorted(folder.glob("*.npy"))}
         return {name: read_array(file) for name, file in files.items()}, files
+    with archive(path) as found:
+        arrays = {name: found[name] for name in found.files}
+    return arrays, dict.fromkeys(arrays, path)
+
+
+@contextlib.contextmanager
+def archive(path: Path) -> Iterator[NpzFile]:
+    """An open .npz file.
+
+    Raises:
+        UserError: it is damaged, holds Python objects, or is no archive.
+    """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                raise UserError("holds one array; x and y are needed", where=str(path))
-            arrays = {name: archive[name] for name in archive.files}
+        with path.open("rb") as stream:  # NumPy leaves a file that it opened itself open when it turns out damaged
+            found = np.load(stream, allow_pickle=False)
+            if not isinstance(found, NpzFile):
+                raise UserError("holds one array; an archive with x and y is needed", where=str(path))
+            yield found
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise _refused(error, path) from error
-    return arrays, dict.fromkeys(arrays, path)
 
 
 def read_array(path: Path) -> NDArray[Any]:
@@ -176,10 +190,10 @@ def _inputs(x: NDArray[Any], where: str) -> Tensor:
             hint="images are [N, channels, H, W] or [N, H, W], tables [N, columns]",
         )
     if x.ndim == 2:
-        return _finite(x.astype(np.float32), where)
+        return _finite(x, where)
     x = _channels_first(x, where)
     if x.dtype.kind == "f":
-        x = _finite(x.astype(np.float32), where).numpy()
+        x = _finite(x, where).numpy()
         if x.min() < 0 or x.max() > 1:
             raise UserError(
                 f"float images run from {x.min():.4g} to {x.max():.4g}",
@@ -209,7 +223,9 @@ def _channels_first(x: NDArray[Any], where: str) -> NDArray[Any]:
     )
 
 
-def _finite(x: NDArray[np.float32], where: str) -> Tensor:
+def _finite(values: NDArray[Any], where: str) -> Tensor:
+    with np.errstate(over="ignore"):
+        x = values.astype(np.float32)
     good = np.isfinite(x).reshape(len(x), -1)
     if not good.all():
         row, column = (int(i[0]) for i in np.nonzero(~good))
@@ -260,7 +276,7 @@ def _outputs(y: NDArray[Any], kind: Kind, names: Sequence[str] | None, where: st
 def _values(y: NDArray[Any], names: Sequence[str] | None, where: str) -> tuple[Tensor, tuple[str, ...]]:
     if y.dtype.kind not in "biuf" or y.ndim not in (1, 2):
         raise UserError(f"measured values are {y.dtype} {y.shape}, not numbers [N] or [N, K]", where=where)
-    values = _finite(y.reshape(len(y), -1).astype(np.float32), where)
+    values = _finite(y.reshape(len(y), -1), where)
     width = values.shape[1]
     known = tuple(names) if names is not None else ("y",) if width == 1 else tuple(f"y{i}" for i in range(width))
     if len(known) != width:

@@ -10,19 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.data.arrays import read_array
+from limbeck.data.arrays import archive, read_array
 from limbeck.data.cifar import read_binary, read_python
 from limbeck.data.folder import File, scan
 from limbeck.data.idx import read_idx
 from limbeck.data.images import guarded, probe
 from limbeck.data.raw import AbsentError
 from limbeck.data.tables import read_table
-from limbeck.errors import UserError
 from limbeck.runtime import Progress
 
 SHOWN = 20
@@ -68,15 +66,12 @@ def _file(path: Path) -> dict[str, Any]:
 def _archive(path: Path) -> dict[str, Any]:
     """Arrays of an .npz file; those of Python objects are named but not read."""
     found: dict[str, Any] = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                try:
-                    found[name] = _array(archive[name])
-                except ValueError as error:
-                    found[name] = {"unreadable": str(error)}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UserError(f"cannot be read as NumPy arrays ({error})", where=str(path)) from error
+    with archive(path) as opened:
+        for name in opened.files:
+            try:
+                found[name] = _array(opened[name])
+            except ValueError as error:
+                found[name] = {"unreadable": str(error)}
     return found
 
 

@@ -117,7 +117,7 @@ def _targets(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) ->
                 raise UserError(
                     f"target '{name}' is not a column of numbers", where=where, hint="set `task: classification`"
                 )
-        values = np.stack([frame[c].to_numpy(dtype=np.float32) for c in targets], axis=1)
+        values = np.stack([_float32(frame[name], name, where) for name in targets], axis=1)
         return torch.from_numpy(values), tuple(targets)
     if len(targets) != 1:
         raise UserError("classification has one target column", where="data.target")
@@ -140,10 +140,7 @@ def _encode(features: pd.DataFrame, train: Rows, where: str) -> tuple[NDArray[np
     for column in features.columns:
         values = features[column]
         if values.dtype.kind in "biuf":
-            block = values.to_numpy(dtype=np.float32)[:, None]
-            if not np.isfinite(block).all():
-                raise UserError(f"column '{column}' has numbers beyond the range of float32", where=where)
-            blocks.append(block)
+            blocks.append(_float32(values, column, where)[:, None])
             names.append(column)
             continue
         if values.dtype.kind in "mM":
@@ -160,6 +157,14 @@ def _encode(features: pd.DataFrame, train: Rows, where: str) -> tuple[NDArray[np
         blocks.append((words[:, None] == known).astype(np.float32))
         names += [f"{column}={word}" for word in known]
     return np.concatenate(blocks, axis=1), tuple(names)
+
+
+def _float32(column: pd.Series[Any], name: str, where: str) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        values: NDArray[np.float32] = column.to_numpy(dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"column '{name}' has numbers beyond the range of float32", where=where)
+    return values
 
 
 def _codes(column: pd.Series[Any]) -> NDArray[np.int64]:

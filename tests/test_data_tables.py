@@ -1,0 +1,261 @@
+"""CSV, Parquet and NumPy files."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from limbeck import data, recipe
+from limbeck.errors import UserError
+
+
+def load(path, kind="classification", source="table", **fields):
+    return data.load(recipe.Data.model_validate({"source": source, "path": str(path), **fields}), kind)
+
+
+@pytest.fixture
+def frame():
+    random = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "length": random.normal(5, 2, 60),
+            "count": random.integers(0, 9, 60),
+            "colour": random.choice(["red", "green", "blue"], 60),
+            "wet": random.integers(0, 2, 60).astype(bool),
+            "patient": np.repeat(np.arange(20), 3),
+            "price": random.normal(100, 20, 60),
+            "kind": np.tile(["cat", "dog", "ant"], 20),
+        }
+    )
+
+
+@pytest.fixture(params=["csv", "csv.gz", "tsv", "parquet"])
+def table(frame, tmp_path, request):
+    path = tmp_path / f"table.{request.param}"
+    if request.param == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if request.param == "tsv" else ",")
+    return path
+
+
+def test_numbers_stay_and_words_become_one_column_each(table, frame):
+    d = load(table, target="kind", drop=["price", "patient"])
+    assert d.columns == ("length", "count", "colour=blue", "colour=green", "colour=red", "wet")
+    assert (d.task.names, d.images) == (("ant", "cat", "dog"), False)
+    assert d.y[:4].tolist() == [1, 2, 0, 1]
+    expected = np.stack(
+        [frame["length"], frame["count"], *(frame["colour"] == c for c in ("blue", "green", "red")), frame["wet"]],
+        axis=1,
+    ).astype(np.float32)
+    assert np.allclose(d.x, expected)
+    assert np.allclose(d.inputs.mean, expected[d.train.numpy()].mean(0), atol=1e-5)
+
+
+def test_regression_targets_keep_their_units(table, frame):
+    d = load(table, "regression", target=["price", "length"])
+    assert d.task.names == ("price", "length")
+    assert np.allclose(d.y, frame[["price", "length"]], rtol=1e-6)
+    assert not {"price", "length"} & set(d.columns)
+
+
+def test_a_group_column_is_no_feature_and_stays_whole(table, frame):
+    d = load(table, target="kind", split={"group": "patient"})
+    assert "patient" not in d.columns
+    sides = [set(frame["patient"].to_numpy()[rows.numpy()]) for rows in (d.train, d.val, d.test)]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 20
+
+
+def test_categories_come_from_training_rows_only(frame, tmp_path):
+    frame.to_csv(path := tmp_path / "t.csv", index=False)
+    held_out = int(load(path, target="kind").test[0])
+    frame.loc[held_out, "colour"] = "mauve"
+    frame.to_csv(path, index=False)
+    d = load(path, target="kind")
+    assert held_out in d.test.tolist()
+    assert "colour=mauve" not in d.columns
+    words = [i for i, name in enumerate(d.columns) if name.startswith("colour=")]
+    assert d.x[held_out, words].tolist() == [0, 0, 0]
+    others = [r for r in range(60) if r != held_out]
+    assert (d.x[others][:, words].sum(1) == 1).all()
+
+
+def test_class_numbers_sort_as_numbers(frame, tmp_path):
+    frame["kind"] = np.tile([10, 9, -1], 20)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert load(tmp_path / "t.csv", target="kind").task.names == ("-1", "9", "10")
+
+
+def test_a_limit_keeps_classes_even(table):
+    d = load(table, target="kind", limit=30)
+    assert torch.bincount(d.y).tolist() == [10, 10, 10]
+    assert d.notes == ("limited to 30 of 60 rows",)
+
+
+@pytest.mark.parametrize(
+    ("change", "fields", "message"),
+    [
+        (lambda f: f, {"target": "knd"}, "no column 'knd'\n  hint: did you mean 'kind'?"),
+        (lambda f: f, {"target": "kind", "drop": ["colur"]}, "did you mean 'colour'"),
+        (lambda f: f, {"target": "kind", "drop": ["kind"]}, "cannot be the target and left out"),
+        (lambda f: f, {"target": "kind", "split": {"group": "nobody"}}, "data.split.group: t.csv has no column"),
+        (lambda f: f, {"target": ["kind", "wet"]}, "one target column"),
+        (lambda f: f, {"target": "price"}, "has fractions, not classes"),
+        (lambda f: f[:0], {"target": "kind"}, "has no rows"),
+        (lambda f: f[["kind"]], {"target": "kind"}, "no columns are left"),
+        (lambda f: f.assign(kind="cat"), {"target": "kind"}, "one class only, 'cat'"),
+        (lambda f: f[:4], {"target": "kind"}, "class 'ant' has only 1 rows"),
+        (lambda f: f.assign(length=f["length"].mask(f.index >= 16)), {"target": "kind"},
+         "column 'length' has 44 missing (NaN) or infinite values, the first in row 17"),
+        (lambda f: f.assign(length=f["length"].mask(f.index == 2, np.inf)), {"target": "kind"}, "the first in row 3"),
+        (lambda f: f.assign(colour=f["colour"].mask(f.index == 0)), {"target": "kind"}, "'colour' has 1 missing"),
+        (lambda f: f.assign(length=1e300), {"target": "kind"}, "beyond the range of float32"),
+        (lambda f: pd.concat([f.assign(id=[f"{p}-{k}" for k in f.index]) for p in range(9)]), {"target": "kind"},
+         "categories, more than 256"),
+    ],
+)  # fmt: skip
+def test_tables_that_cannot_be_used(frame, tmp_path, change, fields, message):
+    change(frame).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "t.csv", **fields)
+    assert message in str(caught.value)
+
+
+def test_regression_needs_numbers(frame, tmp_path):
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError, match="target 'kind' is not a column of numbers"):
+        load(tmp_path / "t.csv", "regression", target="kind")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", None, "there is no such file"),
+        ("t.csv", b"", "cannot be read as a table"),
+        ("t.csv", b'a,b\n1,2\n3,4,5,6\n"', "cannot be read as a table"),
+        ("t.parquet", b"PAR1 no", "cannot be read as a table"),
+        ("t.xlsx", b"PK", "neither .csv, .tsv nor .parquet"),
+    ],
+)
+def test_files_that_are_no_tables(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / name, target="a")
+    assert message in str(caught.value)
+
+
+def test_dates_are_refused(frame, tmp_path):
+    frame.assign(day=pd.Timestamp("2024-01-01")).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="column 'day' holds dates"):
+        load(tmp_path / "t.parquet", target="kind")
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+X = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 3), dtype=np.uint8)
+Y = np.arange(40) % 4
+
+
+def arrays(path, kind="classification", **fields):
+    return load(path, kind, source="arrays", **fields)
+
+
+@pytest.mark.parametrize("names", [("x", "y"), ("X", "y"), ("x_train", "y_train")])
+def test_npz(tmp_path, names):
+    np.savez(tmp_path / "a.npz", **dict(zip(names, (X, Y), strict=True)))
+    d = arrays(tmp_path / "a.npz")
+    assert (d.name, d.shape, d.task.names) == ("arrays a.npz", (3, 6, 6), ("0", "1", "2", "3"))
+    assert np.array_equal(d.x.permute(0, 2, 3, 1), X)
+    assert d.counts() == {"train": 27, "val": 5, "test": 8}
+
+
+def test_a_test_set_in_the_file_is_the_test_split(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=X, y_train=Y, x_test=X[:8], y_test=Y[:8])
+    d = arrays(tmp_path / "a.npz", split={"val": 0.2})
+    assert d.counts() == {"train": 32, "val": 8, "test": 8}
+    assert d.test.tolist() == list(range(40, 48))
+    np.savez(tmp_path / "b.npz", x_train=X, y_train=Y, x_test=X[:8, :5], y_test=Y[:8])
+    with pytest.raises(UserError, match=r"x_test is \(8, 5, 6, 3\)"):
+        arrays(tmp_path / "b.npz")
+
+
+def test_npy_files_are_mapped_not_read(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    d = arrays(tmp_path)
+    assert np.array_equal(d.x.permute(0, 2, 3, 1), X)
+    assert torch.equal(arrays(tmp_path / "x.npy").x, d.x)
+    if Path("/proc/self/maps").exists():
+        assert str(tmp_path / "x.npy") in Path("/proc/self/maps").read_text()
+    np.save(tmp_path / "x.npy", X[::-1])
+    os.utime(tmp_path / "x.npy", ns=(5, 5))
+    assert arrays(tmp_path).fingerprint != d.fingerprint
+
+
+def test_measured_values_and_a_named_target(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(40, 3)), y=Y, depth=np.linspace(0, 9, 40))
+    d = arrays(tmp_path / "a.npz", "regression", target="depth")
+    assert (d.task.kind, d.task.names, tuple(d.y.shape)) == ("regression", ("y",), (40, 1))
+    assert arrays(tmp_path / "a.npz").task.kind == "classification"
+    with pytest.raises(UserError, match="did you mean 'depth'"):
+        arrays(tmp_path / "a.npz", "regression", target="dept")
+
+
+class Trap:
+    """Pickles as a call that makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "x.npy", "raw.npz"])
+def test_pickles_are_refused_and_not_run(tmp_path, name):
+    ran = tmp_path / "it ran"
+    objects = np.array([Trap(ran)] * 40, dtype=object)
+    if name == "a.npz":
+        np.savez(tmp_path / name, x=objects, y=Y)
+    elif name == "x.npy":
+        np.save(tmp_path / name, objects, allow_pickle=True)
+        np.save(tmp_path / "y.npy", Y)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(Trap(ran)))
+    with pytest.raises(UserError, match="which could run code: refused"):
+        arrays(tmp_path / name)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"x": X, "y": Y - 1}, "labels are outside 0 to 2; the first is -1 in row 0"),
+        ({"x": X, "y": Y[:9]}, "not the same number of rows"),
+        ({"a": X, "b": Y}, "has no array 'x'"),
+        ({"x": X.astype(float), "y": Y}, "float images run from 0 to 255"),
+        ({"x": np.where(X[:, 0, :, 0] > 9, np.nan, 1.0), "y": Y}, "NaN or infinite"),
+    ],
+)
+def test_arrays_that_cannot_be_used(tmp_path, content, message):
+    np.savez(tmp_path / "a.npz", **content)
+    with pytest.raises(UserError) as caught:
+        arrays(tmp_path / "a.npz")
+    assert message in str(caught.value)
+    assert str(tmp_path / "a.npz") in str(caught.value)
+
+
+def test_absent_and_damaged_array_files(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        arrays(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", x=X, y=Y)
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:500])
+    with pytest.raises(UserError, match="cannot be read as NumPy arrays"):
+        arrays(tmp_path / "a.npz")
+    with pytest.raises(UserError, match="has no array 'x'"):
+        arrays(tmp_path)
