@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.errors import UserError
-from limbeck.recipe import Augment, Blur, Jitter
 from limbeck.types import Batch
+
+if TYPE_CHECKING:
+    from limbeck.recipe import Augment, Blur, Jitter
 
 # One number for each thing that is drawn. The order is part of what a cache of teacher outputs depends on: append only.
 DRAWS = (

@@ -44,8 +44,8 @@ def losses() -> dict[str, Signature]:
 
 @cache
 def networks() -> dict[str, Signature]:
-    """Every reference network a recipe can name: the rows of NETWORKS in `limbeck/models.py`."""
-    return _table(HERE / "models.py", "NETWORKS")
+    """Every reference network a recipe can name: the rows of NETWORKS in `limbeck/models/networks.py`."""
+    return _table(HERE / "models" / "networks.py", "NETWORKS")
 
 
 def _table(path: Path, name: str) -> dict[str, Signature]:

@@ -1,0 +1,23 @@
+"""Networks: the reference ones by name, any timm model by name, weights in and out.
+
+Every network built here gives logits [B, C] or values [B, K].
+"""
+
+from limbeck.models.building import build, channels_last, normalization
+from limbeck.models.inputs import Normalized, plain
+from limbeck.models.networks import NETWORKS
+from limbeck.models.softmax import as_logits, gives_probabilities
+from limbeck.models.weights import load_weights, save_weights
+
+__all__ = [
+    "NETWORKS",
+    "Normalized",
+    "as_logits",
+    "build",
+    "channels_last",
+    "gives_probabilities",
+    "load_weights",
+    "normalization",
+    "plain",
+    "save_weights",
+]
