@@ -241,6 +241,14 @@ def test_large_and_small_inputs_stay_finite(
 
 
 @every_case
+def test_what_is_not_finite_is_never_hidden(name: str, options: dict[str, Any]) -> None:
+    for side in (0, 1) if needs_teacher(bind(name)) else (0,):
+        parts = sample(name)
+        parts[side][2, 1] = math.nan
+        assert bind(name, **options)(*parts).isnan()
+
+
+@every_case
 def test_empty_batch_gives_zero_with_a_gradient(name: str, options: dict[str, Any]) -> None:
     student, teacher, target = (part[:0] for part in sample(name))
     student = student.clone().requires_grad_()

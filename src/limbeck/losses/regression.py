@@ -94,7 +94,9 @@ def teacher_bounded(student: Tensor, teacher: Tensor, target: Tensor, *, margin:
     student, target = measured(student, target)
     of_student = (student - target).square().sum(dim=-1)
     of_teacher = (teacher - target).square().sum(dim=-1)
-    return mean(torch.where(of_student + margin > of_teacher, of_student, 0), target)
+    # 0 times what was compared: a NaN on either side is never "better", and whoever trains must see it.
+    done = 0 * (of_student + of_teacher)
+    return mean(torch.where(of_student + margin > of_teacher, of_student, done), target)
 
 
 LOSSES: dict[str, Callable[..., Any]] = {

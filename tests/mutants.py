@@ -1,0 +1,127 @@
+# ruff: noqa: E501  (one breakage, one line)
+"""One-line breakages that the tests must notice: python tests/mutants.py [words of their names].
+
+Each is made in a copy of the source, against which its tests then run. A breakage that leaves them green has survived:
+the tests would not have seen that bug. Exits with 1 if any survives. JOBS=n runs n at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutant(NamedTuple):
+    """A breakage: `old`, which stands once in src/limbeck/`file`, becomes `new`; one of `tests` must turn red."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+LOSSES = ("test_losses.py",)
+OBJECTIVE = ("test_objective.py",)
+TAPS = ("test_taps.py",)
+
+MUTANTS = [
+    # losses
+    Mutant("kd: KL flipped", "losses/logit.py", "p_t * (log_t - log_s)", "log_s.exp() * (log_s - log_t)", LOSSES),
+    Mutant("kd: temperature not squared", "losses/logit.py", "return temperature**2 *", "return temperature *", LOSSES),
+    Mutant("kd: no factor for the temperature", "losses/logit.py", "return temperature**2 * mean", "return mean", LOSSES),
+    Mutant("kd: mean over classes", "losses/logit.py", "(log_t - log_s)).sum(dim=-1)", "(log_t - log_s)).mean(dim=-1)", LOSSES),
+    Mutant("kd: teacher not softened", "losses/logit.py", "teacher / temperature", "teacher", LOSSES),
+    Mutant("kd: student not softened", "losses/logit.py", "student / temperature", "student", LOSSES),
+    Mutant("kd: cross-entropy sold as KL", "losses/logit.py", "p_t * (log_t - log_s)", "p_t * -log_s", LOSSES),
+    Mutant("kd: student and teacher swapped", "losses/logit.py", "student, teacher = taught(", "teacher, student = taught(", LOSSES),
+    Mutant("hard: smoothing forgotten", "losses/logit.py", ", label_smoothing=label_smoothing", "", LOSSES),
+    Mutant("mse: sum over outputs", "losses/regression.py", "(student - teacher).square().mean(", "(student - teacher).square().sum(", LOSSES),
+    Mutant("label_mse: absolute error", "losses/regression.py", "(student - target).square().mean(", "(student - target).abs().mean(", LOSSES),
+    Mutant("label_smooth_l1: beta forgotten", "losses/regression.py", ", beta=beta)", ")", LOSSES),
+    Mutant("teacher_bounded: bound reversed", "losses/regression.py", "margin > of_teacher", "margin < of_teacher", LOSSES),
+    Mutant("teacher_bounded: margin's sign", "losses/regression.py", "of_student + margin >", "of_student - margin >", LOSSES),
+    Mutant("teacher_bounded: tie counted", "losses/regression.py", "margin > of_teacher", "margin >= of_teacher", LOSSES),
+    Mutant("kd: NaN hidden", "losses/logit.py", "torch.where(p_t == 0, 0, p_t * (log_t - log_s))", "torch.where(p_t > 0, p_t * (log_t - log_s), 0)", LOSSES),
+    Mutant("teacher_bounded: NaN hidden", "losses/regression.py", "of_student, done)", "of_student, 0)", LOSSES),
+    Mutant("losses: teacher not detached", "losses/inputs.py", "teacher.detach()", "teacher", LOSSES),
+    Mutant("losses: half precision kept", "losses/inputs.py", "else student.float()", "else student", LOSSES),
+    Mutant("losses: ignored rows counted", "losses/inputs.py", "target != IGNORED", "target == target", LOSSES),
+    Mutant("losses: empty batch is NaN", "losses/inputs.py", "max(rows.numel(), 1)", "rows.numel()", LOSSES),
+    Mutant("losses: shapes may broadcast", "losses/inputs.py", "if student.shape != target.shape:", "if False:", LOSSES),
+    # objective
+    Mutant("objective: weights ignored", "objective.py", "total + term.weight * value", "total + value", OBJECTIVE),
+    Mutant("objective: values weighted", "objective.py", "values[term.name] = value = _value(", "values[term.name] = value = term.weight * _value(", OBJECTIVE),
+    Mutant("objective: student and teacher swapped", "objective.py", "term.loss(of_student, cast(Tensor, of_teacher)", "term.loss(cast(Tensor, of_teacher), of_student", OBJECTIVE),
+    Mutant("objective: teacher's tap ignored", "objective.py", "_select(teacher, term.teacher,", "_select(teacher, PREDICTION,", OBJECTIVE),
+    Mutant("objective: watched terms learn", "objective.py", "with torch.no_grad():", "with torch.enable_grad():", OBJECTIVE),
+    Mutant("objective: autocast reaches the losses", "objective.py", "enabled=False", "enabled=True", OBJECTIVE),
+    Mutant("objective: losses not registered", "objective.py", "if isinstance(term.loss, nn.Module)}", "if term.loss is None}", OBJECTIVE),
+    # taps
+    Mutant("taps: hooks stay", "taps.py", "handle.remove()", "handle.id", TAPS),
+    Mutant("taps: the last call wins", "taps.py", "if len(calls) > 1:", "calls = calls[-1:]\n    if len(calls) > 1:", TAPS),
+    Mutant("taps: features kept after a call", "taps.py", "record.open = False\n            record.seen.clear()", "record.open = False", TAPS),
+    Mutant("taps: overwritten feature passes", "taps.py", "output._version != version", "output._version < version", TAPS),
+]  # fmt: skip
+
+
+def try_mutant(mutant: Mutant | None, tests: tuple[str, ...]) -> int:
+    """Pytest's exit code for `tests` against a copy of the package with the breakage, or without any."""
+    with tempfile.TemporaryDirectory(prefix="limbeck-mutant-") as folder:
+        package = Path(folder) / "limbeck"
+        shutil.copytree(ROOT / "src" / "limbeck", package, ignore=shutil.ignore_patterns("__pycache__"))
+        if mutant:
+            path = package / mutant.file
+            path.write_text(broken(path.read_text(encoding="utf-8"), mutant), encoding="utf-8")
+        environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        used = run([sys.executable, "-c", "import limbeck; print(limbeck.__file__)"], environment).stdout
+        if not used.startswith(folder):
+            sys.exit(f"the tests would run against {used.strip()}, not against the copy")
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-m", "not slow", "-p", "no:cacheprovider"]
+        done = run([*command, *(str(ROOT / "tests" / test) for test in tests)], environment)
+        if done.returncode not in (0, 1):
+            print(done.stdout[-3000:])
+        return done.returncode
+
+
+def broken(source: str, mutant: Mutant) -> str:
+    """The source with the breakage in it."""
+    if source.count(mutant.old) != 1:
+        sys.exit(f"{mutant.name}: {mutant.old!r} stands {source.count(mutant.old)} times in {mutant.file}")
+    return source.replace(mutant.old, mutant.new)
+
+
+def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command in the repository, its two outputs as one text."""
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+
+
+def main(words: list[str]) -> int:
+    """Try every mutant whose name holds all the `words`; 0 if the tests notice each."""
+    chosen = [mutant for mutant in MUTANTS if all(word in mutant.name for word in words)]
+    for tests in dict.fromkeys(mutant.tests for mutant in chosen):
+        if try_mutant(None, tests) != 0:
+            sys.exit(f"{', '.join(tests)}: not green without any breakage")
+    survived = 0
+    with ThreadPoolExecutor(int(os.environ.get("JOBS", "1"))) as pool:
+        codes = pool.map(lambda mutant: try_mutant(mutant, mutant.tests), chosen)
+        for mutant, code in zip(chosen, codes, strict=True):
+            # Only a test that fails has noticed: tests that could not even be collected (another code) have not.
+            print("noticed " if code == 1 else "SURVIVED", mutant.name, flush=True)
+            survived += code != 1
+    print(f"{len(chosen) - survived} of {len(chosen)} breakages noticed")
+    return 1 if survived or not chosen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
