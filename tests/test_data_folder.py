@@ -226,11 +226,15 @@ def truncated():
         ("zz.png", bomb(), "decompression bomb"),
         ("zz.png", large(), "decompression bomb"),
         ("zz.jpg", b"GIF89a" + b"\0" * 40, "not a PNG"),
+        ("zz.png", None, "No such file"),
     ],
-    ids=["empty", "text", "other-suffix", "truncated", "bomb", "large", "gif"],
+    ids=["empty", "text", "other-suffix", "truncated", "bomb", "large", "gif", "dead-link"],
 )
 def test_unreadable_files_are_skipped_with_a_count_or_refused(two, name, content, why):
-    (two / "red" / name).write_bytes(content)
+    if content is None:
+        (two / "red" / name).symlink_to(two / "nowhere")
+    else:
+        (two / "red" / name).write_bytes(content)
     d = load(two)
     assert torch.bincount(d.y).tolist() == [10, 10]
     assert d.notes[0].startswith("skipped 1 files that cannot be read: red/zz")

@@ -150,7 +150,7 @@ def read_array(path: Path) -> NDArray[Any]:
 def _refused(error: Exception, path: Path) -> UserError:
     if "pickle" in str(error).lower() or "object" in str(error).lower():
         return UserError(
-            "holds Python objects (a pickle), which could run code: refused", where=str(path),
+            "is no NumPy file, or holds Python objects (a pickle), which could run code: refused", where=str(path),
             hint="save plain arrays of numbers with numpy.savez",
         )  # fmt: skip
     return UserError(f"cannot be read as NumPy arrays ({error})", where=str(path))

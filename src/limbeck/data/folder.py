@@ -64,6 +64,8 @@ def scan(root: Path) -> Tree:
     """
     if not root.is_dir():
         raise AbsentError("is no folder" if root.exists() else "there is no such folder", where=str(root))
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UserError("may not be read by this user", where=str(root))
     top = _folders(root)
     names = {PARTS.get(folder.name.lower()) for folder in top}
     presplit = None not in names and "train" in names and len(names) == len(top) > 1
@@ -144,7 +146,8 @@ def choose(tree: Tree, wanted: int | Sequence[str] | None, where: str) -> tuple[
         )  # fmt: skip
     if len(names) < 2:
         raise UserError(f"has only one class, '{names[0]}'; at least two are needed", where=where)
-    return [f for f in tree.files if f.label in set(names)], names
+    wanted_names = set(names)
+    return [f for f in tree.files if f.label in wanted_names], names
 
 
 def group_keys(files: Iterable[File], group: str) -> NDArray[np.str_]:
@@ -184,11 +187,7 @@ def decoded(
         The array, without the unreadable files; those as position -> reason; and the key it is stored under, which
         depends on the files' paths, sizes and times and on the preparation.
     """
-    identity = []
-    for file in files:
-        about = file.path.stat()
-        identity.append((file.part, file.below, about.st_size, about.st_mtime_ns))
-    key = fingerprint(identity, size, channels, background, FORMAT)
+    key = fingerprint([_identity(file) for file in files], size, channels, background, FORMAT)
     array_path, record_path = (cache_dir() / "decoded" / f"{key}{end}" for end in (".npy", ".json"))
     if not (array_path.is_file() and record_path.is_file()):
         _check_room(array_path, len(files) * channels * size * size)
@@ -205,6 +204,14 @@ def decoded(
     unreadable = {int(k): v for k, v in read_json(record_path)["unreadable"].items()}
     # Copy-on-write: torch wants writable memory, and the stored file must never change.
     return np.load(array_path, mmap_mode="c", allow_pickle=False), unreadable, key
+
+
+def _identity(file: File) -> tuple[str | int, ...]:
+    try:
+        about = file.path.stat()
+    except OSError:  # a link to nowhere: counted as unreadable when it is decoded
+        return file.part, file.below, -1, -1
+    return file.part, file.below, about.st_size, about.st_mtime_ns
 
 
 def _check_room(path: Path, needed: int) -> None:
@@ -287,7 +294,8 @@ def load_folder(spec: recipe.Data, progress: Progress | None) -> Raw:
         outside = [str(p.relative_to(root)) for p in tree.loose]
         notes.append(f"not used, because they stand outside the class folders: {_first(outside)}")
     files = [f for i, f in enumerate(files) if i not in unreadable]
-    labels = np.array([names.index(f.label) for f in files], dtype=np.int64)
+    place = {name: i for i, name in enumerate(names)}
+    labels = np.array([place[f.label] for f in files], dtype=np.int64)
     counts = np.bincount(labels, minlength=len(names))
     if (counts == 0).any():
         raise UserError(f"class '{names[int(np.argmin(counts))]}' has no readable image", where=str(root))

@@ -171,17 +171,15 @@ def _each_class_on_both_sides(weights: NDArray[np.float64], taken: NDArray[np.bo
 
 def _check_sizes(labels: NDArray[Any], keys: NDArray[Any] | None, rows: Rows, names: Sequence[str], parts: int) -> None:
     """Every class (or the whole set) needs at least one row, or group, for each part that is drawn from `rows`."""
-    what = "rows" if keys is None else "groups"
-    for label in range(len(names)) if names else [0]:
-        mine = rows[labels[rows] == label] if names else rows
-        count = len(mine) if keys is None else len(np.unique(keys[mine]))
-        if count < parts:
-            whose = f"class '{names[label]}' has" if names else "there are"
-            raise UserError(
-                f"{whose} only {count} {what} to divide into {parts} splits",
-                where="data.split",
-                hint="leave the class out, add samples, or set `stratify: false`" if names else "add samples",
-            )
+    pairs = labels[rows][:, None] if keys is None else np.unique(np.stack([labels[rows], keys[rows]], axis=1), axis=0)
+    counts = np.bincount(pairs[:, 0], minlength=len(names) or 1)
+    for label in np.flatnonzero(counts < parts).tolist():
+        whose = f"class '{names[label]}' has" if names else "there are"
+        raise UserError(
+            f"{whose} only {counts[label]} {'rows' if keys is None else 'groups'} to divide into {parts} splits",
+            where="data.split",
+            hint="leave the class out, add samples, or set `stratify: false`" if names else "add samples",
+        )
 
 
 def _class_notes(splits: Splits, labels: NDArray[Any] | None, names: Sequence[str]) -> list[str]:

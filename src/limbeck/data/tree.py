@@ -60,7 +60,8 @@ def split_folder(
         raise UserError(f"is split already ({'/'.join(tree.parts)})", where=str(source))
     _check_target(source, target)
     files, names = choose(tree, None, str(source))
-    labels = np.array([names.index(f.label) for f in files])
+    place = {name: i for i, name in enumerate(names)}
+    labels = np.array([place[f.label] for f in files])
     keys = np.unique(group_keys(files, group), return_inverse=True)[1].ravel() if group else None
     rows = np.arange(len(files))
     part = np.full(len(files), "train")
