@@ -258,3 +258,9 @@ GOOD = np.zeros((12, 2)), np.arange(12) % 2
 def test_arrays_that_do_not_fit_are_refused(x, y, options, message):
     with pytest.raises(UserError, match=message):
         data.from_arrays(x, y, **options)
+
+
+def test_data_stays_where_it_is_without_a_gpu():
+    d = table()
+    assert data.on_device(d, "cpu") is d
+    assert repr(d) == "Data(arrays: classification, 2 outputs, samples (3,), train 36, val 6, test 8)"
