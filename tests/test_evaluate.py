@@ -273,6 +273,11 @@ def test_words_carry_the_numbers():
     )
 
 
+def test_a_gain_that_is_only_rounding_is_none_in_words():
+    words = evaluate.compare([55.1, 56.0, 55.2], [55.0, 55.4, 55.9], metric="rmse", higher_is_better=False)["words"]
+    assert "a gain of +0 (95 % interval -1.63 to +1.63, 3 seeds)" in words
+
+
 def test_one_seed_cannot_show_anything():
     found = evaluate.compare([0.5], [0.9], metric="accuracy", higher_is_better=True)
     assert found["verdict"] == "no evidence"
@@ -359,3 +364,14 @@ def test_modes_come_back_after_an_error(images):
         evaluate.predict(model, images, torch.arange(4))
     assert model.training
     assert model[1].training
+
+
+def test_assess_takes_the_test_split_unless_told_otherwise(images):
+    target = images.y
+
+    def knows(x):
+        return torch.eye(3)[target[(255 * x[:, 0, 0, 0]).round().long()]]
+
+    assert evaluate.assess(knows, images)["n"] == len(images.test)
+    found = evaluate.assess(knows, images, images.val)
+    assert (found["n"], found["accuracy"]) == (len(images.val), 1.0)

@@ -293,12 +293,14 @@ def _words(found: Mapping[str, Any]) -> str:
     """The verdict as one sentence with its numbers."""
     metric, gain = str(found["metric"]), found["gain"]
     share = metric == "accuracy"
+    rounding = 1e-9 * max(abs(found["student"]["mean"]), abs(found["distilled"]["mean"]))
 
     def level(side: str) -> str:
         mean = found[side]["mean"]
         return f"{100 * mean:.2f} %" if share else f"{mean:.4g}"
 
     def change(value: float) -> str:
+        value = 0.0 if abs(value) < rounding else value
         return f"{100 * value:+.2f}" if share else f"{value:+.3g}"
 
     opening = {

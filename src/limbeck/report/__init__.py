@@ -1,0 +1,252 @@
+"""The page: result.json as one HTML file that needs no network, no server and no other file.
+
+Everything shown comes from the result; no model is loaded and nothing is computed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from limbeck.evaluate import interval
+from limbeck.report import figures, words
+from limbeck.report.usage import inputs, usage
+from limbeck.runtime import write_text
+
+__all__ = ["write_report"]
+
+COSTS = {
+    "params": ("Parameters", words.count, "numbers learned"),
+    "macs": ("MACs", words.count, "multiply-accumulates for one sample"),
+    "size_bytes": ("Size", words.size, "size of the file"),
+    "latency_ms": ("Latency", words.milliseconds, "median time for one sample on one CPU thread"),
+}
+GROUPS = (
+    ("teacher", "Teacher"),
+    ("student", "Student"),
+    ("distilled", "Student with the teacher"),
+    ("compressed", "Compressed"),
+    ("exported", "Exported"),
+)
+HEADLINES = {
+    "helps": "The teacher helps",
+    "no evidence": "No evidence that the teacher helps",
+    "hurts": "The teacher hurts",
+}
+MISTAKES_LISTED = 8
+
+
+def write_report(result: Mapping[str, Any], path: Path) -> None:
+    """Write the page of a result, atomically.
+
+    Args:
+        result: the content of result.json.
+        path: the HTML file. Links to model files are relative, so it belongs beside result.json.
+
+    Raises:
+        UserError: the place cannot be written, or the disk is full.
+    """
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("limbeck", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"date": words.date, "link": lambda file: f"./{quote(file)}"}
+    page = environment.get_template("page.html.j2").render(**_content(result), plotly=Markup(get_plotlyjs()))
+    write_text(Path(path), page)
+
+
+def _content(result: Mapping[str, Any]) -> dict[str, Any]:
+    data, models = result["data"], list(result["models"])
+    classes = data["task"] == "classification"
+    metric = _main_metric(result)
+    name = (result.get("chosen") or {}).get("name")
+    chosen = next((m for m in models if m["name"] == name), None)
+    names = [n for n in words.METRICS if any(n in m["metrics"] for m in models)]
+    compared = bool(result.get("comparison"))
+    plots = {
+        "gains": figures.gains(result["comparison"]) if compared else None,
+        "metric-curves": figures.curves(result, f"val_{metric}"),
+        "loss-curves": figures.curves(result, "val_loss"),
+        "confusion": figures.confusion(chosen["metrics"].get("confusion") or [], data["classes"]) if chosen else None,
+    }
+    return {
+        "result": result,
+        "metric": words.METRICS[metric][0],
+        "headline": _headline(result),
+        "tiles": _tiles(result, chosen),
+        "notes": _notes(result),
+        "story": words.story(result),
+        "columns": [words.METRICS[n][:2] for n in names] + [(c[0], c[2]) for c in COSTS.values()],
+        "groups": [
+            group
+            for role, title in GROUPS
+            if (group := _group(role, title, [m for m in models if m["role"] == role], names, name, compared))
+        ],
+        "plots": {key: figure for key, figure in plots.items() if figure},
+        "chosen": chosen,
+        "classes": _classes(chosen, data) if chosen and classes else [],
+        "mistakes": _mistakes(chosen, data["classes"]) if chosen and classes else [],
+        "outputs": _outputs(chosen) if chosen else [],
+        "usage": usage(result),
+        "inputs": inputs(result),
+        "seconds": _seconds(result.get("seconds") or {}),
+        "machine": _machine(result.get("environment") or {}),
+    }
+
+
+def _main_metric(result: Mapping[str, Any]) -> str:
+    return "accuracy" if result["data"]["task"] == "classification" else "rmse"
+
+
+# --- the verdict ---------------------------------------------------------------------------------
+
+
+def _headline(result: Mapping[str, Any]) -> dict[str, str]:
+    comparison = result.get("comparison")
+    if not comparison:
+        text = "This recipe has no teacher, so there is nothing to compare the student with."
+        return {"tone": "none", "question": "Result", "title": "A student without a teacher", "words": text}
+    verdict = comparison["verdict"]
+    tone = {"helps": "good", "hurts": "bad"}.get(verdict, "open")
+    return {
+        "tone": tone,
+        "question": "Did the teacher help?",
+        "title": HEADLINES.get(verdict, str(verdict)),
+        "words": str(comparison["words"]),
+    }
+
+
+def _tiles(result: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """The few numbers that matter: label, value, remark."""
+    models, comparison = result["models"], result.get("comparison")
+    metric = _main_metric(result)
+    title = words.METRICS[metric][0]
+    teachers = [m for m in models if m["role"] == "teacher"]
+    teacher = teachers[-1] if teachers else None  # several are followed by what they say together
+    tiles = []
+    if teacher:
+        tiles.append(_tile(f"{title} of the teacher", words.metric(metric, teacher["metrics"].get(metric)), "on test"))
+    if comparison:
+        for key, label in (("student", "Student alone"), ("distilled", "With the teacher")):
+            side = comparison[key]
+            seeds = f"mean of {side['n']} seeds" if side["n"] > 1 else "one seed"
+            reach = words.spread(metric, side["ci95"])
+            tiles.append(_tile(label, words.metric(metric, side["mean"]), f"{reach + ', ' if reach else ''}{seeds}"))
+    elif chosen:
+        tiles.append(_tile(f"{title} of the student", words.metric(metric, chosen["metrics"].get(metric)), "on test"))
+    if teacher and chosen:
+        for key, better, worse in (("size_bytes", "smaller", "larger"), ("latency_ms", "faster", "slower")):
+            title, say, _ = COSTS[key]
+            old, new = teacher["cost"].get(key), chosen["cost"].get(key)
+            if words.finite(old) and words.finite(new) and old and new:
+                ratio = f"{words.times(max(old / new, new / old))} {better if old >= new else worse}"
+                tiles.append(_tile(title, ratio, f"{say(new)}, teacher {say(old)}"))
+    return tiles
+
+
+def _tile(label: str, value: str, remark: str) -> dict[str, str]:
+    return {"label": label, "value": value, "remark": remark}
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    """Everything the run wants to be known, once."""
+    named = [f"{t['name']}: {n}" for t in result.get("teachers") or [] for n in t.get("notes") or []]
+    known = [*(result.get("notes") or []), *(result["data"].get("notes") or [])]
+    return list(dict.fromkeys([*known, *(n for n in named if not any(n.endswith(k) for k in known))]))
+
+
+# --- the tables ----------------------------------------------------------------------------------
+
+
+def _group(
+    role: str, title: str, models: Sequence[Mapping[str, Any]], names: Sequence[str], chosen: str | None, compared: bool
+) -> dict[str, Any] | None:
+    """Models of one role: a summary over seeds where there are several, and a row for each."""
+    if not models:
+        return None
+    rows = []
+    for m in models:
+        cells = [(words.metric(n, m["metrics"].get(n)), "") for n in names]
+        cells += [(say(m["cost"].get(key)), "") for key, (_, say, _) in COSTS.items()]
+        label = f"seed {m['seed']}" if m.get("seed") is not None and role in ("student", "distilled") else m["name"]
+        rows.append({
+            "label": label, "file": m.get("file"), "chosen": m["name"] == chosen, "cells": cells,
+            "parity": _parity(m.get("parity")),
+        })  # fmt: skip
+    if role == "student" and compared:
+        title += " alone"
+    summary = None
+    if role in ("student", "distilled"):
+        summary = [_over_seeds(n, [m["metrics"].get(n) for m in models]) for n in names]
+        for key, (_, say, _) in COSTS.items():
+            known = [m["cost"][key] for m in models if words.finite(m["cost"].get(key))]
+            summary.append((say(known[0] if known else None), ""))
+    return {"role": role, "title": title, "rows": rows, "summary": summary, "n": len(models)}
+
+
+def _over_seeds(name: str, values: Sequence[Any]) -> tuple[str, str]:
+    known = [v for v in values if words.finite(v)]
+    mean = math.fsum(known) / len(known) if known else None
+    return words.metric(name, mean), words.spread(name, interval(known))
+
+
+def _parity(parity: Mapping[str, Any] | None) -> str:
+    if not parity:
+        return ""
+    same = parity.get("agreement")
+    share = (
+        f"same class as PyTorch on {words.metric('agreement', same)} of the test rows; " if words.finite(same) else ""
+    )
+    return f"{share}largest difference {words.number(parity.get('max_abs_error'), 2)}"
+
+
+def _classes(chosen: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each class with its rows and accuracy."""
+    found = chosen["metrics"].get("per_class_accuracy") or {}
+    rows = (data.get("class_counts") or {}).get("test") or [sum(r) for r in chosen["metrics"].get("confusion") or []]
+    rows = rows if len(rows) == len(data["classes"]) else [None] * len(data["classes"])
+    shown = []
+    for name, n in zip(data["classes"], rows, strict=True):
+        share = found.get(name)
+        accuracy = words.metric("accuracy", share)
+        shown.append({"name": name, "rows": words.count(n), "accuracy": accuracy, "share": share or 0})
+    return shown if found else []
+
+
+def _mistakes(chosen: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str, int, str]]:
+    """The commonest mistakes: (true, predicted, rows, share of the class)."""
+    matrix = chosen["metrics"].get("confusion") or []
+    pairs = [(v, i, j) for i, row in enumerate(matrix) for j, v in enumerate(row) if i != j and v]
+    pairs.sort(key=lambda p: (-p[0], p[1], p[2]))
+    return [
+        (names[i], names[j], v, words.metric("accuracy", v / sum(matrix[i]))) for v, i, j in pairs[:MISTAKES_LISTED]
+    ]
+
+
+def _outputs(chosen: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Each of several regression outputs with its errors."""
+    found = chosen["metrics"].get("per_output") or {}
+    return [(name, [words.metric(k, values.get(k)) for k in ("rmse", "mae", "r2")]) for name, values in found.items()]
+
+
+def _seconds(taken: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """Each stage with its time and its share of the longest."""
+    longest = max((v for v in taken.values() if words.finite(v)), default=0) or 1
+    return [(stage, words.duration(v), v / longest if words.finite(v) else 0) for stage, v in taken.items()]
+
+
+def _machine(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    shown = [
+        (key.capitalize(), str(value)) for key, value in environment.items() if key != "versions" and value is not None
+    ]
+    return [*shown, *((name, str(version)) for name, version in (environment.get("versions") or {}).items())]

@@ -1,0 +1,210 @@
+"""The page's plots, as Plotly figures without a theme: the page brings one for light and one for dark."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limbeck.report.words import METRICS, finite
+
+# Each stands out from white and from near-black; dashes tell them apart without colour.
+COLOURS = {"teacher": (100, 116, 139), "student": (217, 119, 6), "distilled": (13, 148, 136)}
+DASHES = {"teacher": "dot", "student": "dash", "distilled": "solid"}
+MAX_CLASSES_DRAWN, MAX_CLASSES_LABELLED, MAX_CLASSES_COUNTED = 200, 60, 16
+
+
+def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
+    """A quantity of each epoch: teachers, student alone, student with the teacher; seeds as mean and band.
+
+    Returns:
+        The figure as plain values, or None where nothing was recorded.
+    """
+    import plotly.graph_objects as go
+
+    percent = quantity.removeprefix("val_") in METRICS and METRICS[quantity.removeprefix("val_")][2]
+    figure = go.Figure()
+    for label, role, runs in _runs(result.get("curves") or {}):
+        points: dict[int, list[float]] = {}
+        for epochs in runs:
+            for row in epochs:
+                if finite(row.get(quantity)):
+                    points.setdefault(int(row["epoch"]), []).append((100 if percent else 1) * row[quantity])
+        if not points:
+            continue
+        x = sorted(points)
+        if any(len(points[i]) > 1 for i in x):
+            figure.add_trace(
+                go.Scatter(
+                    x=[*x, *reversed(x)],
+                    y=[*(max(points[i]) for i in x), *(min(points[i]) for i in reversed(x))],
+                    fill="toself",
+                    fillcolor=_rgba(role, 0.16),
+                    line={"width": 0},
+                    mode="lines",
+                    legendgroup=label,
+                    showlegend=False,
+                    hoverinfo="skip",
+                )
+            )
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=[sum(points[i]) / len(points[i]) for i in x],
+                customdata=[len(points[i]) for i in x],
+                name=html.escape(label),
+                legendgroup=label,
+                mode="lines+markers" if len(x) < 40 else "lines",
+                line={"color": _rgba(role), "width": 2.25, "dash": DASHES[role]},
+                marker={"size": 5, "color": _rgba(role)},
+                hovertemplate="epoch %{x}: %{y:.4~g}" + ("%" if percent else "") + " (n = %{customdata})",
+            )
+        )
+    if not figure.data:
+        return None
+    figure.update_layout(
+        height=300,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        xaxis={"title": _axis("epoch"), "automargin": True, "tickformat": "d"},
+        yaxis={"automargin": True, "ticksuffix": " %" if percent else ""},
+        hovermode="x unified",
+    )
+    return _plain(figure)
+
+
+def _runs(recorded: Mapping[str, Any]) -> list[tuple[str, str, list[Any]]]:
+    """(label, role, the runs of all seeds), teachers first."""
+    seeds: dict[str, list[Any]] = {"student": [], "distilled": []}
+    teachers = []
+    for name, epochs in recorded.items():
+        match = re.fullmatch(r"(student|distilled)-seed-?\d+", name)
+        if match:
+            seeds[match[1]].append(epochs)
+        else:
+            teachers.append((name, "teacher", [epochs]))
+    return [
+        *teachers,
+        ("student alone", "student", seeds["student"]),
+        ("student + teacher", "distilled", seeds["distilled"]),
+    ]
+
+
+def gains(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """What the teacher brought at each seed, their mean and its interval, against zero."""
+    import plotly.graph_objects as go
+
+    gain, percent = comparison["gain"], comparison["metric"] == "accuracy"
+    scale, unit = (100, " points") if percent else (1, "")
+    values = [scale * v for v in gain["values"]]
+    mean, reach = scale * gain["mean"], [scale * v for v in gain["ci95"] or []]
+    figure = go.Figure()
+    if reach:
+        figure.add_trace(
+            go.Scatter(
+                x=[mean],
+                y=[0],
+                error_x={
+                    "type": "data", "symmetric": False, "array": [reach[1] - mean], "arrayminus": [mean - reach[0]],
+                    "thickness": 2.5, "width": 7, "color": _rgba("distilled"),
+                },
+                mode="markers",
+                marker={"symbol": "diamond", "size": 12, "color": _rgba("distilled")},
+                hovertemplate=f"mean %{{x:+.3~g}}{unit}<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=values,
+            y=[0.8] * len(values),
+            mode="markers",
+            marker={"size": 9, "color": _rgba("student", 0.75)},
+            hovertemplate=f"one seed %{{x:+.3~g}}{unit}<extra></extra>",
+        )
+    )
+    ends = [min(0.0, *values, *reach), max(0.0, *values, *reach)]
+    margin = 0.06 * (ends[1] - ends[0] or 1)
+    span = [ends[0] - margin, ends[1] + margin]
+    metric = str(comparison["metric"])
+    title = "accuracy, points" if percent else html.escape(METRICS[metric][0] if metric in METRICS else metric)
+    rows = {"tickvals": [0, 0.8], "ticktext": ["mean", "seeds"]} if reach else {"tickvals": [0.8], "ticktext": ["seed"]}
+    figure.update_layout(
+        height=150,
+        showlegend=False,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        xaxis={"title": _axis(f"gain in {title}"), "zeroline": True, "range": span, "automargin": True},
+        yaxis={**rows, "range": [-0.7, 1.4], "showgrid": False, "fixedrange": True, "automargin": True},
+    )
+    return _plain(figure)
+
+
+def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, Any] | None:
+    """True classes in rows, predicted ones in columns; colour is the share of the row, in another colour for mistakes.
+
+    Returns:
+        The figure as plain values, or None where there are too many classes to see anything.
+    """
+    import plotly.graph_objects as go
+
+    n = len(names)
+    if not n or n > MAX_CLASSES_DRAWN or len(matrix) != n:
+        return None
+    shares = [[100 * v / (sum(row) or 1) for v in row] for row in matrix]
+
+    def shown(i: int, j: int, right: bool) -> bool:
+        return (i == j) == right and (right or matrix[i][j] > 0)
+
+    worst = max((shares[i][j] for i in range(n) for j in range(n) if i != j), default=0)
+    figure = go.Figure()
+    for right, role, top in ((True, "distilled", 100), (False, "student", max(worst, 5))):
+        figure.add_trace(
+            go.Heatmap(
+                x=list(range(n)),
+                y=list(range(n)),
+                z=[[shares[i][j] if shown(i, j, right) else None for j in range(n)] for i in range(n)],
+                customdata=[[_cell(names[i], names[j], matrix[i][j]) for j in range(n)] for i in range(n)],
+                text=[[str(v) if v else "" for v in row] for row in matrix],
+                texttemplate="%{text}" if n <= MAX_CLASSES_COUNTED else None,
+                hovertemplate="%{customdata} (%{z:.1f} % of the class)<extra></extra>",
+                hoverongaps=False,
+                zmin=0,
+                zmax=top,
+                colorscale=[[0, _rgba(role, 0.06)], [1, _rgba(role, 0.72)]],
+                showscale=False,
+                xgap=1 if n <= MAX_CLASSES_LABELLED else 0,
+                ygap=1 if n <= MAX_CLASSES_LABELLED else 0,
+            )
+        )  # fmt: skip
+    labels: dict[str, Any] = {"showgrid": False, "automargin": True}
+    if n <= MAX_CLASSES_LABELLED:
+        short = [html.escape(name if len(name) <= 22 else f"{name[:21]}…") for name in names]
+        labels |= {"tickvals": list(range(n)), "ticktext": short, "tickfont": {"size": 12 if n <= 20 else 9}}
+    figure.update_layout(
+        height=min(900, max(320, 150 + (30 if n <= 20 else 14) * n)),
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        xaxis={**labels, "title": _axis("predicted"), "tickangle": -90 if n > 20 else -45 if n > 4 else 0},
+        yaxis={**labels, "title": _axis("true"), "autorange": "reversed"},
+    )
+    return _plain(figure)
+
+
+def _cell(true: str, predicted: str, rows: int) -> str:
+    verb = "recognised" if true == predicted else f"taken for {html.escape(predicted)}"
+    return f"{html.escape(true)} {verb}: {rows}"
+
+
+def _axis(title: str) -> dict[str, Any]:
+    return {"text": title, "font": {"size": 12}, "standoff": 10}
+
+
+def _rgba(role: str, alpha: float = 1.0) -> str:
+    red, green, blue = COLOURS[role]
+    return f"rgba({red}, {green}, {blue}, {alpha:g})"
+
+
+def _plain(figure: Any) -> dict[str, Any]:
+    figure.update_layout(template="none")
+    plain: dict[str, Any] = json.loads(figure.to_json())
+    return {"data": plain["data"], "layout": {k: v for k, v in plain["layout"].items() if k != "template"}}

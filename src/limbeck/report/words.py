@@ -1,0 +1,228 @@
+"""Numbers and settings as a reader wants them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+NOTHING = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+# Metric -> (heading, what it means, whether it is a fraction shown in percent). Also the order of the columns.
+METRICS = {
+    "accuracy": ("Accuracy", "share of test rows whose class is right", True),
+    "nll": ("NLL", "negative log-likelihood in nats, lower is better", False),
+    "ece": ("ECE", "expected calibration error, lower is better", True),
+    "agreement": ("Agreement", "share of test rows given the same class as by the teacher", True),
+    "rmse": ("RMSE", "root of the mean squared error, lower is better", False),
+    "mae": ("MAE", "mean absolute error, lower is better", False),
+    "r2": ("R²", "share of the variance explained", False),
+    "rmse_to_teacher": ("RMSE to teacher", "how far from what the teacher says", False),
+}
+
+
+def finite(value: Any) -> bool:
+    """Whether this is a number that can be shown."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """`digits` significant digits, without an exponent where that stays short."""
+    if not finite(value):
+        return NOTHING
+    if value and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.{digits - 1}e}"
+    decimals = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
+    return f"{value:,.{decimals}f}"
+
+
+def metric(name: str, value: Any) -> str:
+    """A metric's value: fractions in percent, the rest with four significant digits."""
+    if not finite(value):
+        return NOTHING
+    return f"{100 * value:.2f} %" if METRICS[name][2] else number(value)
+
+
+def spread(name: str, reach: Sequence[float] | None) -> str:
+    """Half the width of an interval, as `± 0.12`."""
+    if not reach or not all(finite(v) for v in reach):
+        return ""
+    half = (reach[1] - reach[0]) / 2
+    return f"± {100 * half:.2f}" if METRICS[name][2] else f"± {number(half, 2)}"
+
+
+def count(value: Any) -> str:
+    """A number of things: 20,490 or 1.21 M."""
+    if not finite(value):
+        return NOTHING
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value < 100 * size else f"{value / size:,.0f} {unit}"
+    return f"{value:,.0f}"
+
+
+def size(value: Any) -> str:
+    """Bytes, in decimal units."""
+    if not finite(value):
+        return NOTHING
+    for step, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= step:
+            return f"{value / step:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+def milliseconds(value: Any) -> str:
+    """Milliseconds, to the microsecond below one."""
+    if not finite(value):
+        return NOTHING
+    decimals = 3 if value < 1 else 2 if value < 100 else 0
+    return f"{value:,.{decimals}f} ms" if value >= 0.0005 else f"{number(value, 2)} ms"
+
+
+def duration(value: Any) -> str:
+    """Seconds as a person says them."""
+    if not finite(value):
+        return NOTHING
+    if value < 100:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def date(text: Any) -> str:
+    """An ISO time as `21 November 2026, 10:00 UTC`; anything else as it is."""
+    try:
+        when = datetime.fromisoformat(str(text))
+    except ValueError:
+        return str(text)
+    return f"{when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".strip()
+
+
+def times(value: float) -> str:
+    """A ratio, as "12" or "3.4" and the sign for times."""
+    return f"{value:,.0f}{TIMES}" if value >= 10 else f"{value:.1f}{TIMES}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    """Options as `a 1, b 2`; nothing for those that are off."""
+    shown = []
+    for key, value in values.items():
+        if value is None or value is False or value == 0 or value == [] or value == {}:
+            continue
+        text = settings(value) if isinstance(value, Mapping) else _plain(value)
+        shown.append(key.replace("_", " ") if value is True else f"{key.replace('_', ' ')} {text}")
+    return ", ".join(shown)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(_plain(v) for v in value) if isinstance(value, list | tuple) else str(value)
+
+
+# --- what was done -------------------------------------------------------------------------------
+
+
+def story(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """What was done, from the recipe: (topic, sentences)."""
+    recipe, data = result["recipe"], result["data"]
+    teachers, student = recipe.get("teachers") or [], recipe.get("student") or {}
+    told = [("Data", _data(data))]
+    if teachers:
+        told.append(("Teacher" if len(teachers) == 1 else "Teachers", [_teacher(t, result) for t in teachers]))
+    told.append(("Student", _student(student, recipe.get("seeds") or [], bool(teachers), result)))
+    told.append(("Objective", [_objective(recipe.get("losses") or {}, bool(teachers))]))
+    if augmented := settings(recipe.get("augment") or {}):
+        told.append(("Augmentation", [f"{augmented}. Training rows only."]))
+    if chosen := result.get("chosen"):
+        told.append(("Chosen", [f"{chosen['name']}: {chosen['why']}."]))
+    if exports := recipe.get("export"):
+        names = listed([FORMATS.get(e, e) for e in exports])
+        told.append(("Export", [f"{names}; each file was run in its own runtime on the whole test split."]))
+    return told
+
+
+FORMATS = {"pytorch": "PyTorch", "onnx": "ONNX", "litert": "LiteRT", "executorch": "ExecuTorch"}
+
+
+def _data(data: Mapping[str, Any]) -> list[str]:
+    shape, counts, names = list(data["shape"]), data["counts"], data["classes"]
+    rows = f"{sum(counts.values()):,}"
+    if len(shape) == 3:
+        channels = "1 channel" if shape[0] == 1 else f"{shape[0]} channels"
+        what = f"{rows} images of {shape[1]} {TIMES} {shape[2]} pixels, {channels}"
+    else:
+        columns = math.prod(shape)
+        what = f"{rows} rows of {columns:,} column{'s' if columns != 1 else ''}"
+    goal = f"{len(names)} classes" if data["task"] == "classification" else f"values to predict: {listed(list(names))}"
+    split = (
+        f"{counts.get('train', 0):,} rows to learn from, {counts.get('val', 0):,} to choose by, "
+        f"{counts.get('test', 0):,} to report on, which were looked at once, at the end."
+    )
+    return [f"{data['name']}: {what}; {goal}.", split]
+
+
+def _network(spec: Mapping[str, Any], role: str, result: Mapping[str, Any]) -> str:
+    options = settings(spec.get("options") or {})
+    rows = [m for m in result["models"] if m["role"] == role and (role != "teacher" or m["name"] == spec.get("name"))]
+    params = next((m["cost"]["params"] for m in rows if finite(m["cost"].get("params"))), None)
+    size = f" with {count(params)} parameters" if params else ""
+    return f"{spec.get('model', 'a network')}{f' ({options})' if options else ''}{size}"
+
+
+def _plan(plan: Mapping[str, Any]) -> str:
+    schedule = (plan.get("schedule") or {}).get("name", "constant")
+    keep = ("weight_decay", "warmup_epochs", "clip_norm", "label_smoothing", "ema", "patience")
+    parts = [
+        f"{plan.get('epochs')} epochs of batches of {plan.get('batch_size')}",
+        f"{plan.get('optimizer')} at a learning rate of {plan.get('lr'):g}",
+        f"{schedule} schedule" if schedule != "constant" else "",
+        settings({key: plan.get(key) for key in keep}),
+    ]
+    return ", ".join(p for p in parts if p)
+
+
+def _teacher(spec: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    start = "from ImageNet weights" if spec.get("pretrained") else ""
+    start = f"from {spec['weights']}" if spec.get("weights") else start
+    called = f"{spec['name']}: " if spec.get("name", "teacher") != "teacher" else ""
+    name = called + _network(spec, "teacher", result)
+    if plan := spec.get("train"):
+        return f"{name}, trained here {f'{start} ' if start else ''}for {_plan(plan)}."
+    return f"{name}, brought along {start}, not trained here."
+
+
+def _student(spec: Mapping[str, Any], seeds: Sequence[int], taught: bool, result: Mapping[str, Any]) -> list[str]:
+    plan = spec.get("train") or {}
+    often = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''} ({', '.join(map(str, seeds))})"
+    said = [f"{_network(spec, 'student', result)}, trained for {_plan(plan)}, with {often}."]
+    if taught:
+        said.append(
+            "For every seed it was trained twice, alone and with the teacher, from the same initial weights, with the "
+            "same order of the data and the same budget."
+        )
+    return said
+
+
+def _objective(losses: Mapping[str, Any], taught: bool) -> str:
+    terms = []
+    for name, term in losses.items():
+        known = {"weight", "loss", "student", "teacher"}
+        options = settings({k: v for k, v in term.items() if k not in known})
+        loss = term.get("loss", name)
+        label = name if loss == name else f"{name} ({loss})"
+        terms.append(f"{term.get('weight', 1):g} {TIMES} {label}{f' ({options})' if options else ''}")
+    total = " + ".join(terms)
+    return (
+        f"With the teacher: {total}. Alone: the terms that use labels, their weights summing to 1."
+        if taught
+        else f"{total}."
+    )

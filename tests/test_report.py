@@ -1,0 +1,486 @@
+"""The page: what it says, what it must not do, and how it stands in a real browser."""
+
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import need
+
+from limbeck import recipe
+from limbeck.evaluate import compare, interval
+from limbeck.report import figures, words, write_report
+from limbeck.report.usage import usage
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+def model(name, role, seed, metrics, file=None, fmt="pytorch", scale=1.0, parity=None):
+    return {
+        "name": name, "role": role, "seed": seed, "format": fmt, "file": file, "metrics": metrics,
+        "cost": {
+            "params": round(1_210_000 * scale), "macs": round(14_300_000 * scale),
+            "size_bytes": round(4_850_000 * scale), "latency_ms": 1.9 * scale,
+        },
+        "parity": parity,
+    }  # fmt: skip
+
+
+def classified(names, accuracy, n, seed):
+    """Metrics as `limbeck.evaluate` gives them, from a confusion matrix drawn at random."""
+    draw = random.Random(seed)
+    matrix = [[0] * len(names) for _ in names]
+    for row in range(n):
+        true = row % len(names)
+        right = draw.random() < accuracy - 0.12 * (true == 6 % len(names))
+        near = (true + draw.choice((1, 2, 2, 4))) % len(names)
+        matrix[true][true if right else near] += 1
+    right = sum(matrix[i][i] for i in range(len(names)))
+    return {
+        "accuracy": right / n, "nll": 3.1 * (1 - right / n), "ece": 0.013 + draw.random() / 100,
+        "per_class_accuracy": {c: row[i] / sum(row) for i, (c, row) in enumerate(zip(names, matrix, strict=True))},
+        "confusion": matrix, "n": n,
+    }  # fmt: skip
+
+
+def learning(metric, goal, epochs, seed):
+    draw = random.Random(seed)
+    rows = []
+    for epoch in range(1, epochs + 1):
+        level = goal * (1 - 0.5 * math.exp(-epoch / 2)) + draw.gauss(0, 0.004) * goal
+        rows.append({
+            "epoch": epoch, "train_loss": 1.2 / epoch, "val_loss": 0.25 + 0.9 / epoch + draw.gauss(0, 0.01),
+            f"val_{metric}": level, "lr": 1e-3, "seconds": 3.2,
+        })  # fmt: skip
+    return rows
+
+
+def environment():
+    return {
+        "python": "3.11.9", "platform": "Linux x86_64", "processor": "A processor", "cores": 2, "threads": 2,
+        "accelerator": None, "versions": {"limbeck": "0.1.0", "torch": "2.14.1"},
+    }  # fmt: skip
+
+
+def result_of(spec, data, models, comparison, curves, chosen):
+    return {
+        "schema": 1, "name": spec.name, "about": spec.about, "created": "2026-11-21T10:00:00+00:00", "limbeck": "0.1.0",
+        "recipe": spec.model_dump(mode="json"), "recipe_yaml": recipe.dump(spec), "environment": environment(),
+        "data": data, "models": models, "comparison": comparison, "chosen": chosen, "curves": curves,
+        "teachers": [{"name": t.name, "val": {}, "notes": []} for t in spec.teachers],
+        "seconds": {"data": 1.2, "teacher": 130.1, "students": 95.0, "measured": 21.0}, "notes": [],
+    }  # fmt: skip
+
+
+def classification(names=CLOTHES, seeds=5):
+    """A finished run with a teacher, students at several seeds and two exports."""
+    spec = recipe.load("mnist-distiller", [f"seeds={seeds}", "augment={shift: 2}"])
+    names, n = list(names), 100 * len(names)
+    data = {
+        "name": "Fashion-MNIST", "task": "classification", "shape": [1, 28, 28],
+        "counts": {"train": 54000, "val": 6000, "test": n}, "classes": names, "fingerprint": "0123456789abcdef",
+        "class_counts": {split: [100] * len(names) for split in ("train", "val", "test")},
+        "notes": ["MNIST was not found, so Fashion-MNIST was used"],
+    }  # fmt: skip
+    models = [model("teacher", "teacher", None, classified(names, 0.93, n, 1), "teacher/best.safetensors")]
+    curves = {"teacher": learning("accuracy", 0.93, 5, 0)}
+    for role, level in (("student", 0.87), ("distilled", 0.92)):
+        for seed in range(seeds):
+            name = f"{role}-seed{seed}"
+            metrics = classified(names, level, n, seed + 10 * len(role))
+            metrics |= {"agreement": metrics["accuracy"] + 0.02, "kl": 0.1}
+            models.append(model(name, role, seed, metrics, f"{name}/best.safetensors", scale=1 / 30))
+            curves[name] = learning("accuracy", level, 3, seed + 10 * len(role))
+    by_role = {r: [m["metrics"]["accuracy"] for m in models if m["role"] == r] for r in ("student", "distilled")}
+    best = next(m for m in models if m["role"] == "distilled")
+    for fmt, end in (("onnx", "onnx"), ("litert", "tflite")):
+        parity = {"max_abs_error": 2.4e-6, "agreement": 1.0}
+        file = f"export/{best['name']}.{end}"
+        models.append(model(f"{best['name']}.{fmt}", "exported", 0, best["metrics"], file, fmt, 1 / 40, parity))
+    comparison = compare(by_role["student"], by_role["distilled"], metric="accuracy", higher_is_better=True)
+    chosen = {"name": best["name"], "why": "best accuracy on validation (0.9071) of 10 students"}
+    return result_of(spec, data, models, comparison, curves, chosen)
+
+
+def regression():
+    """A finished run that predicts two values and has three seeds."""
+    spec = recipe.load("diabetes-regression", ["seeds=3", "export=[onnx]"])
+    data = {
+        "name": "linnerud", "task": "regression", "shape": [10], "counts": {"train": 300, "val": 60, "test": 90},
+        "classes": ["weight", "waist"], "fingerprint": "feed", "notes": [],
+    }  # fmt: skip
+
+    def errors(rmse):
+        each = {"mae": 0.8 * rmse, "rmse": rmse, "r2": 0.45}
+        return {**each, "n": 90, "per_output": {"weight": each, "waist": {**each, "r2": None}}}
+
+    models = [model("teacher", "teacher", None, errors(53.2), "teacher/best.safetensors", scale=1 / 100)]
+    curves = {"teacher": learning("rmse", 53.2, 60, 0)}
+    scores = {"student": [55.1, 56.0, 55.2], "distilled": [55.0, 55.4, 55.9]}
+    for role, values in scores.items():
+        for seed, value in enumerate(values):
+            metrics = errors(value) | {"rmse_to_teacher": 8.0}
+            models.append(
+                model(f"{role}-seed{seed}", role, seed, metrics, f"{role}-seed{seed}/best.safetensors", scale=1e-3)
+            )
+            curves[f"{role}-seed{seed}"] = learning("rmse", value, 50 + seed, seed)
+    parity = {"max_abs_error": 2e-5, "agreement": None}
+    models.append(model("distilled-seed0.onnx", "exported", 0, errors(55.0), "export/d.onnx", "onnx", 1e-3, parity))
+    comparison = compare(scores["student"], scores["distilled"], metric="rmse", higher_is_better=False)
+    return result_of(spec, data, models, comparison, curves, {"name": "distilled-seed0", "why": "best rmse"})
+
+
+def alone():
+    """A run with no teacher, one seed and no exports, where the network was loaded and nothing recorded."""
+    result = classification(seeds=1)
+    spec = recipe.load({"data": {"source": "digits"}, "student": {"model": "mlp"}, "losses": {"hard": 1.0}, "seeds": 1})
+    return result | {
+        "models": [m for m in result["models"] if m["role"] == "student"], "comparison": None, "teachers": [],
+        "curves": {}, "recipe": spec.model_dump(mode="json"), "recipe_yaml": recipe.dump(spec),
+        "chosen": {"name": "student-seed0", "why": "the only one"},
+    }  # fmt: skip
+
+
+# --- in words --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (words.metric("accuracy", 0.91234), "91.23 %"),
+        (words.metric("rmse", 55.1), "55.10"),
+        (words.metric("nll", None), words.NOTHING),
+        (words.metric("nll", math.nan), words.NOTHING),
+        (words.number(2.41e-6, 2), "2.4e-06"),
+        (words.number(0), "0.000"),
+        (words.number(123456.7), "123,457"),
+        (words.spread("accuracy", [0.90, 0.91]), "\u00b1 0.50"),
+        (words.spread("rmse", None), ""),
+        (words.count(20490), "20,490"),
+        (words.count(1_210_000), "1.21 M"),
+        (words.count(143_000_000), "143 M"),
+        (words.size(161_700), "161.7 kB"),
+        (words.size(999), "999 B"),
+        (words.milliseconds(0.0633), "0.063 ms"),
+        (words.milliseconds(12.345), "12.35 ms"),
+        (words.duration(12.34), "12.3 s"),
+        (words.duration(130.1), "2 min 10 s"),
+        (words.duration(7260), "2 h 01 min"),
+        (words.date("2026-11-21T10:00:00+00:00"), "21 November 2026, 10:00 UTC"),
+        (words.date("yesterday"), "yesterday"),
+        (words.listed(["a", "b", "c"]), "a, b and c"),
+        (words.settings({"hidden": [64, 64], "flip": 0.0, "bias": True, "note": None}), "hidden 64, 64, bias"),
+    ],
+)
+def test_numbers_and_settings_as_a_reader_wants_them(shown, expected):
+    assert shown == expected
+
+
+def test_the_story_says_what_the_recipe_says():
+    told = {topic: " ".join(sentences) for topic, sentences in words.story(classification())}
+    assert list(told) == ["Data", "Teacher", "Student", "Objective", "Augmentation", "Chosen", "Export"]
+    assert "54,000 rows to learn from, 6,000 to choose by, 1,000 to report on" in told["Data"]
+    assert told["Teacher"].startswith(
+        "conv-leaky (channels 256, 512) with 1.21 M parameters, trained here for 5 epochs"
+    )
+    assert "from the same initial weights" in told["Student"]
+    assert f"0.1 {words.TIMES} hard + 0.9 {words.TIMES} kd (temperature 10)" in told["Objective"]
+    assert told["Augmentation"].startswith("shift 2.")
+
+
+def test_a_teacher_that_was_brought_along_was_not_trained_here():
+    result = classification()
+    result["recipe"]["teachers"][0] |= {"train": None, "weights": "big.safetensors"}
+    told = dict(words.story(result))
+    assert told["Teacher"][0].endswith("brought along from big.safetensors, not trained here.")
+
+
+# --- the figures -----------------------------------------------------------------------------------
+
+
+def test_curves_are_means_over_seeds_with_a_band_from_worst_to_best():
+    seeds = {f"student-seed{s}": [{"epoch": 1, "val_accuracy": v}] for s, v in enumerate((0.5, 0.7, 0.9))}
+    seeds["student-seed0"].append({"epoch": 2, "val_accuracy": 0.8})
+    seeds["student-seed1"].append({"epoch": 2, "val_accuracy": None})
+    drawn = figures.curves({"curves": seeds}, "val_accuracy")
+    band, line = drawn["data"]
+    assert (line["x"], line["y"]) == ([1, 2], pytest.approx([70, 80]))
+    assert (band["x"], band["y"]) == ([1, 2, 2, 1], pytest.approx([90, 80, 80, 50]))
+    assert line["customdata"] == [3, 1]
+    assert figures.curves({"curves": seeds}, "val_rmse") is None
+
+
+def test_gains_show_every_seed_their_mean_and_its_interval_beside_zero():
+    comparison = compare([0.90, 0.91, 0.92], [0.92, 0.93, 0.945], metric="accuracy", higher_is_better=True)
+    mean, seeds = figures.gains(comparison)["data"]
+    assert seeds["x"] == pytest.approx([2.0, 2.0, 2.5])
+    assert mean["x"] == pytest.approx([6.5 / 3])
+    low, high = comparison["gain"]["ci95"]
+    assert mean["error_x"]["array"] == pytest.approx([100 * high - 6.5 / 3])
+    assert mean["error_x"]["arrayminus"] == pytest.approx([6.5 / 3 - 100 * low])
+    left, right = figures.gains(comparison)["layout"]["xaxis"]["range"]
+    assert left < 0 < 100 * high < right
+
+
+def test_confusion_separates_what_is_right_from_mistakes():
+    right, wrong = figures.confusion([[8, 2], [0, 0]], ["a", "b"])["data"]
+    assert right["z"] == [[80, None], [None, 0]]
+    assert wrong["z"] == [[None, 20], [None, None]]
+    assert figures.confusion([[1] * 300] * 300, [str(i) for i in range(300)]) is None
+
+
+# --- the page --------------------------------------------------------------------------------------
+
+
+def page_of(result, path):
+    write_report(json.loads(json.dumps(result)), path)
+    text = path.read_text(encoding="utf-8")
+    return text, re.sub(r"<script>.*?</script>", "", text, flags=re.S)
+
+
+def test_the_page_carries_the_numbers_of_the_result(tmp_path):
+    result = classification()
+    _, text = page_of(result, tmp_path / "report.html")
+    assert result["comparison"]["words"] in text
+    assert "The teacher helps" in text
+    student = [m["metrics"]["nll"] for m in result["models"] if m["role"] == "student"]
+    low, high = interval(student)
+    assert (
+        f"<td>{words.number(sum(student) / 5)} <small>\u00b1 {words.number((high - low) / 2, 2)}</small></td>" in text
+    )
+    assert text.count("seed 0</a>") == 2
+    assert '<a href="./export/distilled-seed0.onnx">' in text
+    assert "same class as PyTorch on 100.00 % of the test rows; largest difference 2.4e-06" in text
+    assert "MNIST was not found" in text
+    assert "temperature: 10" in text
+
+
+def test_missing_parts_leave_no_holes(tmp_path):
+    _, text = page_of(alone(), tmp_path / "report.html")
+    assert "A student without a teacher" in text
+    assert 'id="gains"' not in text
+    assert 'id="curves"' not in text
+    _, text = page_of(regression(), tmp_path / "report.html")
+    assert 'id="classes"' not in text
+    assert "No evidence that the teacher helps" in text
+    for name in ("weight", "waist"):
+        assert f'<th scope="row">{name}</th>' in text
+    empty = classification(seeds=1) | {"seconds": {}, "notes": [], "teachers": [], "curves": {}, "recipe_yaml": ""}
+    empty["models"] = [*empty["models"][:2], model("half", "compressed", 0, {"accuracy": None}, None)]
+    for row in empty["models"]:
+        row["cost"] = dict.fromkeys(row["cost"])
+    _, text = page_of(empty, tmp_path / "report.html")
+    assert "one seed cannot show it" in text
+    assert words.NOTHING in text
+
+
+def test_several_teachers_and_what_they_say_together(tmp_path):
+    result = classification(seeds=2)
+    together = classified(CLOTHES, 0.95, 1000, 9)
+    result["models"].insert(1, model("ensemble", "teacher", None, together, None, scale=2))
+    _, text = page_of(result, tmp_path / "report.html")
+    assert f"<dd>{words.metric('accuracy', together['accuracy'])}</dd>" in text
+
+
+EVIL = "<script>alert(1)</script>"
+
+
+def test_names_from_the_data_are_text_everywhere(tmp_path):
+    result = classification((EVIL, "</script><b>bold</b>", '"quoted" & co'), seeds=2)
+    result |= {"name": EVIL, "about": EVIL, "notes": [EVIL], "recipe_yaml": EVIL}
+    result["models"][0]["name"] = result["models"][0]["file"] = EVIL
+    result["curves"][EVIL] = result["curves"]["teacher"]
+    text, outside = page_of(result, tmp_path / "report.html")
+    assert EVIL not in text
+    assert "<b>bold" not in text
+    assert "&lt;script&gt;alert(1)" in outside
+    plots = json.loads(re.search(r'id="plots">(.*?)</script>', text, flags=re.S)[1])
+    assert plots["confusion"]["layout"]["xaxis"]["ticktext"][0] == "&lt;script&gt;alert(1)&lt;/scr\u2026"
+
+
+def test_the_page_is_written_atomically_and_names_no_server(tmp_path):
+    text, outside = page_of(classification(seeds=2), tmp_path / "run" / "report.html")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["report.html"]
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", outside)
+    assert "default-src 'none'" in text
+    assert 'lang="en"' in text
+
+
+# --- the programs on the page ----------------------------------------------------------------------
+
+
+def run_program(program, folder):
+    done = subprocess.run(
+        [sys.executable, "-c", program["code"]], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def program_for(result, fmt):
+    return next(p for p in usage(result) if p["title"] == fmt)
+
+
+def brightest(tmp_path):
+    """A network that names the class of the brightest of three pixels, and a picture whose second is the brightest."""
+    import torch
+    from PIL import Image
+
+    picture = Image.new("L", (3, 1))
+    picture.putdata([10, 200, 30])
+    picture.save(tmp_path / "picture.png")
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 3))
+    network[1].weight.data, network[1].bias.data = 5 * torch.eye(3), torch.zeros(3)
+    result = classification(("left", "middle", "right"), seeds=1)
+    result["data"]["shape"] = [1, 1, 3]
+    return network, result
+
+
+def test_the_onnx_program_runs(tmp_path):
+    need(find_spec("onnx") is not None and find_spec("onnxruntime") is not None, "onnx and onnxruntime")
+    import onnx
+    from onnx import TensorProto, helper
+
+    network, result = brightest(tmp_path)
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, (3, 3), network[1].weight.detach().flatten().tolist())
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["input"], ["flat"]), helper.make_node("MatMul", ["flat", "weight"], ["output"])],
+        "brightest",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 1, 1, 3])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 3])],
+        [weight],
+    )
+    program = program_for(result, "ONNX")
+    (tmp_path / "export").mkdir()
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(made, tmp_path / program["file"])
+    assert run_program(program, tmp_path) == "middle"
+
+
+@pytest.mark.slow
+def test_the_litert_program_runs(tmp_path):
+    need(find_spec("litert_torch") is not None and find_spec("ai_edge_litert") is not None, "litert-torch")
+    import torch
+
+    from limbeck.export import to_litert
+
+    network, result = brightest(tmp_path)
+    program = program_for(result, "LiteRT")
+    to_litert(network, torch.zeros(1, 1, 1, 3), tmp_path / program["file"])
+    assert run_program(program, tmp_path) == "middle"
+
+
+def test_the_pytorch_program_runs_with_the_normalisation_in_the_file(tmp_path):
+    from limbeck.models import Normalized, build, save_weights
+
+    _, result = brightest(tmp_path)
+    spec = recipe.Network(model="mlp", options={"hidden": [4]})
+    result["recipe"]["student"] |= {"model": "mlp", "options": {"hidden": [4]}}
+    program = program_for(result, "PyTorch")
+    model = Normalized(build(spec, (1, 1, 3), 3), [0.25], [0.5]).eval()
+    save_weights(model, tmp_path / program["file"])
+    program["code"] += "\nprint(model.mean.tolist(), model.std.tolist(), *outputs[0].tolist())"
+    *statistics, first, second, third = run_program(program, tmp_path).rsplit(" ", 3)
+    assert statistics == ["[0.25] [0.5]"]
+    import torch
+
+    expected = model(torch.zeros(1, 1, 1, 3))[0].tolist()
+    assert [float(first), float(second), float(third)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_programs_name_values_or_many_classes():
+    code = program_for(regression(), "ONNX")["code"]
+    assert 'dict(zip(["weight", "waist"], outputs[0].tolist()))' in code
+    assert "np.zeros((1, 10), np.float32)" in code
+    assert "classes.json" in program_for(classification([str(i) for i in range(30)], seeds=1), "ONNX")["code"]
+    compile(program_for(classification((EVIL, 'a"b', "c\\"), seeds=1), "ONNX")["code"], "program", "exec")
+
+
+# --- in a browser ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    need(CHROMIUM.exists() and find_spec("playwright") is not None, "Chromium and playwright")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=[*QUIET, "--disable-sync", "--no-first-run"]
+        )
+        yield started
+        started.close()
+
+
+def opened(browser, path, width, scheme):
+    """The page, loaded, and everything that went wrong meanwhile."""
+    tab = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+    wrong = []
+    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    tab.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url))
+    tab.goto(path.as_uri())
+    tab.wait_for_load_state("networkidle")
+    return tab, wrong
+
+
+CASES = [
+    (classification, 1400, "light", {"gains", "metric-curves", "loss-curves", "confusion"}),
+    (classification, 390, "dark", {"gains", "metric-curves", "loss-curves", "confusion"}),
+    (regression, 390, "light", {"gains", "metric-curves", "loss-curves"}),
+    (alone, 1400, "dark", {"confusion"}),
+]
+
+
+@pytest.mark.parametrize(("sample", "width", "scheme", "plots"), CASES)
+def test_the_page_stands_in_a_browser(browser, tmp_path, sample, width, scheme, plots):
+    result, path = sample(), tmp_path / "report.html"
+    write_report(result, path)
+    tab, wrong = opened(browser, path, width, scheme)
+    assert tab.locator("#verdict").is_visible()
+    if result["comparison"]:
+        assert tab.get_by_text(result["comparison"]["words"]).first.is_visible()
+    assert {p.get_attribute("id") for p in tab.locator(".plot").all()} == plots
+    for name in plots:
+        assert tab.locator(f"#{name} svg.main-svg").count() >= 1
+        assert tab.locator(f"#{name}").bounding_box()["width"] > 200
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert wrong == []
+    tab.context.close()
+
+
+def test_seeds_open_and_plots_follow_the_colour_scheme(browser, tmp_path):
+    path = tmp_path / "report.html"
+    write_report(classification(seeds=2), path)
+    tab, wrong = opened(browser, path, 1400, "light")
+    seeds = tab.locator("tbody.seeds.student")
+    assert not seeds.is_visible()
+    tab.locator("tbody.summary.student summary").click()
+    assert seeds.is_visible()
+    colour = "getComputedStyle(document.querySelector('#confusion .ytick text')).fill"
+    before = tab.evaluate(colour)
+    tab.emulate_media(color_scheme="dark")
+    tab.wait_for_function(f"{colour} !== '{before}'")
+    assert wrong == []
+    tab.context.close()
+
+
+def test_names_from_the_data_run_nothing_in_a_browser(browser, tmp_path):
+    result, path = (
+        classification((EVIL, "<img src=x onerror=alert(2)>", "<b>bold</b>"), seeds=2),
+        tmp_path / "report.html",
+    )
+    write_report(result | {"name": EVIL}, path)
+    tab, wrong = opened(browser, path, 1400, "light")
+    assert "<b>bold</b>" in tab.locator("#confusion").text_content()
+    assert tab.locator("h1").text_content() == EVIL
+    assert wrong == []
+    tab.context.close()
