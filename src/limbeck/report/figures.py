@@ -181,10 +181,11 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str
     if n <= MAX_CLASSES_LABELLED:
         short = [html.escape(name if len(name) <= 22 else f"{name[:21]}…") for name in names]
         labels |= {"tickvals": list(range(n)), "ticktext": short, "tickfont": {"size": 12 if n <= 20 else 9}}
+    slant = 0 if n <= 4 or all(len(name) <= 2 for name in names) else -45 if n <= 20 else -90
     figure.update_layout(
         height=min(900, max(320, 150 + (30 if n <= 20 else 14) * n)),
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        xaxis={**labels, "title": _axis("predicted"), "tickangle": -90 if n > 20 else -45 if n > 4 else 0},
+        xaxis={**labels, "title": _axis("predicted"), "tickangle": slant},
         yaxis={**labels, "title": _axis("true"), "autorange": "reversed"},
     )
     return _plain(figure)
