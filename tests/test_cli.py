@@ -7,10 +7,14 @@ import pytest
 
 
 def command(*words, **options):
-    return subprocess.run([sys.executable, "-m", "limbeck", *map(str, words)], capture_output=True, text=True, check=False, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "limbeck", *map(str, words)], capture_output=True, text=True, check=False, **options
+    )
 
 
-@pytest.mark.parametrize("words", [[], ["run"], ["check"], ["recipes"], ["report"], ["data"], ["data", "split"], ["data", "inspect"]])
+@pytest.mark.parametrize(
+    "words", [[], ["run"], ["check"], ["recipes"], ["report"], ["data"], ["data", "split"], ["data", "inspect"]]
+)
 def test_help_teaches(words):
     found = command(*words, "--help")
     assert found.returncode == 0
@@ -20,7 +24,15 @@ def test_help_teaches(words):
 
 def test_recipes_are_listed_and_printed():
     listed = command("recipes").stdout
-    for name in ("quickstart", "mnist-distiller", "mnist-compress", "cifar10-vgg19", "seedlings-coatnet", "tabular-ensemble", "diabetes-regression"):
+    for name in (
+        "quickstart",
+        "mnist-distiller",
+        "mnist-compress",
+        "cifar10-vgg19",
+        "seedlings-coatnet",
+        "tabular-ensemble",
+        "diabetes-regression",
+    ):
         assert name in listed
     assert "temperature: 10" in command("recipes", "mnist-distiller").stdout
     unknown = command("recipes", "quikstart")

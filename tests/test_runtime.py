@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -65,7 +64,7 @@ def test_json_has_no_nan(tmp_path):
 def test_files_get_the_permissions_of_any_new_file(tmp_path):
     runtime.write_text(tmp_path / "a", "x")
     (tmp_path / "b").write_text("x")
-    assert os.stat(tmp_path / "a").st_mode == os.stat(tmp_path / "b").st_mode
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 def test_fingerprints_are_the_same_in_another_process():
@@ -77,7 +76,12 @@ def test_fingerprints_are_the_same_in_another_process():
 
 def test_a_tensor_fingerprint_sees_names_types_shapes_and_values():
     base = {"w": torch.arange(6.0)}
-    others = [{"v": torch.arange(6.0)}, {"w": torch.arange(6)}, {"w": torch.arange(6.0).view(2, 3)}, {"w": torch.arange(6.0) + 1e-6}]
+    others = [
+        {"v": torch.arange(6.0)},
+        {"w": torch.arange(6)},
+        {"w": torch.arange(6.0).view(2, 3)},
+        {"w": torch.arange(6.0) + 1e-6},
+    ]
     marks = {runtime.fingerprint_tensors(t) for t in [base, *others]}
     assert len(marks) == 5
     assert runtime.fingerprint_tensors({"w": torch.arange(12.0)[::2] / 2}) == runtime.fingerprint_tensors(base)

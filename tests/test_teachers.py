@@ -12,7 +12,9 @@ from limbeck.types import Batch
 
 def batch(*shape):
     generator = torch.Generator().manual_seed(0)
-    return Batch(torch.rand(*shape, generator=generator), torch.zeros(shape[0], dtype=torch.int64), torch.arange(shape[0]))
+    return Batch(
+        torch.rand(*shape, generator=generator), torch.zeros(shape[0], dtype=torch.int64), torch.arange(shape[0])
+    )
 
 
 def network():

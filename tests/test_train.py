@@ -83,7 +83,9 @@ def test_it_learns_and_says_how(data):
     assert [e["epoch"] for e in history.epochs] == [1, 2, 3, 4, 5]
     assert history.epochs[-1]["train_loss"] < 0.7 * history.epochs[0]["train_loss"]
     assert history.epochs[-1]["val_accuracy"] > 0.75
-    accuracy = (student.eval()(pixels(data, data.val, "cpu")).argmax(1) == targets(data, data.val, "cpu")).float().mean()
+    accuracy = (
+        (student.eval()(pixels(data, data.val, "cpu")).argmax(1) == targets(data, data.val, "cpu")).float().mean()
+    )
     assert accuracy.item() == pytest.approx(history.epochs[history.best_epoch - 1]["val_accuracy"])
 
 
@@ -126,7 +128,13 @@ def test_accumulation_changes_the_memory_and_not_the_steps(data):
         torch.manual_seed(0)
         for p in student.parameters():
             nn.init.normal_(p, std=0.3)
-        fit(student, HARD, None, data, Plan(epochs=2, batch_size=50, lr=0.1, optimizer="sgd", accumulate=accumulate, select="last"))
+        fit(
+            student,
+            HARD,
+            None,
+            data,
+            Plan(epochs=2, batch_size=50, lr=0.1, optimizer="sgd", accumulate=accumulate, select="last"),
+        )
         return student.state_dict()
 
     whole = trained(1)
@@ -151,7 +159,9 @@ def test_best_and_last_weights(data, tmp_path):
 
 
 def test_it_stops_when_it_no_longer_gets_better(data):
-    history = fit(network(), HARD, None, data, Plan(epochs=50, batch_size=32, lr=1e-9, patience=3, optimizer="sgd", momentum=0.0))
+    history = fit(
+        network(), HARD, None, data, Plan(epochs=50, batch_size=32, lr=1e-9, patience=3, optimizer="sgd", momentum=0.0)
+    )
     assert len(history.epochs) - history.best_epoch == 3
     assert len(history.epochs) < 50
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -26,18 +26,22 @@ app = typer.Typer(
 data = typer.Typer(help="Look at data, or split a folder of images.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A bundled name (see `limbeck recipes`) or the path of a YAML file.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A bundled name (see `limbeck recipes`) or the path of a YAML file.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, for instance student.train.epochs=3", show_default=False),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Changes to the recipe, for instance student.train.epochs=3", show_default=False
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; stands anywhere.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if version:
         print(__version__)
@@ -48,10 +52,12 @@ def _options(
 def run(
     recipe: RecipeName,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The run directory.  [default: runs/<name of the recipe>]", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run directory.  [default: runs/<name of the recipe>]", show_default=False)
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe: train teacher and students, compare them on the test split, export, report.
+    r"""Run a recipe: train teacher and students, compare them on the test split, export, report.
 
     Give the same command again to go on with a run that was interrupted: what is done is not done again.
 
@@ -77,7 +83,8 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     found = recipes.load(recipe, overrides or ())
     teachers = ", ".join(t.model for t in found.teachers) or "no teacher"
-    print(f"{found.name}: fine ({found.task} on {found.data.source}; {teachers} -> {found.student.model}; {len(found.seeds)} seeds)")
+    job = f"{found.task} on {found.data.source}; {teachers} -> {found.student.model}; {len(found.seeds)} seeds"
+    print(f"{found.name}: fine ({job})")
 
 
 @app.command()
@@ -109,28 +116,35 @@ def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="A fini
 @data.command("split")
 def data_split(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder with one sub-folder a class.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="Where train/, val/ (and test/) are written; must be empty or absent.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="DST", help="Where train/, val/ (and test/) are written; must be empty or absent.")
+    ],
     val: Annotated[float, typer.Option(help="Share of the validation split.")] = 0.3,
     test: Annotated[float, typer.Option(help="Share of the test split; 0 writes none.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 42,
-    how: Annotated[str, typer.Option(help="copy, hardlink or symlink.")] = "copy",
-    group: Annotated[str | None, typer.Option(help="Keep files of one group on one side: `stem`, or a regular expression on the path.")] = None,
+    how: Annotated[Literal["copy", "hardlink", "symlink"], typer.Option(help="How files get there.")] = "copy",
+    group: Annotated[
+        str | None,
+        typer.Option(help="Keep files of one group on one side: `stem`, or a regular expression on the path."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Split a folder of images into train/, val/ (and test/), stratified by class."""
     from limbeck.data import split_folder
-    from limbeck.errors import did_you_mean
     from limbeck.runtime import Progress
 
-    if how not in ("copy", "hardlink", "symlink"):
-        raise UserError(f"'{how}' is no way to split", where="--how", hint=did_you_mean(how, ("copy", "hardlink", "symlink")))
-    counts = split_folder(source, target, val=val, test=test, seed=seed, how=how, group=group, progress=Progress(quiet=quiet))  # type: ignore[arg-type]
+    counts = split_folder(
+        source, target, val=val, test=test, seed=seed, how=how, group=group, progress=Progress(quiet=quiet)
+    )
     for split, classes in counts.items():
         print(f"{split}: {sum(classes.values())} files in {len(classes)} classes")
 
 
 @data.command("inspect")
-def data_inspect(path: Annotated[Path, typer.Argument(help="A folder of images, .npz, .npy, .csv, .parquet or IDX file.")], quiet: Quiet = False) -> None:
+def data_inspect(
+    path: Annotated[Path, typer.Argument(help="A folder of images, .npz, .npy, .csv, .parquet or IDX file.")],
+    quiet: Quiet = False,
+) -> None:
     """Show what is in a data set: counts, sizes, modes, duplicates, files that cannot be read."""
     import json
 
@@ -147,9 +161,16 @@ def _show(result: dict[str, Any], folder: Path) -> None:
 
     console = Console(highlight=False)
     classes = result["data"]["task"] == "classification"
-    table = Table(title=f"{result['name']} on the test split of {result['data']['name']} ({result['data']['counts']['test']:,} rows)")
+    rows, name = result["data"]["counts"]["test"], result["data"]["name"]
+    table = Table(title=f"{result['name']} on the test split of {name} ({rows:,} rows)")
     table.add_column("model")
-    for heading in ("accuracy" if classes else "RMSE", "agreement" if classes else "R2", "parameters", "size", "latency"):
+    for heading in (
+        "accuracy" if classes else "RMSE",
+        "agreement" if classes else "R2",
+        "parameters",
+        "size",
+        "latency",
+    ):
         table.add_column(heading, justify="right")
     for model in result["models"]:
         metrics, cost = model["metrics"], model["cost"]
@@ -170,24 +191,27 @@ def _show(result: dict[str, Any], folder: Path) -> None:
 
 def main() -> None:
     """Run the command line: 0 on success, 2 on a user error, 130 on Ctrl-C."""
+    words = [word for word in sys.argv[1:] if word != "--debug"]
     try:
-        code = app(standalone_mode=False)
+        code = app(words, standalone_mode=False)
     except UserError as error:
-        if "--debug" in sys.argv:
+        if len(words) < len(sys.argv) - 1:
             raise
         _leave(f"limbeck: {error}", 2)
     except UsageError as error:
         error.show()
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        _leave("\nlimbeck: stopped; nothing is lost. Give the same command again to go on.", 130)
+        code = 130
     except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    else:
-        sys.exit(code or 0)
+    if code == 130:
+        _leave("\nlimbeck: stopped; nothing is lost. Give the same command again to go on.", 130)
+    sys.exit(code or 0)
 
 
-def _leave(message: str, code: int) -> None:
+def _leave(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(code)

@@ -21,9 +21,7 @@ class UserError(Exception):
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what, self.where, self.hint = what, where, hint
-        super().__init__(
-            "".join((f"{where}: " if where else "", what, f"\n  hint: {hint}" if hint else ""))
-        )
+        super().__init__("".join((f"{where}: " if where else "", what, f"\n  hint: {hint}" if hint else "")))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

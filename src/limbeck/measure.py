@@ -69,7 +69,9 @@ def measure(
                 told.append(prediction)
             elif told:
                 metrics |= evaluate.agreement(data.task, prediction, _together(told, combine), data.targets)
-            cost = Cost(benchmark.parameters(network), benchmark.macs(network, example), candidate.file.stat().st_size, None)
+            cost = Cost(
+                benchmark.parameters(network), benchmark.macs(network, example), candidate.file.stat().st_size, None
+            )
             file = str(candidate.file.relative_to(root))
             found.append(Artifact(candidate.name, candidate.role, candidate.seed, "pytorch", file, metrics, cost))
             if candidate.role == "teacher" or candidate.name == chosen:
@@ -96,7 +98,9 @@ def _ensemble(members: list[Artifact], prediction: Tensor, truth: Tensor, data: 
         return sum(v or 0 for v in values)
 
     costs = [m.cost for m in members]
-    cost = Cost(total([c.params for c in costs]), total([c.macs for c in costs]), total([c.size_bytes for c in costs]), None)
+    cost = Cost(
+        total([c.params for c in costs]), total([c.macs for c in costs]), total([c.size_bytes for c in costs]), None
+    )
     metrics = evaluate.metrics(data.task, prediction, truth, data.targets)
     return Artifact("ensemble", "teacher", None, "pytorch", None, metrics, cost)
 
@@ -126,7 +130,9 @@ def _ship(
     standardised = given if scaling is None else (given - scaling.mean) / scaling.std
     metrics = evaluate.metrics(data.task, standardised, targets(data, data.test, "cpu"), scaling)
     cost = replace(source.cost, size_bytes=path.stat().st_size)
-    return Artifact(f"{source.name}.{kind}", "exported", source.seed, kind, str(path.relative_to(root)), metrics, cost, parity)
+    return Artifact(
+        f"{source.name}.{kind}", "exported", source.seed, kind, str(path.relative_to(root)), metrics, cost, parity
+    )
 
 
 def _with_latency(rows: list[Artifact], chosen: str, timed: dict[str, Callable[[], object]]) -> list[Artifact]:

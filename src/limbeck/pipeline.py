@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-import limbeck
-from limbeck import evaluate, export, losses, recipe, signatures
+from limbeck import __version__, evaluate, export, losses, recipe, signatures
 from limbeck.augment import keyed
 from limbeck.data import Data, load, pixels, targets
 from limbeck.errors import UserError
 from limbeck.measure import Candidate, measure
-from limbeck.models import Normalized, build, channels_last, load_weights, normalization, plain, save_weights
+from limbeck.models import Normalized, build, channels_last, normalization, plain, save_weights
 from limbeck.objective import Objective, Term
 from limbeck.recipe import Network, Plan, Recipe
 from limbeck.report import write_report
@@ -59,7 +59,7 @@ class Job:
     @property
     def device(self) -> torch.device:
         """Where networks run."""
-        return self.accelerator.device
+        return torch.device(self.accelerator.device)
 
 
 def run(
@@ -103,7 +103,9 @@ def _claim(folder: Path, checked: Recipe) -> None:
     if not path.exists():
         strangers = [p.name for p in folder.iterdir() if p.name != ".lock"]
         if strangers:
-            raise UserError(f"is not empty and holds no run ({strangers[0]}, ...)", where=str(folder), hint="choose another --out")
+            raise UserError(
+                f"is not empty and holds no run ({strangers[0]}, ...)", where=str(folder), hint="choose another --out"
+            )
         write_text(path, recipe.dump(checked))
         return
     before, now = (_flat(r.model_dump(mode="json")) for r in (recipe.load(path), checked))
@@ -124,7 +126,9 @@ def _claim(folder: Path, checked: Recipe) -> None:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict | list) and value:
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        return {k: v for key, inner in pairs for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+        return {
+            k: v for key, inner in pairs for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+        }
     return {prefix: value}
 
 
@@ -143,46 +147,55 @@ def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: P
         write_json(folder / "classes.json", {name: number for number, name in enumerate(data.task.names)})
     _dry_build(job)
 
-    taught = {spec.name: _stage(job, spec.name, _teacher_key(job, spec), lambda f, s=spec: _teach(job, s, f)) for spec in checked.teachers}
+    keys = {spec.name: _teacher_key(job, spec) for spec in checked.teachers}
+    taught = {
+        spec.name: _together(job, spec.name, keys[spec.name], partial(_teach, job, spec)) for spec in checked.teachers
+    }
     teacher = _teacher(job, taught) if taught else None
+    about = _dumped(checked, "student", "augment", "losses", "run", "task")
     trained: dict[str, dict[str, Any]] = {}
     for seed in checked.seeds:
-        for role in ("student", "distilled") if teacher else ("student",):
-            key = fingerprint(SCHEMA, role, seed, job.data.fingerprint, _dumped(checked, "student", "augment", "losses", "run", "task"), [_teacher_key(job, t) for t in checked.teachers] if role == "distilled" else None)
-            trained[f"{role}-seed{seed}"] = _stage(
-                job, f"{role}-seed{seed}", key, lambda f, r=role, s=seed: _study(job, f, s, teacher if r == "distilled" else None)
-            )  # fmt: skip
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        return {}
-    result = _conclude(job, taught, trained)
-    accelerator.wait_for_everyone()
+        alone = fingerprint(SCHEMA, seed, data.fingerprint, about)
+        trained[f"student-seed{seed}"] = _together(job, f"student-seed{seed}", alone, partial(_study, job, seed, None))
+        if teacher is not None:
+            key = fingerprint(alone, keys)
+            trained[f"distilled-seed{seed}"] = _together(
+                job, f"distilled-seed{seed}", key, partial(_study, job, seed, teacher)
+            )
+    # What is left needs one process.
+    return _conclude(job, taught, trained) if accelerator.is_main_process else {}
+
+
+def _together(job: Job, name: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """A stage that all processes take part in."""
+    job.accelerator.wait_for_everyone()
+    result = _stage(job, name, key, compute)
+    job.accelerator.wait_for_everyone()
     return result
 
 
 def _stage(job: Job, name: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """The result of the stage `name`: read where it is done, computed where it is not."""
-    folder = job.folder / name
+    folder, main = job.folder / name, job.accelerator.is_main_process
     record = folder / "stage.json"
-    job.accelerator.wait_for_everyone()
-    known = read_json(record) if record.exists() else {"key": key, "done": False}
+    known: dict[str, Any] = read_json(record) if record.exists() else {"key": key, "done": False}
     if known["key"] != key:
         raise UserError(
             "this stage was begun from other data, another teacher or another version",
-            where=str(folder), hint="choose another --out, or remove this folder to do the stage again",
-        )  # fmt: skip
+            where=str(folder),
+            hint="choose another --out, or remove this folder to do the stage again",
+        )
     if not known["done"]:
-        job.accelerator.wait_for_everyone()
-        if job.accelerator.is_main_process:
+        if main:
             write_json(record, known)
         started = time.monotonic()
         result = compute(folder)
-        known = {"key": key, "done": True, "result": result}
-        epochs = result.get("epochs", [])
-        known["seconds"] = round(max(time.monotonic() - started, sum(e["seconds"] for e in epochs)), 3)
-        if job.accelerator.is_main_process:
+        # An interrupted training counts its earlier epochs, too.
+        trained: float = sum(epoch["seconds"] for epoch in result.get("epochs", []))
+        seconds = round(max(time.monotonic() - started, trained), 3)
+        known = {"key": key, "done": True, "seconds": seconds, "result": result}
+        if main:
             write_json(record, known)
-        job.accelerator.wait_for_everyone()
     job.seconds[name] = known["seconds"]
     return dict(known["result"])
 
@@ -196,7 +209,13 @@ def _teacher_key(job: Job, spec: recipe.Teacher) -> str:
     if spec.weights:
         stat = Path(spec.weights).stat()
         weights = [stat.st_size, stat.st_mtime_ns]
-    return fingerprint(SCHEMA, spec.model_dump(mode="json"), weights, job.data.fingerprint, _dumped(job.recipe, "augment", "run", "task"))
+    return fingerprint(
+        SCHEMA,
+        spec.model_dump(mode="json"),
+        weights,
+        job.data.fingerprint,
+        _dumped(job.recipe, "augment", "run", "task"),
+    )
 
 
 def _dry_build(job: Job) -> None:
@@ -211,13 +230,12 @@ def _dry_build(job: Job) -> None:
 
 
 def _network(job: Job, spec: Network, weights: Path | None = None) -> nn.Module:
-    """The network of a spec with its input normalisation; `weights` replace what the spec would start from."""
-    fresh = spec if weights is None else spec.model_copy(update={"pretrained": False, "weights": None})
-    model = build(fresh, job.data.shape, job.data.task.width)
+    """The network of a spec with its input normalisation, as the spec begins it or with the weights of a stage."""
+    say: Callable[[str], None] | None = job.progress.say
     if weights is not None:
-        load_weights(model, weights)
-    mean, std = normalization(spec, model, job.data.inputs.mean, job.data.inputs.std)
-    return Normalized(model, mean, std)
+        spec, say = spec.model_copy(update={"pretrained": False, "weights": str(weights)}), None
+    model = build(spec, job.data.shape, job.data.task.width, say=say)
+    return Normalized(model, *normalization(spec, model, job.data.inputs.mean, job.data.inputs.std))
 
 
 def _weights(job: Job, name: str, plan: Plan | None) -> Path:
@@ -265,12 +283,21 @@ def _teach(job: Job, spec: recipe.Teacher, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"epochs": [], "notes": []}
     if spec.train:
         history = fit(
-            network, _label_objective(job, spec.train), None, job.data, spec.train, seed=0, folder=folder,
-            augment=_augmentation(job, 0), run=job.recipe.run, progress=job.progress, label=spec.name,
-        )  # fmt: skip
+            network,
+            _label_objective(job, spec.train),
+            None,
+            job.data,
+            spec.train,
+            seed=0,
+            folder=folder,
+            augment=_augmentation(job, 0),
+            run=job.recipe.run,
+            progress=job.progress,
+            label=spec.name,
+        )
         result["epochs"] = history.epochs
     elif job.accelerator.is_main_process:
-        save_weights(plain(network), folder / "best.safetensors", {"from": spec.weights or spec.model})
+        save_weights(network, folder / "best.safetensors", {"from": spec.weights or spec.model})
     found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
     result["val"] = {k: v for k, v in found.items() if isinstance(v, float)}
     result["notes"] += _doubts(job, spec.name, result["val"])
@@ -284,22 +311,36 @@ def _teach(job: Job, spec: recipe.Teacher, folder: Path) -> dict[str, Any]:
 def _doubts(job: Job, name: str, val: Mapping[str, float]) -> list[str]:
     data = job.data
     if data.task.kind == "regression":
-        return [] if val["r2"] > 0 else [f"{name} predicts no better than the mean (R2 {val['r2']:.3f} on validation): its outputs teach nothing"]
+        r2 = val.get("r2", 0.0)
+        return (
+            []
+            if r2 > 0
+            else [f"{name} predicts no better than the mean does (R2 {r2:.3f} on validation): nothing to learn from"]
+        )
     chance = torch.bincount(data.y[data.val]).max().item() / len(data.val)
     if val["accuracy"] > chance:
         return []
-    return [f"{name} is no better than always naming the commonest class ({val['accuracy']:.3f} against {chance:.3f} on validation)"]
+    return [
+        f"{name} is no better than always naming the commonest class "
+        f"({val['accuracy']:.3f} against {chance:.3f} on validation)"
+    ]
 
 
 def _bfloat16_is_safe(job: Job, network: nn.Module) -> bool:
     """Whether the teacher may run in bfloat16: fast here, and its soft targets hardly move."""
-    fast = torch.cuda.is_bf16_supported() if job.device.type == "cuda" else getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    fast = (
+        torch.cuda.is_bf16_supported()
+        if job.device.type == "cuda"
+        else getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    )
     if not fast or not channels_last(plain(network)) or job.data.task.kind != "classification":
         return False
     rows, device = job.data.val[:512], job.device
     low = Frozen(network, dtype=torch.bfloat16, device=device)
     exact = evaluate.predict(network, job.data, rows, device=device)
-    moved = evaluate.agreement(job.data.task, evaluate.predict(lambda x: low(_bare(x)).prediction, job.data, rows, device=device), exact)
+    moved = evaluate.agreement(
+        job.data.task, evaluate.predict(lambda x: low(_bare(x)).prediction, job.data, rows, device=device), exact
+    )
     return bool(moved["agreement"] >= 0.99 and moved["kl"] < 1e-3)
 
 
@@ -313,24 +354,36 @@ def _teacher(job: Job, taught: Mapping[str, Mapping[str, Any]]) -> Teacher:
     members = [
         Frozen(
             _network(job, spec, _weights(job, spec.name, spec.train)),
-            taps=taps, dtype=getattr(torch, taught[spec.name]["dtype"]), device=job.device, probabilities=False,
+            taps=taps,
+            dtype=getattr(torch, taught[spec.name]["dtype"]),
+            device=job.device,
+            probabilities=False,
         )
         for spec in job.recipe.teachers
-    ]  # fmt: skip
+    ]
     if len(members) > 1 and taps:
         raise UserError("features are tapped from one teacher, and there are several", where="losses")
     return members[0] if len(members) == 1 else Ensemble(members, combiner(job.data.task.kind))
 
 
-def _study(job: Job, folder: Path, seed: int, teacher: Teacher | None) -> dict[str, Any]:
+def _study(job: Job, seed: int, teacher: Teacher | None, folder: Path) -> dict[str, Any]:
     """Train a student. The seed fixes its first weights and its data order, the same with and without a teacher."""
     spec = job.recipe.student
     seed_everything("student", seed)
     network = _network(job, spec)
     history = fit(
-        network, _objective(job, spec.train) if teacher else _label_objective(job, spec.train), teacher, job.data, spec.train,
-        seed=seed, folder=folder, augment=_augmentation(job, seed), run=job.recipe.run, progress=job.progress, label=folder.name,
-    )  # fmt: skip
+        network,
+        _objective(job, spec.train) if teacher else _label_objective(job, spec.train),
+        teacher,
+        job.data,
+        spec.train,
+        seed=seed,
+        folder=folder,
+        augment=_augmentation(job, seed),
+        run=job.recipe.run,
+        progress=job.progress,
+        label=folder.name,
+    )
     selected = history.epochs[history.best_epoch - 1 if spec.train.select == "best" else -1]
     val = {k.removeprefix("val_"): v for k, v in selected.items() if k.startswith("val_")}
     return {"epochs": history.epochs, "val": val}
@@ -343,7 +396,9 @@ def _conclude(job: Job, taught: Mapping[str, Any], trained: Mapping[str, Any]) -
     """Measure every model on the test split, export the chosen one, write result.json and the page."""
     checked, data = job.recipe, job.data
     chosen = _choose(job, trained)
-    key = fingerprint(SCHEMA, data.fingerprint, [_teacher_key(job, t) for t in checked.teachers], checked.model_dump(mode="json"))
+    key = fingerprint(
+        SCHEMA, data.fingerprint, [_teacher_key(job, t) for t in checked.teachers], checked.model_dump(mode="json")
+    )
     models = _stage(job, "measured", key, lambda _: {"models": _measured(job, chosen["name"])})["models"]
     notes = [*data.notes, *(n for t in taught.values() for n in t["notes"])]
     comparison = None
@@ -354,13 +409,15 @@ def _conclude(job: Job, taught: Mapping[str, Any], trained: Mapping[str, Any]) -
         comparison = evaluate.compare(alone, helped, metric=metric, higher_is_better=higher)
         mean = comparison["student"]["mean"]
         if (told[-1] < mean) == higher and told[-1] != mean:
-            notes.append(f"the teacher ({metric} {told[-1]:.4f} on test) is worse than the student alone ({mean:.4f} on average)")
+            notes.append(
+                f"the teacher ({metric} {told[-1]:.4f} on test) is worse than the student alone ({mean:.4f} on average)"
+            )
     result = {
         "schema": SCHEMA,
         "name": checked.name,
         "about": checked.about,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "limbeck": limbeck.__version__,
+        "limbeck": __version__,
         "recipe": checked.model_dump(mode="json"),
         "recipe_yaml": recipe.dump(checked),
         "environment": environment(),
@@ -409,9 +466,18 @@ def _measured(job: Job, chosen: str) -> list[dict[str, Any]]:
     candidates = [_candidate(job, spec.name, "teacher", None, spec, spec.train) for spec in checked.teachers]
     roles: tuple[Role, ...] = ("student", "distilled") if checked.teachers else ("student",)
     for seed in checked.seeds:
-        candidates += [_candidate(job, f"{role}-seed{seed}", role, seed, checked.student, checked.student.train) for role in roles]
+        candidates += [
+            _candidate(job, f"{role}-seed{seed}", role, seed, checked.student, checked.student.train) for role in roles
+        ]
     rows = measure(
-        candidates, chosen, checked.export, job.data, combiner(checked.task), root=job.folder, device=job.device, progress=job.progress
+        candidates,
+        chosen,
+        checked.export,
+        job.data,
+        combiner(checked.task),
+        root=job.folder,
+        device=job.device,
+        progress=job.progress,
     )
     return [asdict(row) for row in rows]
 

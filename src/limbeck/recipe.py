@@ -79,7 +79,9 @@ class Data(Strict):
         }  # fmt: skip
         for name, sources in only_for.items():
             if name in self.model_fields_set and self.source not in sources:
-                raise ValueError(f"`{name}` has no effect with source '{self.source}', only with {' or '.join(sources)}")
+                raise ValueError(
+                    f"`{name}` has no effect with source '{self.source}', only with {' or '.join(sources)}"
+                )
         if self.split.group and self.source not in ("folder", "table"):
             raise ValueError(f"`split.group` has no effect with source '{self.source}', only with folder or table")
         if self.source == "table" and not self.target:
@@ -151,7 +153,12 @@ class Schedule(Strict):
 
     @model_validator(mode="after")
     def _takes_effect(self) -> Schedule:
-        belongs = {"t_max": ("cosine", "linear"), "eta_min": ("cosine", "linear"), "step_size": ("step",), "gamma": ("step",)}
+        belongs = {
+            "t_max": ("cosine", "linear"),
+            "eta_min": ("cosine", "linear"),
+            "step_size": ("step",),
+            "gamma": ("step",),
+        }
         for key, names in belongs.items():
             if key in self.model_fields_set and self.name not in names:
                 raise ValueError(f"`{key}` has no effect with the {self.name} schedule, only with {' or '.join(names)}")
@@ -268,7 +275,9 @@ class Term(Strict):
             raise ValueError(f"unknown loss '{self.loss}'; {did_you_mean(self.loss, known)}")
         if "label_smoothing" in self.options:
             raise ValueError("give `label_smoothing` in student.train, so that the student alone gets it too")
-        _check_options(f"loss '{self.loss}'", self.options, known[self.loss], beside=("weight", "student", "teacher", "loss"))
+        _check_options(
+            f"loss '{self.loss}'", self.options, known[self.loss], beside=("weight", "student", "teacher", "loss")
+        )
         return self
 
 
@@ -346,7 +355,9 @@ class Recipe(Strict):
         if taught and not self.teachers:
             raise ValueError(f"loss '{taught[0]}' learns from a teacher, and `teachers` is empty")
         if self.teachers and not any(self.losses[name].weight > 0 for name in taught):
-            raise ValueError("there is a teacher, but no loss with a weight above 0 learns from it (add `kd`, or `mse`)")
+            raise ValueError(
+                "there is a teacher, but no loss with a weight above 0 learns from it (add `kd`, or `mse`)"
+            )
 
 
 def _check_options(
@@ -358,9 +369,10 @@ def _check_options(
             raise ValueError(f"{what} has no option '{name}'; {did_you_mean(name, [*signature.options, *beside])}")
         annotation, _ = signature.options[name]
         wanted = kinds.get(annotation.removesuffix(" | None"))
-        if wanted and not (value is None and annotation.endswith("None")):
-            if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-                raise ValueError(f"{what}: option '{name}' is a {annotation}, not {value!r}")
+        absent = value is None and annotation.endswith("None")
+        fits = wanted is None or (isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool)))
+        if not absent and not fits:
+            raise ValueError(f"{what}: option '{name}' is a {annotation}, not {value!r}")
     for name, (_, default) in signature.options.items():
         if default is signatures.REQUIRED and name not in given:
             raise ValueError(f"{what} needs the option '{name}'")
@@ -375,7 +387,9 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.inf|\.nan)$"),
+    re.compile(
+        r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.inf|\.nan)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -395,7 +409,11 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def bundled() -> dict[str, str]:
     """The recipes that come with Limbeck: name -> YAML text."""
     folder = resources.files("limbeck") / "recipes"
-    found = {p.name.removesuffix(".yaml"): p.read_text(encoding="utf-8") for p in folder.iterdir() if p.name.endswith(".yaml")}
+    found = {
+        p.name.removesuffix(".yaml"): p.read_text(encoding="utf-8")
+        for p in folder.iterdir()
+        if p.name.endswith(".yaml")
+    }
     return dict(sorted(found.items()))
 
 
@@ -425,7 +443,9 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) 
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML that `load` reads again: what was given, overrides included, without the defaults."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True, width=100)
+    return yaml.safe_dump(
+        recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True, width=100
+    )
 
 
 def parse(text: str, label: str) -> dict[str, Any]:
@@ -455,7 +475,9 @@ def _text(recipe: str | Path) -> tuple[str, str]:
         raise UserError("is a folder, not a recipe", where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"no bundled recipe and no readable file of that name ({error})", where=str(recipe), hint=did_you_mean(str(recipe), known)
+            f"no bundled recipe and no readable file of that name ({error})",
+            where=str(recipe),
+            hint=did_you_mean(str(recipe), known),
         ) from None
 
 
@@ -508,7 +530,9 @@ def _line(fault: Any, label: str, text: str | None) -> str:
     if fault["type"] == "literal_error":
         known = [k.strip(" '") for k in re.split(r",| or ", fault["ctx"]["expected"])]
         guess = difflib.get_close_matches(str(fault["input"]), known, n=1)
-        return f"{where}: {fault['input']!r} is none of {fault['ctx']['expected']}" + (f"; did you mean '{guess[0]}'?" if guess else "")
+        return f"{where}: {fault['input']!r} is none of {fault['ctx']['expected']}" + (
+            f"; did you mean '{guess[0]}'?" if guess else ""
+        )
     if fault["type"].endswith(("_type", "_parsing")):
         return f"{where}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
     return f"{where}: {message}"

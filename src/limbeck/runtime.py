@@ -58,7 +58,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path` atomically.
 
-    Weights are made as bytes first: torch and safetensors, writing by themselves, hide a full disk in errors of their own.
+    Weights are made as bytes first: torch and safetensors, writing by themselves, hide a full disk in errors of
+    their own.
     """
     write_atomic(path, lambda part: part.write_bytes(content))
 
@@ -202,7 +203,17 @@ def environment() -> dict[str, Any]:
     import torch
 
     versions = {}
-    for name in ("limbeck", "torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn", "onnxruntime", "litert-torch"):
+    for name in (
+        "limbeck",
+        "torch",
+        "torchvision",
+        "timm",
+        "accelerate",
+        "numpy",
+        "scikit-learn",
+        "onnxruntime",
+        "litert-torch",
+    ):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
@@ -276,4 +287,3 @@ class Progress:
 
             yield advance
         self.say(f"{label}: {time.monotonic() - started:.1f} s{'  ' + last if last else ''}")
-

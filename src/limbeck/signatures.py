@@ -52,7 +52,9 @@ def _table(path: Path, name: str) -> dict[str, Signature]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     definitions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         if any(isinstance(t, ast.Name) and t.id == name for t in targets):
             value = node.value  # type: ignore[attr-defined]
             rows = ast.literal_eval(ast.unparse(_quoted(value)))
@@ -70,7 +72,8 @@ def _signature(family: str, node: ast.FunctionDef | ast.ClassDef) -> Signature:
     if isinstance(node, ast.ClassDef):
         methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
         function, call = methods["__init__"], methods["forward"]
-    assert isinstance(function, ast.FunctionDef) and isinstance(call, ast.FunctionDef)
+    assert isinstance(function, ast.FunctionDef)
+    assert isinstance(call, ast.FunctionDef)
     options = {
         a.arg: (ast.unparse(a.annotation) if a.annotation else "Any", REQUIRED if d is None else ast.literal_eval(d))
         for a, d in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)

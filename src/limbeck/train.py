@@ -1,8 +1,8 @@
 """The training loop, on Accelerate: one student, one objective, perhaps a teacher.
 
-A run can stop at any moment: at the end of every epoch a checkpoint is put in place atomically, and everything random in
-an epoch (order, views, dropout) follows from (seed, epoch) alone, so a resumed training takes the same steps as one that
-was never interrupted.
+A run can stop at any moment: at the end of every epoch a checkpoint is put in place atomically, and everything random
+in an epoch (order, views, dropout) follows from (seed, epoch) alone, so a resumed training takes the same steps as one
+that was never interrupted.
 """
 
 from __future__ import annotations
@@ -86,7 +86,19 @@ def fit(
     Raises:
         UserError: the loss becomes NaN or infinite; the disk is full.
     """
-    loop = _Loop(student, objective, teacher, data, plan, seed, folder, augment, run or Run(), progress or Progress(quiet=True), label)
+    loop = _Loop(
+        student,
+        objective,
+        teacher,
+        data,
+        plan,
+        seed,
+        folder,
+        augment,
+        run or Run(),
+        progress or Progress(quiet=True),
+        label,
+    )
     return loop.run()
 
 
@@ -212,15 +224,17 @@ class _Loop:
         totals = torch.zeros(self.steps, device=self.device)
         sums: dict[str, Tensor] = {}
         seen = 0
-        for step, (batch, share) in enumerate(self._batches(epoch)):
-            lr = learning_rate(self.plan, epoch + (step + 1) / self.steps if self.plan.warmup_epochs else epoch + step / self.steps)
+        for step, (batch, count, whole) in enumerate(self._batches(epoch)):
+            lr = learning_rate(
+                self.plan, epoch + (step + 1) / self.steps if self.plan.warmup_epochs else epoch + step / self.steps
+            )
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            losses = self._step(batch, share)
+            losses = self._step(batch, count * self.accelerator.num_processes / whole)
             totals[step] = losses["total"]
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value * len(batch.index)
-            seen += len(batch.index)
+                sums[name] = sums.get(name, 0.0) + value * count
+            seen += whole
             if time.monotonic() - shown > 0.25:
                 # Reading a loss waits for the device, so it is not done at every step.
                 shown = time.monotonic()
@@ -228,18 +242,19 @@ class _Loop:
                 advance(epoch * self.steps + step + 1, f"epoch {epoch + 1} loss {losses['total'].item():.4f}")
         self._refuse_nonfinite(totals, epoch)
         row = {"epoch": epoch + 1, "lr": lr}
-        row |= {f"train_{'loss' if n == 'total' else n}": float(v) / max(seen, 1) for n, v in sums.items()}
+        means = self.accelerator.reduce(sums, reduction="sum")
+        row |= {f"train_{'loss' if name == 'total' else name}": float(v) / seen for name, v in means.items()}
         row |= self._validate()
         row["seconds"] = round(time.monotonic() - started, 3)
         self._record(row)
         if self.trackers:
             self.accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=epoch + 1)
         metric, _ = evaluate.main_metric(self.data.task)
-        shown = f"epoch {epoch + 1}/{self.plan.epochs}  val {metric} {row[f'val_{metric}']:.4f}"
-        advance((epoch + 1) * self.steps, shown)
+        note = f"epoch {epoch + 1}/{self.plan.epochs}  val {metric} {row[f'val_{metric}']:.4f}"
+        advance((epoch + 1) * self.steps, note)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Batch, float]]:
-        """This process's part of every batch, and the weight that makes its mean loss part of the whole batch's mean."""
+    def _batches(self, epoch: int) -> Iterator[tuple[Batch, int, int]]:
+        """This process's part of every batch, how many rows of it count, and how many rows the whole batch has."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         order = derive_seed(self.seed, "order", epoch)
         rows, size = len(self.data.train), self.plan.batch_size
@@ -249,17 +264,16 @@ class _Loop:
         for step, part in enumerate(source):
             if step == self.steps:
                 return
-            batch = part
-            whole = min(size, rows - step * size)
-            share = len(batch.index) * world / whole
-            if not len(batch.index):
+            batch, count = part, len(part.index)
+            if not count:
                 # The last batch can be smaller than the number of processes, yet every process must take the step.
                 row = self.data.train[:1]
                 x, y = pixels(self.data, row, self.device), targets(self.data, row, self.device)
                 batch = Batch(x, y, row.to(self.device), epoch)
-            yield (self.augment(batch) if self.augment else batch), share
+            yield (self.augment(batch) if self.augment else batch), count, min(size, rows - step * size)
 
     def _step(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        """One optimizer step; `share` makes the mean over this part its part of the mean over the whole batch."""
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         parts = _split(batch, self.plan.accumulate)
@@ -327,10 +341,9 @@ class _Loop:
                 self.best_weights = copy.deepcopy(self._shown.state_dict())
             return
         meta = {"epoch": str(int(row["epoch"])), "score": repr(score)}
-        shown = plain(self._shown)
         if better:
-            save_weights(shown, self.folder / "best.safetensors", meta)
-        save_weights(shown, self.folder / "last.safetensors", meta)
+            save_weights(self._shown, self.folder / "best.safetensors", meta)
+        save_weights(self._shown, self.folder / "last.safetensors", meta)
         write_text(self.folder / "history.jsonl", "".join(json.dumps(e) + "\n" for e in history.epochs))
         # Last, and in one step: what it promises is on the disk before it says so.
         buffer = io.BytesIO()
