@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -155,31 +156,28 @@ def data_inspect(
 
 
 def _show(result: dict[str, Any], folder: Path) -> None:
-    """The table of models and the verdict, on stdout."""
+    """The table of models and the verdict, on stdout. Students are one row each way, as means over seeds."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
-    classes = result["data"]["task"] == "classification"
+    main, second = ("accuracy", "agreement") if result["data"]["task"] == "classification" else ("rmse", "r2")
     rows, name = result["data"]["counts"]["test"], result["data"]["name"]
-    table = Table(title=f"{result['name']} on the test split of {name} ({rows:,} rows)")
-    table.add_column("model")
-    for heading in (
-        "accuracy" if classes else "RMSE",
-        "agreement" if classes else "R2",
-        "parameters",
-        "size",
-        "latency",
-    ):
-        table.add_column(heading, justify="right")
-    for model in result["models"]:
-        metrics, cost = model["metrics"], model["cost"]
-        main = f"{metrics['accuracy']:.2%}" if classes else f"{metrics['rmse']:.4g}"
-        second = metrics.get("agreement") if classes else metrics["r2"]
+    table = Table(title=f"{result['name']}: test split of {name}, {rows:,} rows", box=box.SIMPLE)
+    table.add_column("model", no_wrap=True)
+    for heading in (main, second, "parameters", "size kB", "latency ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, models in _rows(result["models"]):
+        cost = models[0]["cost"]
         table.add_row(
-            model["name"], main, "" if second is None else f"{second:.2%}" if classes else f"{second:.3f}",
-            f"{cost['params']:,}", f"{cost['size_bytes'] / 1000:,.1f} kB", f"{cost['latency_ms']:.3f} ms",
-        )  # fmt: skip
+            label,
+            _mean(models, main),
+            _mean(models, second),
+            f"{cost['params']:,}",
+            f"{cost['size_bytes'] / 1000:,.1f}",
+            f"{cost['latency_ms']:.3f}",
+        )
     console.print(table)
     if result["comparison"]:
         console.print(f"[bold]Verdict:[/bold] {result['comparison']['words']}")
@@ -187,6 +185,27 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     for note in result["notes"]:
         console.print(f"[yellow]note:[/yellow] {note}")
     print(f"Report: {folder / 'report.html'}")
+
+
+def _rows(models: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The rows of the table: a label, and the models it stands for."""
+    for model in models:
+        if model["role"] == "teacher":
+            yield model["name"], [model]
+    for role, label in (("student", "student alone"), ("distilled", "student + teacher")):
+        if same := [m for m in models if m["role"] == role]:
+            yield f"{label}, {len(same)} seed{'s' if len(same) > 1 else ''}", same
+    for model in models:
+        if model["role"] == "exported":
+            yield f"exported, {model['format']}", [model]
+
+
+def _mean(models: list[dict[str, Any]], metric: str) -> str:
+    values = [m["metrics"][metric] for m in models if m["metrics"].get(metric) is not None]
+    if not values:
+        return ""
+    mean = sum(values) / len(values)
+    return f"{mean:.2%}" if metric in ("accuracy", "agreement") else f"{mean:.4g}"
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from limbeck import __version__, evaluate, export, losses, recipe, signatures
 from limbeck.augment import keyed
-from limbeck.data import Data, load, pixels, targets
+from limbeck.data import Data, load, on_device, pixels, targets
 from limbeck.errors import UserError
 from limbeck.measure import Candidate, measure
 from limbeck.models import Normalized, build, channels_last, normalization, plain, save_weights
@@ -137,7 +137,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> dict[str, Any]:
     started = time.monotonic()
-    data = load(checked.data, checked.task, progress)
+    data = on_device(load(checked.data, checked.task, progress), accelerator.device)
     job = Job(checked, folder, data, accelerator, progress, {"data": round(time.monotonic() - started, 3)})
     for note in data.notes:
         progress.say(f"note: {note}")
