@@ -32,6 +32,12 @@ class Mutant(NamedTuple):
 LOSSES = ("test_losses.py",)
 OBJECTIVE = ("test_objective.py",)
 TAPS = ("test_taps.py",)
+TEACHERS = ("test_teachers.py",)
+TRAIN = ("test_train.py",)
+EVALUATE = ("test_evaluate.py",)
+AUGMENT = ("test_augment.py",)
+DATA = ("test_data_core.py",)
+RUNTIME = ("test_runtime.py",)
 
 MUTANTS = [
     # losses
@@ -70,6 +76,35 @@ MUTANTS = [
     Mutant("taps: the last call wins", "taps.py", "if len(calls) > 1:", "calls = calls[-1:]\n    if len(calls) > 1:", TAPS),
     Mutant("taps: features kept after a call", "taps.py", "record.open = False\n            record.seen.clear()", "record.open = False", TAPS),
     Mutant("taps: overwritten feature passes", "taps.py", "output._version != version", "output._version < version", TAPS),
+    # teachers
+    Mutant("teacher: thawed", "teachers.py", "copy.deepcopy(model).eval()", "copy.deepcopy(model).train()", TEACHERS),
+    Mutant("teacher: not a copy", "teachers.py", "copy.deepcopy(model)", "model", TEACHERS),
+    Mutant("teacher: gradients on", "teachers.py", "@torch.no_grad()\n", "", TRAIN + TEACHERS),
+    Mutant("teacher: probabilities taken for logits", "teachers.py", "if self.probabilities:", "if False:", TEACHERS),
+    Mutant("ensemble: average of logits", "teachers.py", "torch.log_softmax(predictions, dim=-1).logsumexp(dim=0) - torch.tensor(float(len(predictions))).log()", "predictions.mean(dim=0)", TEACHERS),
+    # the loop
+    Mutant("train: student in eval mode", "train.py", "self.forward.train()", "self.forward.eval()", TRAIN),
+    Mutant("train: the same order every epoch", "train.py", 'derive_seed(self.seed, "order", epoch)', 'derive_seed(self.seed, "order", 0)', TRAIN),
+    Mutant("train: the same view every epoch", "train.py", "order=order, view=epoch", "order=order, view=0", TRAIN),
+    Mutant("train: dropout not seeded", "train.py", 'seed_everything(self.seed, "epoch", epoch, self.accelerator.process_index)', "torch.seed()", TRAIN),
+    Mutant("train: parts of a batch not weighted", "train.py", '(fraction * share)', "share", TRAIN),
+    Mutant("train: optimizer not resumed", "train.py", 'self.optimizer.load_state_dict(state["optimizer"])', "pass", TRAIN),
+    Mutant("train: average not resumed", "train.py", 'self.ema.load_state_dict(state["ema"])', "pass", TRAIN),
+    Mutant("train: losses' weights not resumed", "train.py", 'self.accelerator.unwrap_model(self.objective).load_state_dict(state["objective"])', "pass", TRAIN),
+    Mutant("train: last weights sold as best", "train.py", 'load_weights(self.inner, self.folder / "best.safetensors")', 'load_weights(self.inner, self.folder / "last.safetensors")', TRAIN),
+    Mutant("train: NaN goes on", "train.py", "if not len(bad):", "if True:", TRAIN),
+    Mutant("train: gradients not clipped", "train.py", "if self.plan.clip_norm:", "if False:", TRAIN),
+    Mutant("train: cosine at half speed", "train.py", "math.cos(math.pi * since / span)", "math.cos(math.pi * since / span / 2)", TRAIN),
+    Mutant("train: chosen on the test split", "train.py", "self._shown, data, data.val,", "self._shown, data, data.test,", TRAIN),
+    # what is made of it
+    Mutant("compare: errors taken for scores", "evaluate.py", "sign = 1.0 if higher_is_better else -1.0", "sign = 1.0", EVALUATE),
+    Mutant("compare: seeds not paired", "evaluate.py", "for s, d in zip(student, distilled, strict=True)", "for s, d in zip(sorted(student), sorted(distilled), strict=True)", EVALUATE),
+    Mutant("interval: normal, not Student", "evaluate.py", "float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))", "1.96", EVALUATE),
+    Mutant("predict: in training mode", "evaluate.py", "        model.eval()\n", "", EVALUATE),
+    Mutant("batches: rows lost", "data/core.py", "range(0, len(rows), size)", "range(0, len(rows) - size + 1, size)", DATA),
+    Mutant("batches: row numbers of the batch, not the data", "data/core.py", "part.to(device), view)", "torch.arange(len(part)).to(device), view)", DATA),
+    Mutant("scaling: measured on all rows", "data/core.py", "chunks = torch.split(rows, step)", "chunks = torch.split(torch.arange(len(x)), step)", DATA),
+    Mutant("files: written in place", "runtime.py", "        write(part)\n", "        write(path)\n        write(part)\n", RUNTIME),
 ]  # fmt: skip
 
 

@@ -166,7 +166,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     rows, name = result["data"]["counts"]["test"], result["data"]["name"]
     table = Table(title=f"{result['name']}: test split of {name}, {rows:,} rows", box=box.SIMPLE)
     table.add_column("model", no_wrap=True)
-    for heading in (main, second, "parameters", "size kB", "latency ms"):
+    for heading in (main, second, "params", "kB", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for label, models in _rows(result["models"]):
         cost = models[0]["cost"]
