@@ -75,9 +75,7 @@ def test_cifar10_vgg19_on_files_in_its_layout(tmp_path):
         (folder / name).write_bytes(pickle.dumps(content))
     (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [f"colour {n}".encode() for n in range(10)]}))
     short = ("teachers.0.train.epochs=1", "student.train.epochs=2")
-    result = run(
-        "cifar10-vgg19", tmp_path / "run", f"data.path={folder}", "teachers.0.train.epochs=1", "student.train.epochs=2"
-    )
+    result = run("cifar10-vgg19", tmp_path / "run", f"data.path={folder}", *short)
     check(result, 10)
     assert result["data"]["shape"] == [3, 32, 32]
     assert result["data"]["counts"]["test"] == 40
