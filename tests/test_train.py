@@ -301,6 +301,20 @@ def test_faults_are_told_before_anything_is_trained(data):
             fit(network(), HARD, None, data, Plan(epochs=1), run=Run(device="cuda"))
 
 
+def test_fp16_without_a_gpu_is_refused(data):
+    with pytest.raises(UserError, match="fp16 needs a CUDA device"):
+        fit(network(), HARD, None, data, Plan(epochs=1), run=Run(precision="fp16", device="cpu"))
+
+
+def test_a_tracker_is_told_every_epoch(data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = fit(network(), HARD, None, data, Plan(epochs=3), folder=tmp_path, run=Run(trackers=["tensorboard"]))
+    events = EventAccumulator(str(tmp_path / "student")).Reload()
+    told = {e.step: e.value for e in events.Scalars("val_accuracy")}
+    assert told == pytest.approx({int(e["epoch"]): e["val_accuracy"] for e in history.epochs})
+
+
 def test_low_precision_trains(data):
     history = fit(network(), HARD, None, data, Plan(epochs=3, batch_size=32, lr=0.01), run=Run(precision="bf16"))
     assert history.epochs[-1]["val_accuracy"] > 0.7

@@ -86,20 +86,19 @@ def fit(
     Raises:
         UserError: the loss becomes NaN or infinite; the disk is full.
     """
-    loop = _Loop(
-        student,
-        objective,
-        teacher,
-        data,
-        plan,
-        seed,
-        folder,
-        augment,
-        run or Run(),
-        progress or Progress(quiet=True),
-        label,
-    )
-    return loop.run()
+    return _Loop(
+        student=student,
+        objective=objective,
+        teacher=teacher,
+        data=data,
+        plan=plan,
+        seed=seed,
+        folder=folder,
+        augment=augment,
+        settings=run or Run(),
+        progress=progress or Progress(quiet=True),
+        label=label,
+    ).run()
 
 
 def learning_rate(plan: Plan, epoch: float) -> float:
@@ -131,6 +130,8 @@ def make_accelerator(run: Run, folder: Path | None = None) -> Accelerator:
         raise UserError("there is no CUDA device here", where="run.device", hint="say auto or cpu")
     if run.device == "mps" and not torch.backends.mps.is_available():
         raise UserError("there is no MPS device here", where="run.device", hint="say auto or cpu")
+    if run.precision == "fp16" and (run.device == "cpu" or not torch.cuda.is_available()):
+        raise UserError("fp16 needs a CUDA device", where="run.precision", hint="say bf16 or float32")
     for tracker in run.trackers:
         require(tracker, extra=tracker, purpose=f"tracking with {tracker}")
     precision = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}[run.precision]
@@ -142,45 +143,42 @@ def make_accelerator(run: Run, folder: Path | None = None) -> Accelerator:
     )
 
 
+@dataclass(eq=False)
 class _Loop:
     """The state of one training; its methods are the steps of `fit` in their order."""
 
-    def __init__(
-        self,
-        student: nn.Module,
-        objective: Objective,
-        teacher: Teacher | None,
-        data: Data,
-        plan: Plan,
-        seed: int,
-        folder: Path | None,
-        augment: Augmentation | None,
-        run: Run,
-        progress: Progress,
-        label: str,
-    ) -> None:
-        if objective.needs_teacher and teacher is None:
-            raise UserError("the objective learns from a teacher, and there is none", where=label)
-        self.data, self.plan, self.seed, self.folder, self.label = data, plan, seed, folder, label
-        self.augment, self.progress = augment, progress
-        self.teacher = teacher if objective.needs_teacher else None
-        self.accelerator = make_accelerator(run, folder)
-        self.trackers = bool(run.trackers)
-        self.student = student
-        self.inner = plain(student)
-        self.taps = Taps(self.inner, objective.student_taps)
+    student: nn.Module
+    objective: Objective
+    teacher: Teacher | None
+    data: Data
+    plan: Plan
+    seed: int
+    folder: Path | None
+    augment: Augmentation | None
+    settings: Run
+    progress: Progress
+    label: str
+    history: History = field(default_factory=History)
+    best_weights: dict[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.objective.needs_teacher:
+            self.teacher = None
+        elif self.teacher is None:
+            raise UserError("the objective learns from a teacher, and there is none", where=self.label)
+        self.accelerator = make_accelerator(self.settings, self.folder)
         self.device = self.accelerator.device
-        self.layout = torch.channels_last if data.images and channels_last(self.inner) else torch.contiguous_format
-        student.to(self.device).to(memory_format=self.layout)
-        self.objective = objective.to(self.device)
-        average = get_ema_multi_avg_fn(plan.ema) if plan.ema else None  # type: ignore[no-untyped-call]
-        self.ema = AveragedModel(student, multi_avg_fn=average, use_buffers=True) if average else None
-        self.optimizer = self._make_optimizer()
-        self.forward, self.optimizer = self.accelerator.prepare(student, self.optimizer)
-        if any(True for _ in objective.parameters()):
-            self.objective = self.accelerator.prepare(objective)
-        self.history = History()
-        self.best_weights: dict[str, Tensor] | None = None
+        self.inner = plain(self.student)
+        self.taps = Taps(self.inner, self.objective.student_taps)
+        images = self.data.images and channels_last(self.inner)
+        self.layout = torch.channels_last if images else torch.contiguous_format
+        self.student.to(self.device).to(memory_format=self.layout)
+        self.objective.to(self.device)
+        average = get_ema_multi_avg_fn(self.plan.ema) if self.plan.ema else None  # type: ignore[no-untyped-call]
+        self.ema = AveragedModel(self.student, multi_avg_fn=average, use_buffers=True) if average else None
+        self.forward, self.optimizer = self.accelerator.prepare(self.student, self._make_optimizer())
+        if any(True for _ in self.objective.parameters()):
+            self.objective = self.accelerator.prepare(self.objective)
 
     def _make_optimizer(self) -> Any:
         plan = self.plan
@@ -201,8 +199,9 @@ class _Loop:
         if rows % size == 1 and self.steps > 1:
             self.steps -= 1  # batch norm cannot learn from one row, and one row is no loss
         start = self._resume()
-        if self.trackers:
-            self.accelerator.init_trackers(self.label, config=self.plan.model_dump(mode="json"))
+        if self.settings.trackers:
+            plan = {k: v for k, v in self.plan.model_dump(mode="json").items() if isinstance(v, int | float | str)}
+            self.accelerator.init_trackers(self.label, config={**plan, "schedule": self.plan.schedule.name})
         try:
             with self.progress.bar(self.label, self.plan.epochs * self.steps) as advance:
                 for epoch in range(start, self.plan.epochs):
@@ -212,7 +211,7 @@ class _Loop:
         finally:
             self.taps.close()
             self.forward = self.accelerator.unwrap_model(self.forward, keep_fp32_wrapper=False)
-        if self.trackers:
+        if self.settings.trackers:
             self.accelerator.end_training()
         self._leave_selected()
         return self.history
@@ -225,9 +224,8 @@ class _Loop:
         sums: dict[str, Tensor] = {}
         seen = 0
         for step, (batch, count, whole) in enumerate(self._batches(epoch)):
-            lr = learning_rate(
-                self.plan, epoch + (step + 1) / self.steps if self.plan.warmup_epochs else epoch + step / self.steps
-            )
+            # Warm-up counts the step it is about to take, or the first one would be for nothing.
+            lr = learning_rate(self.plan, epoch + (step + bool(self.plan.warmup_epochs)) / self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             losses = self._step(batch, count * self.accelerator.num_processes / whole)
@@ -247,7 +245,7 @@ class _Loop:
         row |= self._validate()
         row["seconds"] = round(time.monotonic() - started, 3)
         self._record(row)
-        if self.trackers:
+        if self.settings.trackers:
             self.accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=epoch + 1)
         metric, _ = evaluate.main_metric(self.data.task)
         note = f"epoch {epoch + 1}/{self.plan.epochs}  val {metric} {row[f'val_{metric}']:.4f}"
