@@ -15,8 +15,8 @@ SRC = Path(__file__).parents[1] / "src"
 ROWS = (
     ("cli",),
     ("pipeline",),
-    ("measure",),
-    ("train", "benchmark", "report"),
+    ("job", "measure"),
+    ("train", "benchmark", "report", "doctor"),
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
     ("losses", "taps", "models", "foreign", "augment", "data"),
     ("recipe",),

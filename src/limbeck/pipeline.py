@@ -1,4 +1,4 @@
-"""From a recipe to a run directory: the one place where names become objects, and stages become folders.
+"""From a recipe to a run directory, stage by stage.
 
 A stage is a folder with a `stage.json` that says what it was made from and what came out. A stage that is done is not
 done again; one that was interrupted goes on from its last epoch. That is all there is to resuming.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,21 +16,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
-from limbeck import __version__, evaluate, export, losses, recipe, signatures
-from limbeck.augment import keyed
-from limbeck.data import Data, load, on_device, pixels, targets
+from limbeck import __version__, doctor, evaluate, export, recipe
+from limbeck.data import Data, load, on_device
 from limbeck.errors import UserError
+from limbeck.job import Job
 from limbeck.measure import Candidate, measure
-from limbeck.models import Normalized, build, channels_last, normalization, plain, save_weights
-from limbeck.objective import Objective, Term
+from limbeck.models import build, plain, save_weights
 from limbeck.recipe import Network, Plan, Recipe
 from limbeck.report import write_report
 from limbeck.runtime import (
     Progress,
     environment,
     fingerprint,
+    fingerprint_file,
     fingerprint_tensors,
     locked,
     read_json,
@@ -38,28 +37,11 @@ from limbeck.runtime import (
     write_json,
     write_text,
 )
-from limbeck.teachers import Ensemble, Frozen, combiner
-from limbeck.train import Augmentation, fit, make_accelerator
-from limbeck.types import Batch, Role, Teacher
+from limbeck.teachers import combiner
+from limbeck.train import fit, make_accelerator
+from limbeck.types import Role, Teacher
 
 SCHEMA = 1
-
-
-@dataclass
-class Job:
-    """One run while it is going on."""
-
-    recipe: Recipe
-    folder: Path
-    data: Data
-    accelerator: Accelerator
-    progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def device(self) -> torch.device:
-        """Where networks run."""
-        return torch.device(self.accelerator.device)
 
 
 def run(
@@ -147,21 +129,16 @@ def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: P
         write_json(folder / "classes.json", {name: number for number, name in enumerate(data.task.names)})
     _dry_build(job)
 
-    keys = {spec.name: _teacher_key(job, spec) for spec in checked.teachers}
-    taught = {
-        spec.name: _together(job, spec.name, keys[spec.name], partial(_teach, job, spec)) for spec in checked.teachers
-    }
-    teacher = _teacher(job, taught) if taught else None
-    about = _dumped(checked, "student", "augment", "losses", "run", "task")
+    keys = {spec.name: _key(job, spec) for spec in checked.teachers}
+    taught = {s.name: _together(job, s.name, keys[s.name], partial(_teach, job, s)) for s in checked.teachers}
+    teacher = job.teacher({name: getattr(torch, t["dtype"]) for name, t in taught.items()}) if taught else None
     trained: dict[str, dict[str, Any]] = {}
     for seed in checked.seeds:
-        alone = fingerprint(SCHEMA, seed, data.fingerprint, about)
-        trained[f"student-seed{seed}"] = _together(job, f"student-seed{seed}", alone, partial(_study, job, seed, None))
+        name, key = f"student-seed{seed}", _key(job, checked.student, seed)
+        trained[name] = _together(job, name, key, partial(_study, job, seed, None))
         if teacher is not None:
-            key = fingerprint(alone, keys)
-            trained[f"distilled-seed{seed}"] = _together(
-                job, f"distilled-seed{seed}", key, partial(_study, job, seed, teacher)
-            )
+            name, key = f"distilled-seed{seed}", _key(job, checked.student, seed, keys)
+            trained[name] = _together(job, name, key, partial(_study, job, seed, teacher))
     # What is left needs one process.
     return _conclude(job, taught, trained) if accelerator.is_main_process else {}
 
@@ -200,22 +177,11 @@ def _stage(job: Job, name: str, key: str, compute: Callable[[Path], dict[str, An
     return dict(known["result"])
 
 
-def _dumped(checked: Recipe, *fields: str) -> dict[str, Any]:
-    return checked.model_dump(mode="json", include=set(fields))
-
-
-def _teacher_key(job: Job, spec: recipe.Teacher) -> str:
-    weights = None
-    if spec.weights:
-        stat = Path(spec.weights).stat()
-        weights = [stat.st_size, stat.st_mtime_ns]
-    return fingerprint(
-        SCHEMA,
-        spec.model_dump(mode="json"),
-        weights,
-        job.data.fingerprint,
-        _dumped(job.recipe, "augment", "run", "task"),
-    )
+def _key(job: Job, spec: Network, *parts: object) -> str:
+    """What a network in this run depends on."""
+    weights = fingerprint_file(Path(spec.weights)) if spec.weights else None
+    shared = job.recipe.model_dump(mode="json", include={"augment", "losses", "run", "task"})
+    return fingerprint(SCHEMA, job.data.fingerprint, spec.model_dump(mode="json"), weights, shared, parts)
 
 
 def _dry_build(job: Job) -> None:
@@ -226,71 +192,24 @@ def _dry_build(job: Job) -> None:
         build(spec.model_copy(update={"pretrained": False}), job.data.shape, job.data.task.width)
 
 
-# --- networks ------------------------------------------------------------------------------------
-
-
-def _network(job: Job, spec: Network, weights: Path | None = None) -> nn.Module:
-    """The network of a spec with its input normalisation, as the spec begins it or with the weights of a stage."""
-    say: Callable[[str], None] | None = job.progress.say
-    if weights is not None:
-        spec, say = spec.model_copy(update={"pretrained": False, "weights": str(weights)}), None
-    model = build(spec, job.data.shape, job.data.task.width, say=say)
-    return Normalized(model, *normalization(spec, model, job.data.inputs.mean, job.data.inputs.std))
-
-
-def _weights(job: Job, name: str, plan: Plan | None) -> Path:
-    return job.folder / name / f"{plan.select if plan else 'best'}.safetensors"
-
-
-def _augmentation(job: Job, seed: int) -> Augmentation | None:
-    data, spec = job.data, job.recipe.augment
-    if not spec.active:
-        return None
-
-    def fetch(rows: Tensor) -> tuple[Tensor, Tensor]:
-        return pixels(data, rows, job.device), targets(data, rows, job.device)
-
-    return keyed(spec, seed=seed, rows=data.train, fetch=fetch, classes=data.task.width)
-
-
-def _label_objective(job: Job, plan: Plan) -> Objective:
-    """What a network trained without a teacher minimises: the recipe's own label terms, their weights summing to 1."""
-    known = signatures.losses()
-    own = [(n, t) for n, t in job.recipe.losses.items() if not known[t.loss].needs_teacher and t.weight > 0]
-    total = sum(t.weight for _, t in own)
-    if not own:
-        name = "hard" if job.recipe.task == "classification" else "label_mse"
-        own, total = [(name, recipe.Term(loss=name))], 1.0
-    return Objective([_term(n, t, plan, t.weight / total) for n, t in own])
-
-
-def _objective(job: Job, plan: Plan) -> Objective:
-    return Objective([_term(n, t, plan, t.weight) for n, t in job.recipe.losses.items()])
-
-
-def _term(name: str, spec: recipe.Term, plan: Plan, weight: float) -> Term:
-    smoothing = {"label_smoothing": plan.label_smoothing} if spec.loss == "hard" else {}
-    return Term(name, losses.bind(spec.loss, **smoothing, **spec.options), weight, spec.student, spec.teacher)
-
-
 # --- teachers and students -----------------------------------------------------------------------
 
 
 def _teach(job: Job, spec: recipe.Teacher, folder: Path) -> dict[str, Any]:
     """Train or load one teacher, and look at it before anyone learns from it."""
     seed_everything("teacher", spec.name)
-    network = _network(job, spec)
+    network = job.network(spec)
     result: dict[str, Any] = {"epochs": [], "notes": []}
     if spec.train:
         history = fit(
             network,
-            _label_objective(job, spec.train),
+            job.label_objective(spec.train),
             None,
             job.data,
             spec.train,
             seed=0,
             folder=folder,
-            augment=_augmentation(job, 0),
+            augment=job.augmentation(0),
             run=job.recipe.run,
             progress=job.progress,
             label=spec.name,
@@ -300,86 +219,28 @@ def _teach(job: Job, spec: recipe.Teacher, folder: Path) -> dict[str, Any]:
         save_weights(network, folder / "best.safetensors", {"from": spec.weights or spec.model})
     found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
     result["val"] = {k: v for k, v in found.items() if isinstance(v, float)}
-    result["notes"] += _doubts(job, spec.name, result["val"])
-    result["dtype"] = "bfloat16" if _bfloat16_is_safe(job, network) else "float32"
+    result["notes"] += doctor.doubts(spec.name, result["val"], job.data)
+    result["dtype"] = "bfloat16" if doctor.bfloat16_is_safe(network, job.data, job.device) else "float32"
     result["weights"] = fingerprint_tensors(plain(network).state_dict())
     for note in result["notes"]:
         job.progress.say(f"WARNING: {note}")
     return result
 
 
-def _doubts(job: Job, name: str, val: Mapping[str, float]) -> list[str]:
-    data = job.data
-    if data.task.kind == "regression":
-        r2 = val.get("r2", 0.0)
-        return (
-            []
-            if r2 > 0
-            else [f"{name} predicts no better than the mean does (R2 {r2:.3f} on validation): nothing to learn from"]
-        )
-    chance = torch.bincount(data.y[data.val]).max().item() / len(data.val)
-    if val["accuracy"] > chance:
-        return []
-    return [
-        f"{name} is no better than always naming the commonest class "
-        f"({val['accuracy']:.3f} against {chance:.3f} on validation)"
-    ]
-
-
-def _bfloat16_is_safe(job: Job, network: nn.Module) -> bool:
-    """Whether the teacher may run in bfloat16: fast here, and its soft targets hardly move."""
-    fast = (
-        torch.cuda.is_bf16_supported()
-        if job.device.type == "cuda"
-        else getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    )
-    if not fast or not channels_last(plain(network)) or job.data.task.kind != "classification":
-        return False
-    rows, device = job.data.val[:512], job.device
-    low = Frozen(network, dtype=torch.bfloat16, device=device)
-    exact = evaluate.predict(network, job.data, rows, device=device)
-    moved = evaluate.agreement(
-        job.data.task, evaluate.predict(lambda x: low(_bare(x)).prediction, job.data, rows, device=device), exact
-    )
-    return bool(moved["agreement"] >= 0.99 and moved["kl"] < 1e-3)
-
-
-def _bare(x: Tensor) -> Batch:
-    return Batch(x, x.new_zeros(len(x), dtype=torch.int64), torch.arange(len(x)))
-
-
-def _teacher(job: Job, taught: Mapping[str, Mapping[str, Any]]) -> Teacher:
-    """The recipe's teacher, or all of them as one."""
-    taps = _objective(job, job.recipe.student.train).teacher_taps
-    members = [
-        Frozen(
-            _network(job, spec, _weights(job, spec.name, spec.train)),
-            taps=taps,
-            dtype=getattr(torch, taught[spec.name]["dtype"]),
-            device=job.device,
-            probabilities=False,
-        )
-        for spec in job.recipe.teachers
-    ]
-    if len(members) > 1 and taps:
-        raise UserError("features are tapped from one teacher, and there are several", where="losses")
-    return members[0] if len(members) == 1 else Ensemble(members, combiner(job.data.task.kind))
-
-
 def _study(job: Job, seed: int, teacher: Teacher | None, folder: Path) -> dict[str, Any]:
     """Train a student. The seed fixes its first weights and its data order, the same with and without a teacher."""
     spec = job.recipe.student
     seed_everything("student", seed)
-    network = _network(job, spec)
+    network = job.network(spec)
     history = fit(
         network,
-        _objective(job, spec.train) if teacher else _label_objective(job, spec.train),
+        job.objective(spec.train) if teacher else job.label_objective(spec.train),
         teacher,
         job.data,
         spec.train,
         seed=seed,
         folder=folder,
-        augment=_augmentation(job, seed),
+        augment=job.augmentation(seed),
         run=job.recipe.run,
         progress=job.progress,
         label=folder.name,
@@ -396,9 +257,7 @@ def _conclude(job: Job, taught: Mapping[str, Any], trained: Mapping[str, Any]) -
     """Measure every model on the test split, export the chosen one, write result.json and the page."""
     checked, data = job.recipe, job.data
     chosen = _choose(job, trained)
-    key = fingerprint(
-        SCHEMA, data.fingerprint, [_teacher_key(job, t) for t in checked.teachers], checked.model_dump(mode="json")
-    )
+    key = _key(job, checked.student, checked.model_dump(mode="json"), [_key(job, t) for t in checked.teachers])
     models = _stage(job, "measured", key, lambda _: {"models": _measured(job, chosen["name"])})["models"]
     notes = [*data.notes, *(n for t in taught.values() for n in t["notes"])]
     comparison = None
@@ -483,5 +342,5 @@ def _measured(job: Job, chosen: str) -> list[dict[str, Any]]:
 
 
 def _candidate(job: Job, name: str, role: Role, seed: int | None, spec: Network, plan: Plan | None) -> Candidate:
-    file = _weights(job, name, plan)
-    return Candidate(name, role, seed, file, lambda: _network(job, spec, file))
+    file = job.weights(name, plan)
+    return Candidate(name, role, seed, file, lambda: job.network(spec, file))

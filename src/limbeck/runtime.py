@@ -147,6 +147,12 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def fingerprint_file(path: Path) -> str:
+    """A short hash of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
 def fingerprint_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     """A short hash of named tensors: names, types, shapes and values."""
     import torch
