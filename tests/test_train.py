@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import limbeck
 from limbeck.data import batches, from_arrays, pixels, targets
 from limbeck.errors import UserError
 from limbeck.losses import bind
@@ -289,6 +290,19 @@ def test_a_golden_curve_does_not_move(data):
     assert -(-len(data.train) // 45) == 5
     found = [e["train_loss"] for e in history.epochs] + [e["val_loss"] for e in history.epochs]
     assert found == pytest.approx([float(line) for line in GOLDEN.read_text().split()], rel=1e-5)
+
+
+def test_a_student_that_ends_in_a_softmax_is_told_and_can_be_trained_as_logits(data):
+    soft = nn.Sequential(network(), nn.Softmax(1))
+    with pytest.raises(UserError, match=r"ends in a softmax.*\n.*as_logits"):
+        fit(soft, HARD, None, data, Plan(epochs=1))
+    student = limbeck.as_logits(soft, torch.randn(4, 5))
+    assert fit(student, HARD, None, data, Plan(epochs=8, batch_size=32, lr=0.01)).epochs[-1]["val_accuracy"] > 0.75
+
+
+def test_a_head_that_does_not_fit_is_told(data):
+    with pytest.raises(UserError, match=r"gives \(32, 4\) for 32 rows, not \[32, 3\]"):
+        fit(network(4), HARD, None, data, Plan(epochs=1))
 
 
 def test_faults_are_told_before_anything_is_trained(data):

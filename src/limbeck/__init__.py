@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "Term",
     "UserError",
+    "as_logits",
     "assess",
     "bind",
     "fit",
@@ -40,6 +41,7 @@ _HOMES = {
     "Plan": "recipe",
     "Term": "objective",
     "UserError": "errors",
+    "as_logits": "models",
     "assess": "evaluate",
     "bind": "losses",
     "fit": "train",
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from limbeck.errors import UserError
     from limbeck.evaluate import assess
     from limbeck.losses import bind
-    from limbeck.models import Normalized
+    from limbeck.models import Normalized, as_logits
     from limbeck.objective import Objective, Term
     from limbeck.pipeline import run
     from limbeck.recipe import Plan

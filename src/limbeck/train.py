@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from limbeck import evaluate
 from limbeck.data import Data, batches, pixels, targets
 from limbeck.errors import UserError, require
-from limbeck.models import channels_last, load_weights, plain, save_weights
+from limbeck.models import channels_last, gives_probabilities, load_weights, plain, save_weights
 from limbeck.objective import Objective
 from limbeck.recipe import Plan, Run
 from limbeck.runtime import Progress, derive_seed, seed_everything, write_bytes, write_text
@@ -198,6 +198,7 @@ class _Loop:
         self.steps = math.ceil(rows / size)
         if rows % size == 1 and self.steps > 1:
             self.steps -= 1  # batch norm cannot learn from one row, and one row is no loss
+        self._refuse_misfit()
         start = self._resume()
         if self.settings.trackers:
             plan = {k: v for k, v in self.plan.model_dump(mode="json").items() if isinstance(v, int | float | str)}
@@ -215,6 +216,23 @@ class _Loop:
             self.accelerator.end_training()
         self._leave_selected()
         return self.history
+
+    def _refuse_misfit(self) -> None:
+        """Look at some outputs before anything is trained on them."""
+        task, rows = self.data.task, self.data.train[:32]
+        given = evaluate.predict(self.student, self.data, rows, device=self.device)
+        if given.shape != (len(rows), task.width):
+            raise UserError(
+                f"the network gives {tuple(given.shape)} for {len(rows)} rows, not [{len(rows)}, {task.width}]",
+                where=self.label,
+                hint=f"its head has one output a {'class' if task.kind == 'classification' else 'value to predict'}",
+            )
+        if task.kind == "classification" and gives_probabilities(given):
+            raise UserError(
+                "the network ends in a softmax, and losses take logits",
+                where=self.label,
+                hint="take the softmax off, or train limbeck.as_logits(network, example)",
+            )
 
     def _epoch(self, epoch: int, advance: Callable[[int, str], None]) -> None:
         started, shown = time.monotonic(), 0.0
