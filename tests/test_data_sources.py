@@ -264,11 +264,11 @@ def test_cifar_binary_version(tmp_path):
         images, labels = cifar_arrays(30, seed)
         rows = np.concatenate([np.array(labels, dtype=np.uint8)[:, None], images], axis=1)
         (tmp_path / f"{name}.bin").write_bytes(rows.tobytes())
-    (tmp_path / "batches.meta.txt").write_text("\n".join(f"n{k}" for k in range(10)) + "\n\n")
+    (tmp_path / "batches.meta.txt").write_text("\n".join(f"n {k}" for k in range(10)) + "\n\n")
     d = load(source="cifar10", path=str(tmp_path))
     assert d.counts() == {"train": 50, "val": 10, "test": 30}
     assert np.array_equal(d.x[30:60].flatten(1), cifar_arrays(30, 2)[0])
-    assert d.task.names == tuple(f"n{k}" for k in range(10))
+    assert d.task.names == tuple(f"n {k}" for k in range(10))
     assert "only 2 of the 5 training batches" in d.notes[0]
     (tmp_path / "data_batch_2.bin").write_bytes(b"\0" * 3074)
     with pytest.raises(UserError, match="3074 bytes, not a multiple of 3073"):

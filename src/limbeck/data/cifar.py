@@ -61,7 +61,8 @@ def _names(folder: Path, end: str) -> tuple[str, ...]:
     if not meta.is_file():
         return NAMES
     if end:
-        found = meta.read_text(encoding="utf-8", errors="replace").split()
+        lines = meta.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = [line.strip() for line in lines if line.strip()]  # a name may have spaces in it
     else:
         found = [_text(name) for name in _load(meta).get("label_names", ())]
     if len(found) < 2:
