@@ -345,7 +345,7 @@ def test_weights_of_a_recipe_are_loaded(tmp_path: Path) -> None:
 
 def test_other_names_are_matched_by_order(tmp_path: Path) -> None:
     model, other, path = small(), small(), tmp_path / "w.pth"
-    torch.save({f"module.{k}": v for k, v in model.state_dict().items()}, path)
+    torch.save({f"net.{k}": v for k, v in model.state_dict().items()}, path)
     notes = load_weights(other, path)
     assert equal(model, other)
     assert len(notes) == 1
@@ -462,6 +462,23 @@ def test_damaged_files_are_told(tmp_path: Path, name: str, content: bytes) -> No
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as weights"):
         load_weights(small(), tmp_path / name)
+
+
+def test_weights_that_are_not_finite_are_told(tmp_path: Path) -> None:
+    state = small().state_dict()
+    name = next(iter(state))
+    state[name] = state[name] * float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(UserError, match=f"nan.pth: holds NaN or infinite weights: {name}"):
+        load_weights(small(), tmp_path / "nan.pth")
+
+
+def test_weights_saved_from_within_a_wrapper_are_understood(tmp_path: Path) -> None:
+    given, taken = small(), small()
+    backwards = {f"module.{k}": v for k, v in reversed(given.state_dict().items())}
+    torch.save(backwards, tmp_path / "wrapped.pth")
+    assert load_weights(taken, tmp_path / "wrapped.pth") == []
+    assert all(torch.equal(v, taken.state_dict()[k]) for k, v in given.state_dict().items())
 
 
 def test_absent_files_and_other_contents_are_told(tmp_path: Path) -> None:

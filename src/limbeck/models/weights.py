@@ -112,7 +112,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """The tensors in a weights file.
 
     Raises:
-        UserError: absent, damaged, holding code, or no state dict.
+        UserError: absent, damaged, holding code, no state dict, or numbers in it that are not finite.
     """
     if not path.is_file():
         raise UserError("there is no such file", where=str(path))
@@ -141,6 +141,11 @@ def _read(path: Path) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
         raise UserError("holds no state dict: a mapping of names to tensors", where=str(path))
+    if all(name.startswith("module.") for name in found):  # saved from within a DataParallel wrapper
+        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    broken = [name for name, tensor in found.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(f"holds NaN or infinite weights: {_first(broken)}", where=str(path))
     return dict(found)
 
 
