@@ -30,7 +30,8 @@ def one_line(fault: Any, label: str, node: yaml.Node | None) -> str:
         return f"{where}: {fault['input']!r} is none of {fault['ctx']['expected']}" + (
             f"; did you mean '{guess[0]}'?" if guess else ""
         )
-    if fault["type"].endswith(("_type", "_parsing")):
+    if fault["type"].endswith(("_type", "_parsing", "_than", "_than_equal", "_number")):
+        message = re.sub("valid dictionary.*", "mapping", message)
         return f"{where}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
     return f"{where}: {message}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
@@ -23,13 +24,16 @@ Source = Literal[
     "mnist", "fashion-mnist", "cifar10", "folder", "arrays", "table",
 ]  # fmt: skip
 EMBEDDED = ("digits", "wine", "breast-cancer", "diabetes", "linnerud")
+OWN_NAMES = (
+    "ensemble", "export", "measured", "recipe.yaml", "classes.json", "result.json", "report.html",
+)  # fmt: skip
 NEEDS_PATH = ("folder", "arrays", "table")
 
 
 class Strict(BaseModel):
     """Unknown keys and wrong types are refused; a checked recipe does not change."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Split(Strict):
@@ -234,6 +238,8 @@ class Teacher(Network):
     def _plain(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
             raise ValueError("a teacher's name becomes a folder: letters, digits, '_', '.' and '-'")
+        if value in OWN_NAMES or re.match(r"(student|distilled)-seed", value):
+            raise ValueError(f"'{value}' is a name of Limbeck's own in a run directory: choose another")
         return value
 
     @model_validator(mode="after")
@@ -252,7 +258,7 @@ class Student(Network):
 class Term(Strict):
     """One weighted loss of the objective. Options of the loss stand beside the weight."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
 
     loss: str
     weight: Annotated[float, Field(ge=0)] = 1.0
@@ -282,7 +288,7 @@ class Run(Strict):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
 
 
@@ -300,6 +306,13 @@ class Recipe(Strict):
     seeds: list[int] = [0, 1, 2]
     export: list[Literal["onnx", "litert"]] = []
     run: Run = Run()
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder(cls, value: str) -> str:
+        if value.strip() in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", value):
+            raise ValueError("the name becomes a folder below runs/: one word or more, without '/' (see --out)")
+        return value
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -367,7 +380,7 @@ def _check_options(
         wanted = kinds.get(annotation.removesuffix(" | None"))
         absent = value is None and annotation.endswith("None")
         fits = wanted is None or (isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool)))
-        if not absent and not fits:
+        if not absent and (not fits or value in (math.inf, -math.inf) or value != value):
             raise ValueError(f"{what}: option '{name}' is a {annotation}, not {value!r}")
     for name, (_, default) in signature.options.items():
         if default is signatures.REQUIRED and name not in given:
