@@ -33,7 +33,7 @@ RecipeName = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Changes to the recipe, for instance student.train.epochs=3", show_default=False
+        metavar="KEY=VALUE", help="Changes to the recipe, for instance student.train.epochs=3", show_default=False
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -84,7 +84,8 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     found = recipes.load(recipe, overrides or ())
     teachers = ", ".join(t.model for t in found.teachers) or "no teacher"
-    job = f"{found.task} on {found.data.source}; {teachers} -> {found.student.model}; {len(found.seeds)} seeds"
+    seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
+    job = f"{found.task} on {found.data.source}; {teachers} -> {found.student.model}; {seeds}"
     print(f"{found.name}: fine ({job})")
 
 

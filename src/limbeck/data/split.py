@@ -178,7 +178,9 @@ def _check_sizes(labels: NDArray[Any], keys: NDArray[Any] | None, rows: Rows, na
         raise UserError(
             f"{whose} only {counts[label]} {'rows' if keys is None else 'groups'} to divide into {parts} splits",
             where="data.split",
-            hint="leave the class out, add samples, or set `stratify: false`" if names else "add samples",
+            hint="leave the class out, add samples (or raise `limit`), or set `stratify: false`"
+            if names
+            else "add samples (or raise `limit`)",
         )
 
 

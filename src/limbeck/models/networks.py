@@ -164,7 +164,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 def _counts(name: str, values: Sequence[int]) -> list[int]:
     if isinstance(values, int) or not all(isinstance(v, int) and v >= 1 for v in values):
-        raise UserError(f"`{name}` takes whole numbers from 1, not {values!r}", where="options")
+        raise UserError(
+            f"`{name}` is a list of whole numbers from 1, such as [64, 32], not {values!r}", where="options"
+        )
     return list(values)
 
 
