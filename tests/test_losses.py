@@ -406,6 +406,11 @@ def test_hard_ignores_a_shift_and_takes_labels_as_shares(pair: tuple[Tensor, Ten
     assert logit.hard(student, None, shares, label_smoothing=0.2).item() == pytest.approx(value, rel=1e-12)
 
 
+def test_hard_tells_labels_beyond_the_outputs() -> None:
+    with pytest.raises(UserError, match="gives 3 outputs a row, too few"):
+        logit.hard(torch.zeros(2, 3), None, torch.tensor([0, 3]))
+
+
 def test_hard_takes_mixed_labels() -> None:
     student = sample("hard")[0]
     shares = torch.tensor([[0.7, 0.3, 0.0, 0.0, 0.0]] * 6)

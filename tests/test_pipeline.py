@@ -1,5 +1,6 @@
 """Whole runs: what is in the folder afterwards, resuming, refusing."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import need
 from safetensors.torch import load_file
 
 import limbeck
@@ -277,6 +279,15 @@ def test_a_teacher_that_knows_nothing_is_said_loudly(tmp_path):
         ({"data": {"source": "folder", "path": "nowhere"}}, "nowhere"),
         ({"data": {"source": "arrays", "path": "nowhere.npz"}}, "nowhere.npz"),
         ({"student": {"model": "mpl"}}, "did you mean 'mlp'"),
+        ({"losses": {"kd": {"temperature": 0}}}, "`temperature` is above 0, not 0"),
+        ({"losses": {"kd": 1, "near": {"loss": "mse", "student": "conv9", "teacher": "act1"}}}, "student: .*'conv9'"),
+        ({"losses": {"kd": 1, "near": {"loss": "mse", "student": "act1", "teacher": "conv9"}}}, "teacher: .*'conv9'"),
+        ({"losses": {"kd": 1, "near": {"loss": "mse", "student": "flatten", "teacher": "flatten"}}}, "loss 'near'"),
+        ({"losses": {"kd": 1, "hard": {"student": "act1"}}}, "loss 'hard'"),
+        ({"losses": {"kd": 1, "hard": {"student": "flatten"}},
+          "student": {"model": "mlp", "options": {"hidden": [8]}}}, "no loss depends on the student"),
+        ({"losses": {"kd": 1, "hard": {"student": "act1"}},
+          "student": {"model": "mlp", "options": {"hidden": [8]}}}, "loss 'hard': .*8 outputs a row, too few"),
         ({"run": {"trackers": ["wandb"]}}, r'pip install "limbeck\[wandb\]"'),
     ],
 )  # fmt: skip
@@ -285,6 +296,20 @@ def test_bad_input_is_told_before_anything_is_trained(tmp_path, changes, expecte
         limbeck.run(tiny(**changes), out=tmp_path / "run")
     written = {p.name for p in (tmp_path / "run").rglob("*") if p.is_file()} if (tmp_path / "run").exists() else set()
     assert not {"stage.json", "result.json", "best.safetensors"} & written
+
+
+def test_a_fault_put_right_needs_no_other_folder(tmp_path):
+    with pytest.raises(UserError, match="limit"):
+        limbeck.run(tiny(data={"source": "digits", "limit": 10}), out=tmp_path / "run")
+    limbeck.run(tiny(seeds=[0], teachers=[], losses={"hard": 1}), out=tmp_path / "run")
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_trackers_write_into_the_run(tmp_path):
+    need(importlib.util.find_spec("tensorboard") is not None, "tensorboard")
+    run = {**TINY["run"], "trackers": ["tensorboard"]}
+    limbeck.run(tiny(seeds=[0], teachers=[], losses={"hard": 1}, run=run), out=tmp_path / "run")
+    assert list((tmp_path / "run" / "student-seed0").rglob("events.out.*"))
 
 
 def test_bad_input_leaves_with_2_and_one_message(tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from limbeck.models import Normalized, build, normalization
 from limbeck.objective import Objective, Term
 from limbeck.recipe import Network, Plan, Recipe
 from limbeck.runtime import Progress
+from limbeck.taps import Taps
 from limbeck.teachers import Ensemble, Frozen, combiner
 from limbeck.types import Batch, Teacher
 
@@ -78,8 +80,6 @@ class Job:
     def teacher(self, dtypes: Mapping[str, torch.dtype]) -> Teacher:
         """The trained teacher of the recipe, or all of them as one; `dtypes` says in what each of them answers."""
         taps = self.objective(self.recipe.student.train).teacher_taps
-        if len(dtypes) > 1 and taps:
-            raise UserError("features are tapped from one teacher, and there are several", where="losses")
         members = [
             Frozen(
                 self.network(spec, self.weights(spec.name, spec.train)),
@@ -91,6 +91,37 @@ class Job:
             for spec in self.recipe.teachers
         ]
         return members[0] if len(members) == 1 else Ensemble(members, combiner(self.data.task.kind))
+
+    def rehearse(self, student: nn.Module, teachers: Sequence[nn.Module]) -> None:
+        """The losses of two rows by networks that know nothing yet: taps, shapes and options that fit raise nothing.
+
+        Raises:
+            UserError: something in `losses` fits neither the networks nor the data.
+        """
+        objective, data = self.objective(self.recipe.student.train), self.data
+        if len(teachers) > 1 and objective.teacher_taps:
+            raise UserError("features are tapped from one teacher, and there are several", where="losses")
+        # With the largest label among them: a feature used as if it were logits may have too few.
+        largest = data.y[data.train.to(data.y.device)].reshape(len(data.train), -1)[:, 0].argmax().cpu()
+        rows = torch.stack([data.train[0], data.train[largest]])
+        batch = Batch(pixels(data, rows), targets(data, rows), rows)
+        with _within("teacher"):
+            told = [Frozen(teacher, taps=objective.teacher_taps)(batch) for teacher in teachers]
+        with _within("student"):
+            given = Taps(student.eval(), objective.student_taps)(student, batch.x)
+        for tried in (objective, self.label_objective(self.recipe.student.train)):
+            if not tried(given, told[0] if told else None, batch)["total"].requires_grad:
+                hint = "tap a module that comes after one with weights"
+                raise UserError("no loss depends on the student's weights", where="losses", hint=hint)
+
+
+@contextmanager
+def _within(place: str) -> Iterator[None]:
+    """Say where an error arose that does not know it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(error.what, where=error.where or place, hint=error.hint) from error
 
 
 def _term(name: str, spec: recipe.Term, plan: Plan, weight: float) -> Term:

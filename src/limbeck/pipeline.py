@@ -70,7 +70,7 @@ def run(
     progress = progress or Progress(quiet=True)
     if checked.run.threads:
         torch.set_num_threads(checked.run.threads)
-    accelerator = make_accelerator(checked.run)
+    accelerator = make_accelerator(checked.run, folder)
     export.check_available(checked.export)
     if not accelerator.is_main_process:
         return _staged(checked, folder, accelerator, Progress(quiet=True))
@@ -88,6 +88,10 @@ def _claim(folder: Path, checked: Recipe) -> None:
             raise UserError(
                 f"is not empty and holds no run ({strangers[0]}, ...)", where=str(folder), hint="choose another --out"
             )
+        write_text(path, recipe.dump(checked))
+        return
+    if not any(folder.glob("*/stage.json")):
+        # Nothing was begun by the recipe before, most likely because it had a fault that this one has not.
         write_text(path, recipe.dump(checked))
         return
     before, now = (_flat(r.model_dump(mode="json")) for r in (recipe.load(path), checked))
@@ -185,11 +189,14 @@ def _key(job: Job, spec: Network, *parts: object) -> str:
 
 
 def _dry_build(job: Job) -> None:
-    """Build every network once, so that a misfit is told before anything is trained."""
+    """Build every network and try the losses once, so that a misfit is told before anything is trained."""
+    networks = []
     for spec in (*job.recipe.teachers, job.recipe.student):
         if spec.weights and not Path(spec.weights).is_file():
             raise UserError("there is no such file", where=spec.weights)
-        build(spec.model_copy(update={"pretrained": False}), job.data.shape, job.data.task.width)
+        networks.append(build(spec.model_copy(update={"pretrained": False}), job.data.shape, job.data.task.width))
+    *teachers, student = networks
+    job.rehearse(student, teachers)
 
 
 # --- teachers and students -----------------------------------------------------------------------

@@ -39,7 +39,7 @@ def taught(student: Tensor, teacher: Tensor | None) -> tuple[Tensor, Tensor]:
     if student.shape[-1] != teacher.shape[-1]:
         raise UserError(
             f"the student gives {student.shape[-1]} outputs a row and the teacher {teacher.shape[-1]}",
-            hint="both need the same classes (or values) in the same order",
+            hint="predictions need the same classes (or values) in the same order, features the same width",
         )
     if student.shape != teacher.shape:
         raise UserError(f"the student's output is {list(student.shape)} and the teacher's {list(teacher.shape)}")

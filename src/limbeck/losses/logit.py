@@ -26,7 +26,8 @@ def hard(student: Tensor, _teacher: Tensor | None, target: Tensor, *, label_smoo
         label_smoothing: from 0 to 1.
 
     Raises:
-        UserError: the target fits neither form, or `label_smoothing` is out of its range.
+        UserError: the target fits neither form or has more classes than the student, or `label_smoothing` is out of
+            its range.
 
     Example:
         >>> hard(torch.zeros(2, 4), None, torch.tensor([0, 3]))  # log 4: the student knows nothing
@@ -43,9 +44,15 @@ def hard(student: Tensor, _teacher: Tensor | None, target: Tensor, *, label_smoo
             hint="give labels int64 [B], or shares of the classes [B, C]",
         )
     q = target.to(student.dtype).flatten(0, -2) if shares else target.long().flatten()
-    rows = F.cross_entropy(
-        student.flatten(0, -2), q, reduction="none", ignore_index=IGNORED, label_smoothing=label_smoothing
-    )
+    try:
+        rows = F.cross_entropy(
+            student.flatten(0, -2), q, reduction="none", ignore_index=IGNORED, label_smoothing=label_smoothing
+        )
+    except IndexError as error:
+        raise UserError(
+            f"the student gives {student.shape[-1]} outputs a row, too few for these labels ({error})",
+            hint="a feature can stand in for logits only where it has an output for every class",
+        ) from error
     return mean(rows.view(student.shape[:-1]), target)
 
 
