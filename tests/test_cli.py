@@ -69,3 +69,11 @@ def test_report_needs_a_run(tmp_path):
     found = command("report", tmp_path)
     assert found.returncode == 2
     assert "result.json" in found.stderr
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"models": []}'])
+def test_report_refuses_what_is_no_result(tmp_path, content):
+    (tmp_path / "result.json").write_text(content)
+    found = command("report", tmp_path)
+    assert found.returncode == 2
+    assert "result.json: is not the result of a run" in found.stderr

@@ -185,6 +185,19 @@ def test_a_second_start_decodes_nothing(two, monkeypatch):
         load(two, strict=True)
 
 
+@pytest.mark.parametrize("damage", [b"", b"[]", b"\x93NUMPY"])
+@pytest.mark.parametrize("ending", ["json", "npy"])
+def test_a_damaged_cache_is_made_again(two, monkeypatch, tmp_path, damage, ending):
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "damaged"))
+    d = load(two)
+    for file in (tmp_path / "damaged").rglob(f"*.{ending}"):
+        file.write_bytes(damage)
+    again = load(two)
+    assert torch.equal(d.x, again.x)
+    assert torch.equal(d.inputs.mean, again.inputs.mean)
+    assert again.fingerprint == d.fingerprint
+
+
 def test_a_changed_file_is_decoded_again(two):
     d = load(two)
     Image.new("RGB", (8, 8), (1, 2, 3)).save(file := two / "blue" / "000.png")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -303,6 +304,35 @@ def test_a_fault_put_right_needs_no_other_folder(tmp_path):
         limbeck.run(tiny(data={"source": "digits", "limit": 10}), out=tmp_path / "run")
     limbeck.run(tiny(seeds=[0], teachers=[], losses={"hard": 1}), out=tmp_path / "run")
     assert (tmp_path / "run" / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("distilled-seed0/best.safetensors", None),
+        ("export/*.onnx", None),
+        ("teacher/stage.json", ""),
+        ("teacher/stage.json", "{}"),
+        ("measured/stage.json", "[1]"),
+        ("measured/stage.json", '{"key": "x", "done": true}'),
+    ],
+)  # fmt: skip
+def test_a_finished_run_that_lost_something_says_how_to_go_on(finished, tmp_path, path, content):
+    shutil.copytree(finished[0], tmp_path / "run")
+    [hurt] = (tmp_path / "run").glob(path)
+    hurt.unlink() if content is None else hurt.write_text(content)
+    with pytest.raises(UserError, match=r"remove .* to do the stage again") as caught:
+        limbeck.run(tmp_path / "run" / "recipe.yaml", out=tmp_path / "run")
+    assert str(hurt) in str(caught.value)
+
+
+def test_a_checkpoint_of_something_else_is_refused(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    record = tmp_path / "run" / "student-seed0" / "stage.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "done": False}))
+    torch.save({"student": {}}, record.with_name("checkpoint.pt"))
+    with pytest.raises(UserError, match=r"checkpoint.pt: cannot be read .*\n.* remove it to train anew"):
+        limbeck.run(tmp_path / "run" / "recipe.yaml", out=tmp_path / "run")
 
 
 def test_trackers_write_into_the_run(tmp_path):

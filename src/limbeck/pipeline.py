@@ -159,12 +159,16 @@ def _stage(job: Job, name: str, key: str, compute: Callable[[Path], dict[str, An
     """The result of the stage `name`: read where it is done, computed where it is not."""
     folder, main = job.folder / name, job.accelerator.is_main_process
     record = folder / "stage.json"
-    known: dict[str, Any] = read_json(record) if record.exists() else {"key": key, "done": False}
+    known: dict[str, Any] = _known(record) if record.exists() else {"key": key, "done": False}
+    if known["done"] and (lost := [p for p in _files(job.folder, name, known["result"]) if not p.exists()]):
+        raise UserError(
+            "this stage is done, but the file is gone", where=str(lost[0]), hint=f"put it back, or {_again(folder)}"
+        )
     if known["key"] != key:
         raise UserError(
             "this stage was begun from other data, another teacher or another version",
             where=str(folder),
-            hint="choose another --out, or remove this folder to do the stage again",
+            hint=f"choose another --out, or {_again(folder)}",
         )
     if not known["done"]:
         if main:
@@ -179,6 +183,30 @@ def _stage(job: Job, name: str, key: str, compute: Callable[[Path], dict[str, An
             write_json(record, known)
     job.seconds[name] = known["seconds"]
     return dict(known["result"])
+
+
+def _known(record: Path) -> dict[str, Any]:
+    """What is known of a stage that was begun."""
+    try:
+        known = read_json(record)
+        if known["done"] in (True, False) and known["key"] and (not known["done"] or known["result"].keys()):
+            return dict(known)
+    except UserError as error:
+        raise UserError(error.what, where=error.where, hint=_again(record.parent)) from error
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise UserError("is damaged", where=str(record), hint=_again(record.parent))
+
+
+def _files(folder: Path, name: str, result: Mapping[str, Any]) -> list[Path]:
+    """What a stage that is done has left in the run directory, beside its record."""
+    if "models" in result:
+        return [folder / model["file"] for model in result["models"] if model["role"] == "exported"]
+    return [folder / name / "best.safetensors"]
+
+
+def _again(folder: Path) -> str:
+    return f"remove {folder} to do the stage again"
 
 
 def _key(job: Job, spec: Network, *parts: object) -> str:

@@ -13,7 +13,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -384,8 +384,14 @@ class _Loop:
             return 0
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise UserError(f"cannot be read ({error})", where=str(path), hint="remove it to train anew") from error
+            self._restore(state)
+        except Exception as error:  # whatever is wrong with the file, there is one way out
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"cannot be read ({reason})", where=str(path), hint="remove it to train anew") from error
+        self.progress.say(f"{self.label}: goes on after epoch {len(self.history.epochs)} of {self.plan.epochs}")
+        return len(self.history.epochs)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
         self.accelerator.unwrap_model(self.objective).load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -395,8 +401,6 @@ class _Loop:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         score, tie, epoch = state["best"]
         self.history = History(state["epochs"], epoch, (score, tie))
-        self.progress.say(f"{self.label}: goes on after epoch {len(self.history.epochs)} of {self.plan.epochs}")
-        return len(self.history.epochs)
 
     def _out_of_patience(self) -> bool:
         waited = len(self.history.epochs) - self.history.best_epoch

@@ -189,7 +189,7 @@ def decoded(
     """
     key = fingerprint([_identity(file) for file in files], size, channels, background, FORMAT)
     array_path, record_path = (cache_dir() / "decoded" / f"{key}{end}" for end in (".npy", ".json"))
-    if not (array_path.is_file() and record_path.is_file()):
+    if (found := _stored(array_path, record_path)) is None:
         _check_room(array_path, len(files) * channels * size * size)
         unreadable: dict[int, str] = {}
 
@@ -201,9 +201,20 @@ def decoded(
             write_json(record_path, {"files": len(files), "unreadable": unreadable})
         except UserError as error:
             raise UserError(error.what, where=error.where, hint="set LIMBECK_CACHE to a place with room") from error
-    unreadable = {int(k): v for k, v in read_json(record_path)["unreadable"].items()}
-    # Copy-on-write: torch wants writable memory, and the stored file must never change.
-    return np.load(array_path, mmap_mode="c", allow_pickle=False), unreadable, key
+        found = _stored(array_path, record_path)
+    if found is None:
+        raise UserError("what was just written cannot be read again", where=str(array_path))
+    return *found, key
+
+
+def _stored(array_path: Path, record_path: Path) -> tuple[NDArray[np.uint8], dict[int, str]] | None:
+    """The images decoded before and the unreadable ones; None where there are none, or they are damaged."""
+    try:
+        unreadable = {int(k): v for k, v in read_json(record_path)["unreadable"].items()}
+        # Copy-on-write: torch wants writable memory, and the stored file must never change.
+        return np.load(array_path, mmap_mode="c", allow_pickle=False), unreadable
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, UserError):
+        return None
 
 
 def _identity(file: File) -> tuple[str | int, ...]:

@@ -147,7 +147,7 @@ def _measured(x: Tensor, train: Tensor, identity: str | None) -> Scaling:
     if identity is None:
         return measure(x, train)
     kept = cache_dir() / "decoded" / f"{identity}-{fingerprint_tensors({'train': train})}.json"
-    if kept.is_file():
+    with contextlib.suppress(UserError, TypeError, KeyError, ValueError):  # absent or damaged: measured again
         found = read_json(kept)
         return Scaling(torch.tensor(found["mean"]), torch.tensor(found["std"]))
     scaling = measure(x, train)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from limbeck.errors import UserError
 from limbeck.evaluate import interval
 from limbeck.report import figures, words
 from limbeck.report.usage import inputs, usage
@@ -47,8 +48,10 @@ def write_report(result: Mapping[str, Any], path: Path) -> None:
         path: the HTML file. Links to model files are relative, so it belongs beside result.json.
 
     Raises:
-        UserError: the place cannot be written, or the disk is full.
+        UserError: this is no result of a run, or the place cannot be written, or the disk is full.
     """
+    if not isinstance(result, Mapping) or not {"data", "models", "recipe", "environment"} <= result.keys():
+        raise UserError("is not the result of a run", where=str(Path(path).with_name("result.json")))
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
