@@ -100,7 +100,7 @@ MUTANTS = [
     Mutant("compare: errors taken for scores", "evaluate.py", "sign = 1.0 if higher_is_better else -1.0", "sign = 1.0", EVALUATE),
     Mutant("compare: seeds not paired", "evaluate.py", "for s, d in zip(student, distilled, strict=True)", "for s, d in zip(sorted(student), sorted(distilled), strict=True)", EVALUATE),
     Mutant("interval: normal, not Student", "evaluate.py", "float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))", "1.96", EVALUATE),
-    Mutant("predict: in training mode", "evaluate.py", "        model.eval()\n", "", EVALUATE),
+    Mutant("predict: in training mode", "evaluate.py", "        model.eval()", "        model.train()", EVALUATE),
     Mutant("batches: rows lost", "data/core.py", "range(0, len(rows), size)", "range(0, len(rows) - size + 1, size)", DATA),
     Mutant("batches: row numbers of the batch, not the data", "data/core.py", "part.to(device), view)", "torch.arange(len(part)).to(device), view)", DATA),
     Mutant("scaling: measured on all rows", "data/core.py", "chunks = torch.split(rows, step)", "chunks = torch.split(torch.arange(len(x)), step)", DATA),

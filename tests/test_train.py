@@ -159,6 +159,16 @@ def test_best_and_last_weights(data, tmp_path):
     assert lines == history.epochs
 
 
+def test_gradients_are_clipped(data):
+    """One step of plain gradient descent moves the weights by the learning rate times the norm allowed."""
+    student, before = network(), network()
+    size = len(data.train)
+    plan = Plan(epochs=1, batch_size=size, optimizer="sgd", momentum=0.0, lr=0.5, clip_norm=0.01, select="last")
+    fit(student, HARD, None, data, plan)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(student.parameters(), before.parameters(), strict=True)])
+    assert moved.norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
+
+
 def test_it_stops_when_it_no_longer_gets_better(data):
     history = fit(
         network(), HARD, None, data, Plan(epochs=50, batch_size=32, lr=1e-9, patience=3, optimizer="sgd", momentum=0.0)
