@@ -214,6 +214,7 @@ def test_curves_are_means_over_seeds_with_a_band_from_worst_to_best():
     assert (line["x"], line["y"]) == ([1, 2], pytest.approx([70, 80]))
     assert (band["x"], band["y"]) == ([1, 2, 2, 1], pytest.approx([90, 80, 80, 50]))
     assert line["customdata"] == [3, 1]
+    assert drawn["layout"]["xaxis"]["dtick"] == 1  # no ticks between two epochs
     assert figures.curves({"curves": seeds}, "val_rmse") is None
 
 
@@ -233,6 +234,12 @@ def test_confusion_separates_what_is_right_from_mistakes():
     right, wrong = figures.confusion([[8, 2], [0, 0]], ["a", "b"])["data"]
     assert right["z"] == [[80, None], [None, 0]]
     assert wrong["z"] == [[None, 20], [None, None]]
+    axis = figures.confusion([[8, 2], [0, 0]], ['<a> & "b"', "a"])["layout"]["xaxis"]
+    assert axis["ticktext"] == ['&lt;a&gt; &amp; "b"', "a"]
+    assert axis["tickangle"] == 0
+    assert (
+        figures.confusion([[1] * 4] * 4, ["a rather long name", "b", "c", "d"])["layout"]["xaxis"]["tickangle"] == -45
+    )
     assert figures.confusion([[1] * 300] * 300, [str(i) for i in range(300)]) is None
 
 

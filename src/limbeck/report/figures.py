@@ -54,7 +54,7 @@ def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
                 x=x,
                 y=[sum(points[i]) / len(points[i]) for i in x],
                 customdata=[len(points[i]) for i in x],
-                name=html.escape(label),
+                name=_text(label),
                 legendgroup=label,
                 mode="lines+markers" if len(x) < 40 else "lines",
                 line={"color": _rgba(role), "width": 2.25, "dash": DASHES[role]},
@@ -64,11 +64,13 @@ def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
         )
     if not figure.data:
         return None
+    last = max(max(trace.x) for trace in figure.data)
+    whole = {"dtick": 1} if last <= 10 else {}  # or Plotly would put ticks between epochs
     figure.update_layout(
         height=300,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        xaxis={"title": _axis("epoch"), "automargin": True, "tickformat": "d"},
+        xaxis={"title": _axis("epoch"), "automargin": True, "tickformat": "d", **whole},
         yaxis={"automargin": True, "ticksuffix": " %" if percent else ""},
         hovermode="x unified",
     )
@@ -128,7 +130,7 @@ def gains(comparison: Mapping[str, Any]) -> dict[str, Any]:
     margin = 0.06 * (ends[1] - ends[0] or 1)
     span = [ends[0] - margin, ends[1] + margin]
     metric = str(comparison["metric"])
-    title = "accuracy, points" if percent else html.escape(METRICS[metric][0] if metric in METRICS else metric)
+    title = "accuracy, points" if percent else _text(METRICS[metric][0] if metric in METRICS else metric)
     rows = {"tickvals": [0, 0.8], "ticktext": ["mean", "seeds"]} if reach else {"tickvals": [0.8], "ticktext": ["seed"]}
     figure.update_layout(
         height=150,
@@ -179,9 +181,10 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str
         )  # fmt: skip
     labels: dict[str, Any] = {"showgrid": False, "automargin": True}
     if n <= MAX_CLASSES_LABELLED:
-        short = [html.escape(name if len(name) <= 22 else f"{name[:21]}…") for name in names]
+        short = [_text(name if len(name) <= 22 else f"{name[:21]}…") for name in names]
         labels |= {"tickvals": list(range(n)), "ticktext": short, "tickfont": {"size": 12 if n <= 20 else 9}}
-    slant = 0 if n <= 4 or all(len(name) <= 2 for name in names) else -45 if n <= 20 else -90
+    # Upright where a name fits above its column: about 7 pixels a letter, 380 for all columns.
+    slant = 0 if all(len(name) <= max(2, 54 // n) for name in names) else -45 if n <= 20 else -90
     figure.update_layout(
         height=min(900, max(320, 150 + (30 if n <= 20 else 14) * n)),
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
@@ -192,8 +195,13 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str
 
 
 def _cell(true: str, predicted: str, rows: int) -> str:
-    verb = "recognised" if true == predicted else f"taken for {html.escape(predicted)}"
-    return f"{html.escape(true)} {verb}: {rows}"
+    verb = "recognised" if true == predicted else f"taken for {_text(predicted)}"
+    return f"{_text(true)} {verb}: {rows}"
+
+
+def _text(words: str) -> str:
+    """Words for Plotly, which reads a little HTML but shows `&quot;` as it stands."""
+    return html.escape(words, quote=False)
 
 
 def _axis(title: str) -> dict[str, Any]:
