@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from limbeck import runtime
-from limbeck.errors import UserError
+from limbeck.errors import UserError, require
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -116,3 +116,14 @@ def test_progress_is_lines_where_nobody_looks(capsys):
     with runtime.Progress(quiet=True).bar("student", 1):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_during_an_import_is_no_missing_extra(tmp_path, monkeypatch):
+    (tmp_path / "interrupted_module.py").write_text(
+        "raise ImportError('initialization failed') from KeyboardInterrupt()"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        require("interrupted_module", extra="onnx", purpose="this")
+    with pytest.raises(UserError, match=r"limbeck\[onnx\]"):
+        require("no_such_module_at_all", extra="onnx", purpose="this")

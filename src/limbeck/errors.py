@@ -39,4 +39,6 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # extension modules make a failed import of a Ctrl-C
+            raise KeyboardInterrupt from error
         raise UserError(f'{purpose} needs: pip install "limbeck[{extra}]" ({error})') from error
