@@ -233,7 +233,7 @@ def _check_room(path: Path, needed: int) -> None:
         raise UserError(f"cannot be written ({error})", where=str(path.parent), hint="set LIMBECK_CACHE") from error
     if needed > free:
         raise UserError(
-            f"decoded images need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free", where=str(path.parent),
+            f"decoded images need {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free", where=str(path.parent),
             hint="free some space, set LIMBECK_CACHE to another place, or choose a smaller `size`",
         )  # fmt: skip
 
