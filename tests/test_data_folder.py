@@ -199,6 +199,18 @@ def test_a_damaged_cache_is_made_again(two, monkeypatch, tmp_path, damage, endin
     assert again.fingerprint == d.fingerprint
 
 
+def test_names_that_are_no_utf8_can_be_shown_and_stored(two):
+    try:
+        (two / "red").rename(two / os.fsdecode(b"r\xe9d"))
+    except OSError:
+        pytest.skip("needs a file system that takes any bytes as a name")
+    (two / "blue" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    d = load(two)
+    assert "r\ufffdd" in d.task.names
+    "".join((*d.task.names, *d.notes)).encode()  # raises nothing
+    assert "caf\ufffd.png (empty file)" in d.notes[0]
+
+
 def test_a_changed_file_is_decoded_again(two):
     d = load(two)
     Image.new("RGB", (8, 8), (1, 2, 3)).save(file := two / "blue" / "000.png")

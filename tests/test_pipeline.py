@@ -335,6 +335,17 @@ def test_a_checkpoint_of_something_else_is_refused(finished, tmp_path):
         limbeck.run(tmp_path / "run" / "recipe.yaml", out=tmp_path / "run")
 
 
+def test_brackets_in_names_are_shown_as_they_are(finished, capsys):
+    from limbeck import cli
+
+    cli._show(finished[1] | {"name": "[/x] [red]", "notes": ["skipped q[/bold].png"]}, finished[0])
+    Progress().say("[red]a/b[/bold].png")
+    shown = capsys.readouterr()
+    assert "[/x] [red]" in shown.out
+    assert "skipped q[/bold].png" in shown.out
+    assert "[red]a/b[/bold].png" in shown.err
+
+
 def test_trackers_write_into_the_run(tmp_path):
     need(importlib.util.find_spec("tensorboard") is not None, "tensorboard")
     run = {**TINY["run"], "trackers": ["tensorboard"]}

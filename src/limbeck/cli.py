@@ -160,12 +160,13 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     """The table of models and the verdict, on stdout. Students are one row each way, as means over seeds."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
     main, second = ("accuracy", "agreement") if result["data"]["task"] == "classification" else ("rmse", "r2")
     rows, name = result["data"]["counts"]["test"], result["data"]["name"]
-    table = Table(title=f"{result['name']}: test split of {name}, {rows:,} rows", box=box.SIMPLE)
+    table = Table(title=escape(f"{result['name']}: test split of {name}, {rows:,} rows"), box=box.SIMPLE)
     table.add_column("model", no_wrap=True)
     for heading in (main, second, "params", "kB", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -184,7 +185,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
         console.print(f"[bold]Verdict:[/bold] {result['comparison']['words']}")
     console.print(f"Chosen: {result['chosen']['name']}, {result['chosen']['why']}")
     for note in result["notes"]:
-        console.print(f"[yellow]note:[/yellow] {note}")
+        console.print(f"[yellow]note:[/yellow] {escape(note)}")
     print(f"Report: {folder / 'report.html'}")
 
 

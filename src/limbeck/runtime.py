@@ -144,7 +144,7 @@ def cache_dir() -> Path:
 def fingerprint(*parts: object) -> str:
     """A short hash of JSON-like values: the same values give the same text in any process."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def fingerprint_file(path: Path) -> str:
@@ -256,7 +256,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text, soft_wrap=True)
+        self.console.print(text, soft_wrap=True, markup=False)
 
     @contextlib.contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:

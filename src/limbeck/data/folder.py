@@ -98,11 +98,16 @@ def _classes(root: Path, part: str) -> tuple[list[File], list[str], list[Path]]:
     for folder in folders:
         mine = sorted(_walk(folder))
         images = [p for p in mine if p.suffix.lower() in SUFFIXES]
-        files += [File(p, p.relative_to(root).as_posix(), folder.name, part) for p in images]
+        files += [File(p, p.relative_to(root).as_posix(), _shown(folder.name), part) for p in images]
         others += [p for p in mine if p.suffix.lower() not in SUFFIXES]
         if not images:
-            empty.append(folder.name)
+            empty.append(_shown(folder.name))
     return files, empty, others
+
+
+def _shown(name: str) -> str:
+    """A name of the file system as text that can be printed and stored, also where its bytes are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _walk(folder: Path) -> Iterable[Path]:
@@ -312,7 +317,7 @@ def load_folder(spec: recipe.Data, progress: Progress | None) -> Raw:
         raise UserError(f"class '{names[int(np.argmin(counts))]}' has no readable image", where=str(root))
     val, test, said = _published(tree.parts, np.array([f.part for f in files]), spec.split)
     return Raw(
-        name=f"folder {root.resolve().name}",
+        name=f"folder {_shown(root.resolve().name)}",
         x=torch.from_numpy(x),
         y=torch.from_numpy(labels),
         names=names,
@@ -356,4 +361,4 @@ def _published(
 
 
 def _first(items: list[str]) -> str:
-    return ", ".join(items[:5]) + (", ..." if len(items) > 5 else "")
+    return _shown(", ".join(items[:5])) + (", ..." if len(items) > 5 else "")
