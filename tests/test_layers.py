@@ -18,7 +18,7 @@ ROWS = (
     ("job", "measure"),
     ("train", "benchmark", "report", "doctor"),
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
-    ("losses", "taps", "models", "foreign", "augment", "data"),
+    ("losses", "taps", "models", "foreign", "augment", "data", "devices"),
     ("recipe",),
     ("runtime", "signatures"),
     ("types", "errors"),

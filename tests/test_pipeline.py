@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +174,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     student = {**TINY["student"], "train": {**TINY["student"]["train"], "epochs": 500}}
     path = write(tmp_path / "tiny.yaml", tiny(student=student))
     words = [sys.executable, "-m", "limbeck", "run", str(path), "--out", str(tmp_path / "run"), "-q"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    # Where the tests themselves run in the background, SIGINT is ignored, and children inherit that.
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     wait_for((tmp_path / "run" / "student-seed0" / "history.jsonl").exists, process)
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=60)

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from limbeck import __version__, doctor, evaluate, export, recipe
 from limbeck.data import Data, load, on_device
+from limbeck.devices import make_accelerator
 from limbeck.errors import UserError
 from limbeck.job import Job
 from limbeck.measure import Candidate, measure
@@ -38,7 +39,7 @@ from limbeck.runtime import (
     write_text,
 )
 from limbeck.teachers import combiner
-from limbeck.train import fit, make_accelerator
+from limbeck.train import fit
 from limbeck.types import Role, Teacher
 
 SCHEMA = 1
