@@ -120,6 +120,12 @@ def test_overrides_reach_into_lists_and_short_forms(tmp_path):
     assert found.data.split.val == 0.2
 
 
+def test_an_override_does_not_reach_what_an_anchor_shares():
+    found = recipe.load("seedlings-coatnet", ["student.train.epochs=3"])
+    assert found.student.train.epochs == 3
+    assert found.teachers[0].train.epochs == 50
+
+
 @pytest.mark.parametrize(
     "override", ["nonsense", "=3", "teachers.5.train.epochs=1", "student.train.epohcs=1", "data.source.deep=1", "a={"]
 )

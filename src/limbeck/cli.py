@@ -168,17 +168,18 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     rows, name = result["data"]["counts"]["test"], result["data"]["name"]
     table = Table(title=escape(f"{result['name']}: test split of {name}, {rows:,} rows"), box=box.SIMPLE)
     table.add_column("model", no_wrap=True)
-    for heading in (main, second, "params", "kB", "ms"):
+    for heading in (main, second, "params", "size", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for label, models in _rows(result["models"]):
         cost = models[0]["cost"]
+        params, size = cost["params"], cost["size_bytes"]
         table.add_row(
             label,
             _mean(models, main),
             _mean(models, second),
-            f"{cost['params']:,}",
-            f"{cost['size_bytes'] / 1000:,.1f}",
-            f"{cost['latency_ms']:.3f}",
+            f"{params:,}" if params < 1e6 else f"{params / 1e6:.1f} M",
+            f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB",
+            f"{cost['latency_ms']:.3g}",
         )
     console.print(table)
     if result["comparison"]:
@@ -196,7 +197,7 @@ def _rows(models: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, An
             yield model["name"], [model]
     for role, label in (("student", "student alone"), ("distilled", "student + teacher")):
         if same := [m for m in models if m["role"] == role]:
-            yield f"{label}, {len(same)} seed{'s' if len(same) > 1 else ''}", same
+            yield label if len(same) == 1 else f"{label}, x{len(same)}", same
     for model in models:
         if model["role"] == "exported":
             yield f"exported, {model['format']}", [model]

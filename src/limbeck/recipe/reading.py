@@ -66,7 +66,7 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) 
         raw, label, text = _plain(recipe), "recipe", None
     else:
         label, text = _text(recipe)
-        raw = parse(text, label)
+        raw = _plain(parse(text, label))  # what an anchor shares, an override must not
     for override in overrides:
         _apply(raw, override)
     try:
