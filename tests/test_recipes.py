@@ -18,7 +18,7 @@ def run(recipe, folder, *overrides):
     return limbeck.run(recipe, out=folder, overrides=["run.device=cpu", "seeds=1", "export=[onnx]", *overrides])
 
 
-def check(result, width):
+def check_result(result, width):
     """A whole result, down to a file that answers like the student it was made from."""
     assert {m["role"] for m in result["models"]} == {"teacher", "student", "distilled", "exported"}
     assert result["comparison"]["verdict"] == "no evidence"  # which is all that one seed can give
@@ -40,7 +40,7 @@ def test_the_mnist_recipes_on_fashion_mnist(recipe, tmp_path):
         "teachers.0.train.epochs=1",
         "student.train.epochs=1",
     )
-    check(result, 10)
+    check_result(result, 10)
     assert "Sneaker" in result["data"]["classes"]
 
 
@@ -76,7 +76,7 @@ def test_cifar10_vgg19_on_files_in_its_layout(tmp_path):
     (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [f"colour {n}".encode() for n in range(10)]}))
     short = ("teachers.0.train.epochs=1", "student.train.epochs=2")
     result = run("cifar10-vgg19", tmp_path / "run", f"data.path={folder}", *short)
-    check(result, 10)
+    check_result(result, 10)
     assert result["data"]["shape"] == [3, 32, 32]
     assert result["data"]["counts"]["test"] == 40
 
@@ -95,7 +95,7 @@ def test_seedlings_coatnet_on_a_folder_of_sprites(tmp_path):
         "teachers.0.train.epochs=1",
         "student.train.epochs=1",
     )
-    check(result, 3)
+    check_result(result, 3)
 
 
 def test_tabular_ensemble(tmp_path):
@@ -106,6 +106,6 @@ def test_tabular_ensemble(tmp_path):
         "teachers.1.train.epochs=5",
         "student.train.epochs=5",
     )
-    check(result, 10)
+    check_result(result, 10)
     accuracy = {m["name"]: m["metrics"]["accuracy"] for m in result["models"]}
     assert accuracy["ensemble"] > 0.85
