@@ -78,6 +78,9 @@ def measure(
                 timed[candidate.name] = _timed(network, example)
             advance(len(found), candidate.name)
             if candidate.name == chosen:
+                if formats and device.type != "cpu":
+                    # Files run on the CPU; a GPU's shorter float formats would look like a fault of theirs.
+                    prediction = evaluate.predict(network, data, data.test)
                 for kind in formats:
                     path = root / "export" / f"{chosen}{export.SUFFIXES[kind]}"
                     shipped.append(_ship(found[-1], network, prediction, kind, path, data, root))
