@@ -127,3 +127,13 @@ def test_ctrl_c_during_an_import_is_no_missing_extra(tmp_path, monkeypatch):
         require("interrupted_module", extra="onnx", purpose="this")
     with pytest.raises(UserError, match=r"limbeck\[onnx\]"):
         require("no_such_module_at_all", extra="onnx", purpose="this")
+
+
+def test_long_work_says_how_far_it_is(capsys):
+    with runtime.Progress(every=0).bar("student", 2) as advance:
+        advance(1, "epoch [1]")
+        advance(2, "epoch [2]")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "student: 1 of 2  epoch [1]"
+    assert lines[1].endswith("epoch [2]")
+    assert len(lines) == 2

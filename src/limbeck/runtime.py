@@ -245,12 +245,17 @@ def _processor() -> str:
 
 
 class Progress:
-    """Progress on stderr: bars in a terminal, one line for each finished piece elsewhere, nothing when quiet."""
+    """Progress on stderr: bars in a terminal, lines elsewhere, nothing when quiet.
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    Args:
+        quiet: say nothing.
+        every: outside a terminal, seconds after which long work says how far it is.
+    """
+
+    def __init__(self, *, quiet: bool = False, every: float = 60.0) -> None:
         from rich.console import Console
 
-        self.quiet = quiet
+        self.quiet, self.every = quiet, every
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.live = self.console.is_terminal and not quiet
 
@@ -261,12 +266,16 @@ class Progress:
     @contextlib.contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
         """A bar of `total` steps; call what it gives with (steps done, a short note)."""
-        started, last = time.monotonic(), ""
+        started = said = time.monotonic()
+        last = ""
         if not self.live:
 
             def note(done: int, text: str) -> None:
-                nonlocal last
+                nonlocal last, said
                 last = text
+                if done < total and time.monotonic() - said >= self.every:
+                    said = time.monotonic()
+                    self.say(f"{label}: {done} of {total}  {text}")
 
             yield note
             self.say(f"{label}: {time.monotonic() - started:.1f} s{'  ' + last if last else ''}")
@@ -276,11 +285,11 @@ class Progress:
         from rich.progress import Progress as Bars
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         # A few refreshes a second: redrawing at every step would cost a small student a good part of its time.
         with Bars(*columns, console=self.console, refresh_per_second=4, transient=True) as bars:
