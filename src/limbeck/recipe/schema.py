@@ -17,7 +17,6 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Triple = tuple[float, ...]
 
 Source = Literal[
     "digits", "wine", "breast-cancer", "diabetes", "linnerud",
