@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.teachers import Ensemble, Frozen, average, log_probabilities, mean
+from limbeck.models import log_probabilities
+from limbeck.teachers import Ensemble, Frozen, average, mean
 from limbeck.types import Batch
 
 

@@ -145,7 +145,7 @@ def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: P
             name, key = f"distilled-seed{seed}", _key(job, checked.student, seed, keys)
             trained[name] = _together(job, name, key, partial(_study, job, seed, teacher))
     # What is left needs one process.
-    return _conclude(job, taught, trained) if accelerator.is_main_process else {}
+    return _conclude(job, keys, taught, trained) if accelerator.is_main_process else {}
 
 
 def _together(job: Job, name: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -289,11 +289,13 @@ def _study(job: Job, seed: int, teacher: Teacher | None, folder: Path) -> dict[s
 # --- what came out -------------------------------------------------------------------------------
 
 
-def _conclude(job: Job, taught: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+def _conclude(
+    job: Job, keys: Mapping[str, str], taught: Mapping[str, Any], trained: Mapping[str, Any]
+) -> dict[str, Any]:
     """Measure every model on the test split, export the chosen one, write result.json and the page."""
     checked, data = job.recipe, job.data
     chosen = _choose(job, trained)
-    key = _key(job, checked.student, checked.model_dump(mode="json"), [_key(job, t) for t in checked.teachers])
+    key = _key(job, checked.student, checked.model_dump(mode="json"), list(keys.values()))
     models = _stage(job, "measured", key, lambda _: {"models": _measured(job, chosen["name"])})["models"]
     notes = [*data.notes, *(n for t in taught.values() for n in t["notes"])]
     comparison = None

@@ -7,13 +7,18 @@ the imported function, keeps `limbeck check` and `--help` free of torch, and lea
 from __future__ import annotations
 
 import ast
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from limbeck.errors import did_you_mean
+
 HERE = Path(__file__).parent
 REQUIRED = object()
+KINDS: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,29 @@ def losses() -> dict[str, Signature]:
 def networks() -> dict[str, Signature]:
     """Every reference network a recipe can name: the rows of NETWORKS in `limbeck/models/networks.py`."""
     return _table(HERE / "models" / "networks.py", "NETWORKS")
+
+
+def misfit(given: Mapping[str, Any], signature: Signature, beside: Iterable[str] = ()) -> tuple[str, str | None] | None:
+    """What is wrong with some options, and a hint where there is one; None where they fit.
+
+    Args:
+        given: option name -> value.
+        signature: what is accepted.
+        beside: other names that may stand among the options and have been taken out of `given`.
+    """
+    for name, value in given.items():
+        if name not in signature.options:
+            return f"no option '{name}'", did_you_mean(name, [*signature.options, *beside])
+        annotation, _ = signature.options[name]
+        wanted = KINDS.get(annotation.removesuffix(" | None"))
+        absent = value is None and annotation.endswith("None")
+        fits = wanted is None or (isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool)))
+        if not absent and (not fits or value in (math.inf, -math.inf) or value != value):
+            return f"option '{name}' is a {annotation}, not {value!r}", None
+    for name, (annotation, default) in signature.options.items():
+        if default is REQUIRED and name not in given:
+            return f"the option '{name}' ({annotation}) is missing", None
+    return None
 
 
 def _table(path: Path, name: str) -> dict[str, Signature]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from limbeck.models import channels_last, gives_probabilities, plain
+from limbeck.models import channels_last, gives_probabilities, log_probabilities, plain
 from limbeck.taps import Taps
 from limbeck.types import Batch, Kind, Output, Teacher
 
@@ -90,8 +90,3 @@ def mean(predictions: Tensor) -> Tensor:
 def combiner(kind: Kind) -> Combine:
     """How members are joined for a kind of task."""
     return average if kind == "classification" else mean
-
-
-def log_probabilities(probabilities: Tensor) -> Tensor:
-    """Probabilities as logits: their logarithm, with 0 as the smallest positive float32."""
-    return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()

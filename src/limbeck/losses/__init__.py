@@ -8,7 +8,7 @@ be given None for it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -44,7 +44,8 @@ def bind(name: str, **options: Any) -> Loss:
     """
     if name not in LOSSES:
         raise UserError(f"unknown loss '{name}'", hint=did_you_mean(name, LOSSES))
-    _check(name, options, signatures.losses()[name].options)
+    if wrong := signatures.misfit(options, signatures.losses()[name]):
+        raise UserError(wrong[0], where=f"loss '{name}'", hint=wrong[1])
     loss = LOSSES[name]
     return cast(Loss, loss(**options) if inspect.isclass(loss) else partial(loss, **options))
 
@@ -56,20 +57,3 @@ def needs_teacher(loss: Loss) -> bool:
     except ValueError:  # a callable that does not tell its arguments
         return True
     return len(arguments) < 2 or not arguments[1].startswith("_")
-
-
-def _check(name: str, given: Mapping[str, Any], known: Mapping[str, tuple[str, Any]]) -> None:
-    kinds: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
-    where = f"loss '{name}'"
-    for option, value in given.items():
-        if option not in known:
-            raise UserError(f"no option '{option}'", where=where, hint=did_you_mean(option, known))
-        annotation = known[option][0]
-        if value is None and annotation.endswith("None"):
-            continue
-        wanted = kinds.get(annotation.removesuffix(" | None"))
-        if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
-            raise UserError(f"option '{option}' is a {annotation}, not {value!r}", where=where)
-    for option, (annotation, default) in known.items():
-        if default is signatures.REQUIRED and option not in given:
-            raise UserError(f"the option '{option}' ({annotation}) is missing", where=where)

@@ -6,7 +6,7 @@ Every network built here gives logits [B, C] or values [B, K].
 from limbeck.models.building import build, channels_last, normalization
 from limbeck.models.inputs import Normalized, plain
 from limbeck.models.networks import NETWORKS
-from limbeck.models.softmax import as_logits, gives_probabilities
+from limbeck.models.softmax import as_logits, gives_probabilities, log_probabilities
 from limbeck.models.weights import load_weights, save_weights
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "channels_last",
     "gives_probabilities",
     "load_weights",
+    "log_probabilities",
     "normalization",
     "plain",
     "save_weights",

@@ -17,6 +17,11 @@ def gives_probabilities(prediction: Tensor) -> bool:
     return bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < tolerance).all())
 
 
+def log_probabilities(probabilities: Tensor) -> Tensor:
+    """Probabilities as logits: their logarithm, with 0 as the smallest normal number of their type."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
 def as_logits(model: nn.Module, example: Tensor) -> nn.Module:
     """A network that gives logits: `model` itself, or one that gives its log-probabilities if it ends in a softmax.
 
@@ -55,5 +60,4 @@ class _Logarithm(nn.Module):
         self.training = model.training
 
     def forward(self, x: Tensor) -> Tensor:
-        probabilities: Tensor = self.model(x)
-        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+        return log_probabilities(self.model(x))

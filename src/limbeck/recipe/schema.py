@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
@@ -371,16 +370,5 @@ class Recipe(Strict):
 def _check_options(
     what: str, given: Mapping[str, Any], signature: signatures.Signature, beside: Iterable[str] = ()
 ) -> None:
-    kinds: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
-    for name, value in given.items():
-        if name not in signature.options:
-            raise ValueError(f"{what} has no option '{name}'; {did_you_mean(name, [*signature.options, *beside])}")
-        annotation, _ = signature.options[name]
-        wanted = kinds.get(annotation.removesuffix(" | None"))
-        absent = value is None and annotation.endswith("None")
-        fits = wanted is None or (isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool)))
-        if not absent and (not fits or value in (math.inf, -math.inf) or value != value):
-            raise ValueError(f"{what}: option '{name}' is a {annotation}, not {value!r}")
-    for name, (_, default) in signature.options.items():
-        if default is signatures.REQUIRED and name not in given:
-            raise ValueError(f"{what} needs the option '{name}'")
+    if wrong := signatures.misfit(given, signature, beside):
+        raise ValueError(f"{what}: {'; '.join(part for part in wrong if part)}")
