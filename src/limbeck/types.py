@@ -63,6 +63,7 @@ class Output:
 
 
 Teacher = Callable[[Batch], Output]
+Fetch = Callable[["Tensor", int], Batch]  # (rows int64 [B], view) -> Batch: that view of those rows
 Loss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]  # (student, teacher, target) -> scalar
 
 

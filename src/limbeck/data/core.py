@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.types import Batch, Task
+from limbeck.types import Batch, Fetch, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +94,15 @@ def targets(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Ten
     if data.targets is None:
         return y
     return (y - data.targets.mean.to(device)) / data.targets.std.to(device)
+
+
+def fetcher(data: Data, device: torch.device | str = "cpu") -> Fetch:
+    """What gives the rows of `data` as they are, whatever the view: (rows int64 [B], view) -> Batch on `device`."""
+
+    def fetch(rows: Tensor, view: int) -> Batch:
+        return Batch(pixels(data, rows, device), targets(data, rows, device), rows.to(device), view)
+
+    return fetch
 
 
 def batches(
