@@ -68,7 +68,7 @@ def test_every_bundled_recipe_is_sound(name):
         ("  kd:", "  kdd:", "unknown loss 'kdd'; did you mean 'kd'"),
         ("student:\n  model: mlp", "student:\n  model: mpl", "unknown model 'mpl'; did you mean 'mlp'"),
         ("  hard: 0.1", "  hard: -0.1", "greater than or equal to 0"),
-        ("    train: {epochs: 1}", "    name: big", "give `train` to train this teacher here, or `weights` to load it"),
+        ("    train: {epochs: 1}", "    name: big", "job.yaml:3: teachers.0: give `train` to train it here, or `weights` to load it"),
         ("  kd: {weight: 0.9, temperature: 4}", "", "no loss with a weight above 0 learns from it"),
         ("teachers:\n  - model: mlp\n    train: {epochs: 1}\n", "", "`teachers` is empty"),
         ("losses:", "augment: {mixup: 0.2, cutmix: 1.0}\nlosses:", "choose one"),
@@ -91,6 +91,19 @@ def test_every_bundled_recipe_is_sound(name):
         ("losses:", "run: {threads: 100000}\nlosses:", "less than or equal to 1024"),
         ("source: digits", "source: digits, source: mnist", "'source' is given twice"),
         ("data:", "data: [", "not readable as YAML"),
+        ("losses:", "combine: average\nlosses:", "combine: has no effect with 1 teacher"),
+        ("losses:", "combine: avarage\nlosses:", "did you mean 'average'"),
+        ("losses:", "combine: weighted\nlosses:", "'weighted' needs `weights`"),
+        ("losses:", "combine: {name: vote, hidden: [3]}\nlosses:", "`hidden` has no effect with 'vote'"),
+        ("losses:", "combine: {name: stacked, joint: true}\nlosses:", "belong together"),
+        ("losses:", "views: 3\nlosses:", "job.yaml:9: views: has no effect without `augment`"),
+        ("losses:", "cache: {pixels: true}\nlosses:", "cache.pixels: has no effect without `augment`"),
+        ("losses:", "cache: {dtype: int8}\nlosses:", "cache.dtype"),
+        ("losses:", "cache: {limit_gb: 0}\nlosses:", "cache.limit_gb"),
+        ("losses:", "assistants: [{model: mlp, name: teacher}]\nlosses:", "assistants.0.name: teachers and assistants"),
+        ("epochs: 2", "epochs: 2\n  peers: 2", "student.peers: learn from each other"),
+        ("epochs: 2", "epochs: 2\n  peers: 1", "greater than or equal to 2"),
+        ("epochs: 2", "epochs: 2\n  generations: 0", "greater than or equal to 1"),
     ],
 )  # fmt: skip
 def test_faults_are_told_in_one_line_with_their_place(tmp_path, old, new, expected):
@@ -148,3 +161,66 @@ def test_checking_needs_no_torch_and_no_second():
     started = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert time.monotonic() - started < 10  # a wide margin: this only catches an import that should not be there
+
+
+TWO = """
+data: {source: digits}
+teachers:
+  - {name: a, model: mlp, train: {epochs: 1}}
+  - {name: b, model: mlp, train: {epochs: 1}}
+combine: average
+student: {model: mlp}
+losses: {hard: 1, kd: 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("combine", "expected"),
+    [
+        ("mean", "combine: 'mean' does not fit `task: classification`"),
+        ("{name: weighted, weights: [1.0]}", "combine.weights: has 1 numbers for 2 teachers"),
+        ("{name: weighted, weights: [0, 0]}", "not all of them 0"),
+        ("{name: weighted, weights: [1, -1]}", "0 or more"),
+    ],
+)
+def test_a_combination_that_cannot_work_is_refused(tmp_path, combine, expected):
+    assert expected in refused(tmp_path, TWO.replace("combine: average", f"combine: {combine}"))
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        "vote",
+        "logits-average",
+        "{name: weighted, weights: accuracy}",
+        "{name: weighted, weights: confidence}",
+        "{name: weighted, weights: [3, 1]}",
+        "{name: stacked, hidden: [8]}",
+        "{name: stacked, joint: true, train: {epochs: 2}}",
+    ],
+)
+def test_every_way_to_combine_is_accepted(tmp_path, combine):
+    found = recipe.load(write(tmp_path, TWO.replace("combine: average", f"combine: {combine}")))
+    assert found.combine is not None
+    assert found.combine.name in combine
+
+
+def test_members_of_a_joint_stack_need_no_training_of_their_own(tmp_path):
+    alone = TWO.replace(", train: {epochs: 1}", "")
+    joint = alone.replace("combine: average", "combine: {name: stacked, joint: true, train: {epochs: 2}}")
+    assert [t.train for t in recipe.load(write(tmp_path, joint)).teachers] == [None, None]
+    assert "teachers.0: give `train`" in refused(tmp_path, alone)
+
+
+def test_students_that_teach_themselves_or_each_other_need_no_teacher(tmp_path):
+    text = "data: {source: digits}\nstudent: {model: mlp, WHAT: 2}\nlosses: {hard: 1, kd: 1}\n"
+    assert recipe.load(write(tmp_path, text.replace("WHAT", "generations"))).student.generations == 2
+    assert recipe.load(write(tmp_path, text.replace("WHAT", "peers"))).student.peers == 2
+    plain = text.replace("WHAT: 2", "train: {epochs: 1}")
+    assert "losses.kd: learns from a teacher, and `teachers` is empty" in refused(tmp_path, plain)
+
+
+def test_cache_strict_is_a_word():
+    found = recipe.load("quickstart", ["cache=strict"])
+    assert found.cache.strict
+    assert found.cache.dtype == "float16"

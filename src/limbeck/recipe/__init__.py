@@ -1,25 +1,16 @@
 """Recipes: what they may say, how they are read, and the checks that need no data and no torch."""
 
+from limbeck.recipe.networks import Assistant, Combine, Network, Plan, Schedule, Student, Teacher
 from limbeck.recipe.reading import bundled, dump, load, parse
-from limbeck.recipe.schema import (
-    Augment,
-    Blur,
-    Data,
-    Jitter,
-    Network,
-    Plan,
-    Recipe,
-    Run,
-    Schedule,
-    Split,
-    Student,
-    Teacher,
-    Term,
-)
+from limbeck.recipe.schema import Cache, Recipe, Run, Term
+from limbeck.recipe.sources import Augment, Blur, Data, Jitter, Split
 
 __all__ = [
+    "Assistant",
     "Augment",
     "Blur",
+    "Cache",
+    "Combine",
     "Data",
     "Jitter",
     "Network",

@@ -10,12 +10,15 @@ import yaml
 from pydantic import BaseModel
 
 from limbeck.errors import did_you_mean
-from limbeck.recipe.schema import Recipe
+from limbeck.recipe.schema import MisfitError, Recipe
 
 
 def one_line(fault: Any, label: str, node: yaml.Node | None) -> str:
     """One of pydantic's errors as `file:line: path: what`; `node` is the text it came from, where there is one."""
     path = [p for p in fault["loc"] if not str(p).startswith(("function-", "literal[", "list[", "constrained-"))]
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, MisfitError):
+        path = [int(p) if p.isdigit() else p for p in cause.place.split(".")]
     dotted = ".".join(str(p) for p in path) or "recipe"
     line = _line_number(node, path)
     where = f"{label}{f':{line}' if line else ''}: {dotted}"

@@ -1,0 +1,191 @@
+"""Networks, how each of them is trained, and how several teachers become one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from limbeck import signatures
+from limbeck.errors import did_you_mean
+from limbeck.recipe.sources import Count, Fraction, Positive, Share, Strict
+
+OWN_NAMES = (
+    "ensemble", "export", "measured", "views", "recipe.yaml", "classes.json", "result.json", "report.html",
+)  # fmt: skip
+FOLDER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+STUDENTS = r"(student|distilled|direct)-seed"
+
+
+class Schedule(Strict):
+    """How the learning rate moves, in epochs."""
+
+    name: Literal["constant", "cosine", "linear", "step"] = "constant"
+    t_max: Positive | None = None
+    eta_min: Annotated[float, Field(ge=0)] = 0.0
+    step_size: Positive | None = None
+    gamma: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _takes_effect(self) -> Schedule:
+        belongs = {
+            "t_max": ("cosine", "linear"),
+            "eta_min": ("cosine", "linear"),
+            "step_size": ("step",),
+            "gamma": ("step",),
+        }
+        for key, names in belongs.items():
+            if key in self.model_fields_set and self.name not in names:
+                raise ValueError(f"`{key}` has no effect with the {self.name} schedule, only with {' or '.join(names)}")
+        if self.name == "step" and self.step_size is None:
+            raise ValueError("the step schedule needs `step_size`, in epochs")
+        return self
+
+
+class Plan(Strict):
+    """How one network is trained.
+
+    `batch_size` is the number of rows behind one optimizer step, over all processes and accumulated parts.
+    """
+
+    epochs: Count = 10
+    batch_size: Count = 64
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Positive = 1e-3
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Schedule = Schedule()
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Positive | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Fraction | None = None
+    patience: Count | None = None
+    accumulate: Count = 1
+    select: Literal["best", "last"] = "best"
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _takes_effect(self) -> Plan:
+        if "momentum" in self.model_fields_set and self.optimizer != "sgd":
+            raise ValueError(f"`momentum` has no effect with optimizer '{self.optimizer}', only with sgd")
+        if self.accumulate > self.batch_size:
+            raise ValueError("`accumulate` splits a batch into that many parts; it cannot exceed `batch_size`")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("`warmup_epochs` must be less than `epochs`")
+        return self
+
+
+class Network(Strict):
+    """A reference network by name, or any timm model as `timm/NAME`."""
+
+    model: str
+    options: dict[str, Any] = {}
+    weights: str | None = None
+    pretrained: bool = False
+    mean: list[float] | None = None
+    std: list[Positive] | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Network:
+        if self.model.startswith("timm/"):
+            return self
+        known = signatures.networks()
+        if self.model not in known:
+            raise ValueError(f"unknown model '{self.model}'; {did_you_mean(self.model, known)} (or timm/NAME)")
+        if self.pretrained and "pretrained" not in known[self.model].options:
+            raise ValueError(f"`pretrained` has no effect with '{self.model}', only with timm/NAME")
+        check_options(f"model '{self.model}'", self.options, known[self.model])
+        return self
+
+
+def _stage_name(value: str) -> str:
+    if not re.fullmatch(FOLDER, value):
+        raise ValueError("a name becomes a folder: letters, digits, '_', '.' and '-'")
+    if value in OWN_NAMES or re.match(STUDENTS, value):
+        raise ValueError(f"'{value}' is a name of Limbeck's own in a run directory: choose another")
+    return value
+
+
+StageName = Annotated[str, AfterValidator(_stage_name)]
+
+
+class Teacher(Network):
+    """A network to learn from: trained here by `train`, brought along as `weights` or `pretrained`, or both."""
+
+    name: StageName = "teacher"
+    seed: int = 0
+    train: Plan | None = None
+
+    @property
+    def knows(self) -> bool:
+        """Whether anything says where its knowledge comes from."""
+        return self.train is not None or self.weights is not None or self.pretrained
+
+
+class Assistant(Network):
+    """A network between teacher and student: it learns from the one before it and teaches the next one.
+
+    Mirzadeh et al., 2020, "Improved Knowledge Distillation via Teacher Assistant".
+    """
+
+    name: StageName = "assistant"
+    seed: int = 0
+    train: Plan = Plan()
+
+
+class Combine(Strict):
+    """How several teachers become one."""
+
+    name: Literal["average", "logits-average", "vote", "weighted", "stacked", "mean", "median"]
+    weights: Literal["accuracy", "confidence"] | list[float] | None = None
+    smoothing: Positive | None = None
+    hidden: list[Count] = []
+    joint: bool = False
+    train: Plan | None = None
+
+    @model_validator(mode="after")
+    def _takes_effect(self) -> Combine:
+        belongs = {
+            "weights": "weighted", "smoothing": "vote", "hidden": "stacked", "joint": "stacked", "train": "stacked",
+        }  # fmt: skip
+        for key, name in belongs.items():
+            if key in self.model_fields_set and self.name != name:
+                raise ValueError(f"`{key}` has no effect with '{self.name}', only with {name}")
+        if self.name == "weighted":
+            if self.weights is None:
+                raise ValueError("'weighted' needs `weights`: a number for each teacher, `accuracy` or `confidence`")
+            if isinstance(self.weights, list) and (min(self.weights, default=0) < 0 or not sum(self.weights) > 0):
+                raise ValueError("`weights` are 0 or more, and not all of them 0")
+        if self.joint != (self.train is not None):
+            raise ValueError("`joint: true` and `train` belong together: the plan by which all of it is trained")
+        return self
+
+
+class Student(Network):
+    """The small network; trained alone and with the teacher by the same plan.
+
+    Attributes:
+        generations: that many taught students one after the other, each learning from the one before it; the first from
+            the teachers, or without any from the student trained alone (Furlanello et al., 2018, "Born-Again Neural
+            Networks").
+        peers: that many students that learn together, each from the others (Zhang et al., 2018, "Deep Mutual
+            Learning").
+    """
+
+    train: Plan = Plan()
+    generations: Count | None = None
+    peers: Annotated[int, Field(ge=2)] | None = None
+
+
+def check_options(
+    what: str, given: Mapping[str, Any], signature: signatures.Signature, beside: Iterable[str] = ()
+) -> None:
+    """Refuse options that a loss or network does not take."""
+    if wrong := signatures.misfit(given, signature, beside):
+        raise ValueError(f"{what}: {'; '.join(part for part in wrong if part)}")
