@@ -229,7 +229,12 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def compare(
-    student: Sequence[float], distilled: Sequence[float], *, metric: str, higher_is_better: bool
+    student: Sequence[float],
+    distilled: Sequence[float],
+    *,
+    metric: str,
+    higher_is_better: bool,
+    subject: str = "the teacher",
 ) -> dict[str, Any]:
     """Whether a teacher helped, from the scores of the same seeds without and with it.
 
@@ -241,6 +246,7 @@ def compare(
         distilled: a score for each seed, trained with the teacher, in the same order.
         metric: name of the score.
         higher_is_better: False for errors.
+        subject: what the words say of, where it is not a teacher that makes the difference.
 
     Returns:
         metric, higher_is_better; student and distilled: mean, ci95, n, values; gain: mean, ci95, values, positive
@@ -271,7 +277,7 @@ def compare(
         "gain": {k: v for k, v in _summary(gains).items() if k != "n"},
         "verdict": verdict,
     }
-    return {**found, "words": _words(found)}
+    return {**found, "words": _words(found, subject)}
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:
@@ -284,7 +290,7 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _words(found: Mapping[str, Any]) -> str:
+def _words(found: Mapping[str, Any], subject: str) -> str:
     """The verdict as one sentence with its numbers."""
     metric, gain = str(found["metric"]), found["gain"]
     share = metric == "accuracy"
@@ -299,9 +305,9 @@ def _words(found: Mapping[str, Any]) -> str:
         return f"{100 * value:+.2f}" if share else f"{value:+.3g}"
 
     opening = {
-        "helps": "The teacher helps",
-        "no evidence": "There is no evidence that the teacher helps",
-        "hurts": "The teacher hurts",
+        "helps": f"{subject[0].upper()}{subject[1:]} helps",
+        "no evidence": f"There is no evidence that {subject} helps",
+        "hurts": f"{subject[0].upper()}{subject[1:]} hurts",
     }[found["verdict"]]
     name = metric if found["higher_is_better"] else f"{metric.upper()} (lower is better)"
     levels = f"{name} is {level('distilled')} with it and {level('student')} without"

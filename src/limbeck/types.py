@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Kind = Literal["classification", "regression"]
-Role = Literal["teacher", "student", "distilled", "compressed", "exported"]
+Role = Literal[
+    "teacher", "assistant", "student", "direct", "generation", "peer", "distilled", "compressed", "exported"
+]  # fmt: skip
 Format = Literal["pytorch", "onnx", "litert", "executorch"]
 
 
