@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -214,6 +215,7 @@ def _mean(models: list[dict[str, Any]], metric: str) -> str:
 def main() -> None:
     """Run the command line: 0 on success, 2 on a user error, 130 on Ctrl-C."""
     words = [word for word in sys.argv[1:] if word != "--debug"]
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # none is used, and looking reads every installed package
     try:
         code = app(words, standalone_mode=False)
     except UserError as error:
@@ -231,9 +233,15 @@ def main() -> None:
         sys.exit(141)
     if code == 130:
         _leave("\nlimbeck: stopped; nothing is lost. Give the same command again to go on.", 130)
-    sys.exit(code or 0)
+    _exit(code or 0)
 
 
 def _leave(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    if "torch" not in sys.modules:
+        gc.freeze()  # a quick command need not search all it has imported for garbage before it leaves
     sys.exit(code)
