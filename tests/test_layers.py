@@ -15,11 +15,13 @@ SRC = Path(__file__).parents[1] / "src"
 ROWS = (
     ("cli",),
     ("pipeline",),
-    ("job", "measure"),
-    ("train", "benchmark", "report", "doctor"),
+    ("study",),
+    ("teach", "measure"),
+    ("job",),
+    ("train", "benchmark", "report", "doctor", "stages"),
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
     ("losses", "taps", "models", "foreign", "augment", "data", "devices"),
-    ("recipe",),
+    ("recipe", "store"),
     ("runtime", "signatures"),
     ("types", "errors"),
 )
