@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 from limbeck.augment import DRAWS, augment, keyed, uniform
 from limbeck.errors import UserError
 from limbeck.recipe import Augment, Blur, Jitter
-from limbeck.types import Batch
+from limbeck.types import Fetch
 
 EVERYTHING = Augment(
     flip=0.5,
@@ -32,12 +32,16 @@ views = st.integers(0, 1000)
 few = settings(max_examples=15, deadline=None)
 
 
-def fetch(rows: Tensor) -> tuple[Tensor, Tensor]:
-    return STORE[rows], LABELS[rows]
+def fetching(
+    spec: Augment, pixels: Tensor = STORE, labels: Tensor = LABELS, *, rows: Tensor | None = None, seed: int = 0
+) -> Fetch:
+    rows = torch.arange(len(pixels)) if rows is None else rows
+    classes = int(labels.max()) + 1
+    return keyed(spec, seed=seed, rows=rows, pixels=lambda r: pixels[r], labels=lambda r: labels[r], classes=classes)
 
 
-def batch(rows: Tensor, view: int = 0) -> Batch:
-    return Batch(*fetch(rows), rows, view)
+def never(rows: Tensor) -> Tensor:
+    raise AssertionError(f"asked for the rows {rows} as they are, although their views are stored")
 
 
 def python_bits(seed: int, row: int, view: int, name: str) -> int:
@@ -120,10 +124,10 @@ def test_same_alone_and_among_many(threads: int, layout: torch.memory_format) ->
 @few
 def test_mixing_same_whatever_the_batch(mix: str, order: list[int], size: int, seed: int) -> None:
     spec = EVERYTHING.model_copy(update={mix: 0.7})
-    apply = keyed(spec, seed=seed, rows=torch.arange(3, ROWS), fetch=fetch, classes=4)
-    whole = apply(batch(torch.arange(ROWS), view=2))
+    fetch = fetching(spec, seed=seed, rows=torch.arange(3, ROWS))
+    whole = fetch(torch.arange(ROWS), 2)
     for rows in torch.tensor(order).split(size):
-        part = apply(batch(rows, view=2))
+        part = fetch(rows, 2)
         assert torch.equal(part.x, whole.x[rows])
         assert torch.equal(part.y, whole.y[rows])
         assert torch.equal(part.index, rows)
@@ -233,7 +237,7 @@ def test_cutout_puts_the_mean_colour_into_a_square() -> None:
 @few
 def test_mixup_mixes_pixels_and_shares_alike(alpha: float, seed: int, view: int) -> None:
     rows = torch.arange(5, ROWS)
-    mixed = keyed(Augment(mixup=alpha), seed=seed, rows=rows, fetch=fetch, classes=4)(batch(torch.arange(ROWS), view))
+    mixed = fetching(Augment(mixup=alpha), seed=seed, rows=rows)(torch.arange(ROWS), view)
     assert mixed.y.dtype == torch.float32
     for row in range(ROWS):
         partner = int(rows[((python_bits(seed, row, view, "partner") >> 33) * len(rows)) >> 31])
@@ -246,22 +250,19 @@ def test_mixup_mixes_pixels_and_shares_alike(alpha: float, seed: int, view: int)
 
 
 def test_mixing_ratios_follow_beta() -> None:
-    rows = torch.arange(4000)
-    blank = Batch(torch.zeros(4000, 1, 2, 2), rows * 0, rows, 0)
-    other = torch.ones(4000, 1, 2, 2)
+    # Rows that are black and of class 0 meet partners that are white and of class 1.
+    rows, label = torch.arange(8000), (torch.arange(8000) >= 4000).long()
     for alpha in (0.2, 1.0, 3.0):
-        spec = Augment(mixup=alpha)
-        mixed = keyed(spec, seed=1, rows=rows, fetch=lambda r: (other[: len(r)], torch.ones_like(r)), classes=2)(blank)
+        fetch = fetching(Augment(mixup=alpha), label.float().view(-1, 1, 1, 1), label, rows=rows[4000:], seed=1)
+        mixed = fetch(rows[:4000], 0)
         assert stats.kstest(mixed.y[:, 0].numpy(), stats.beta(alpha, alpha).cdf).pvalue > 1e-3
         assert torch.allclose(mixed.x[:, 0, 0, 0], mixed.y[:, 1], atol=1e-6)
 
 
 def test_cutmix_share_is_the_area_pasted() -> None:
-    rows = torch.arange(3000)
-    blank = Batch(torch.zeros(3000, 1, 8, 10), rows * 0, rows, 0)
-    other = torch.ones(3000, 1, 8, 10)
-    apply = keyed(Augment(cutmix=1.0), seed=1, rows=rows, fetch=lambda r: (other[: len(r)], r * 0 + 2), classes=3)
-    mixed = apply(blank)
+    label = 2 * (torch.arange(6000) >= 3000).long()
+    white = (label / 2).view(-1, 1, 1, 1).expand(-1, 1, 8, 10)
+    mixed = fetching(Augment(cutmix=1.0), white, label, rows=torch.arange(3000, 6000), seed=1)(torch.arange(3000), 0)
     pasted = mixed.x.mean((1, 2, 3))
     assert set(mixed.x.unique().tolist()) == {0.0, 1.0}
     assert torch.allclose(mixed.y[:, 2], pasted, atol=1e-6)
@@ -274,48 +275,119 @@ def test_cutmix_share_is_the_area_pasted() -> None:
 
 
 def test_partners_come_from_the_training_rows_evenly() -> None:
+    training, index = torch.tensor([3, 5, 8, 1000, 70_000]), torch.arange(5000)
     asked: list[Tensor] = []
 
-    def spy(rows: Tensor) -> tuple[Tensor, Tensor]:
+    def spy(rows: Tensor, view: int) -> Tensor:
+        assert view == 6
         asked.append(rows)
-        return torch.zeros(len(rows), 1, 4, 4), rows * 0
+        return torch.zeros(len(rows), 1, 4, 4)
 
-    training = torch.tensor([3, 5, 8, 1000, 70_000])
-    index = torch.arange(5000)
-    keyed(Augment(mixup=1.0), seed=0, rows=training, fetch=spy, classes=2)(
-        Batch(torch.zeros(5000, 1, 4, 4), index * 0, index, 0)
-    )
-    counts = torch.bincount(asked[-1], minlength=70_001)[training]
+    keyed(
+        Augment(mixup=1.0), seed=0, rows=training, pixels=never, labels=torch.zeros_like, classes=2, views=spy
+    )(index, 6)  # fmt: skip
+    own, partners = asked
+    assert torch.equal(own, index)
+    counts = torch.bincount(partners, minlength=70_001)[training]
     assert counts.sum() == 5000
     assert stats.chisquare(counts.numpy()).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 1e-2, 100.0])
 def test_extreme_alphas_stay_finite(alpha: float) -> None:
-    mixed = keyed(Augment(mixup=alpha), seed=3, rows=torch.arange(ROWS), fetch=fetch, classes=4)(
-        batch(torch.arange(ROWS))
-    )
+    mixed = fetching(Augment(mixup=alpha), seed=3)(torch.arange(ROWS), 0)
     assert mixed.x.isfinite().all()
     assert torch.allclose(mixed.y.sum(1), torch.ones(ROWS), atol=1e-6)
+
+
+# --- images of 8 bits ----------------------------------------------------------------------------
+
+
+@given(st.permutations(range(ROWS)), st.integers(1, ROWS), seeds, views)
+@few
+def test_what_is_fetched_has_8_bits(order: list[int], size: int, seed: int, view: int) -> None:
+    whole, exact = fetching(EVERYTHING, seed=seed)(torch.arange(ROWS), view).x, STORE.clone()
+    exact = augment(exact, seed, torch.arange(ROWS), view, EVERYTHING)
+    assert (whole - exact).abs().max() <= 0.5 / 255 + 1e-6
+    assert torch.equal(whole, (whole * 255).round().to(torch.uint8).float() / 255)  # through bytes and back
+    for rows in torch.tensor(order).split(size):
+        fetched = fetching(EVERYTHING, seed=seed)(rows, view)
+        assert torch.equal(fetched.x, whole[rows])
+        assert torch.equal(fetched.y, LABELS[rows])
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_stored_views_change_nothing(mix: str) -> None:
+    # Stored as bytes, the mixture of two images is the same to the bit, although it has more than 8 bits itself.
+    spec, rows = EVERYTHING.model_copy(update={mix: 0.7}), torch.arange(ROWS)
+    stored = (fetching(EVERYTHING, seed=5)(rows, 3).x * 255).round().to(torch.uint8)
+
+    def read(asked: Tensor, view: int) -> Tensor:
+        assert view == 3
+        return stored[asked].float() / 255
+
+    live = fetching(spec, seed=5)(rows[::2], 3)
+    read_again = keyed(
+        spec, seed=5, rows=rows, pixels=never, labels=lambda r: LABELS[r], classes=4, views=read
+    )(rows[::2], 3)  # fmt: skip
+    assert torch.equal(live.x, read_again.x)
+    assert torch.equal(live.y, read_again.y)
+    if mix == "mixup":
+        assert not torch.equal(live.x, (live.x * 255).round() / 255)
+
+
+def test_large_images_are_augmented_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # No more of them at once than stay in the processor's cache; what comes out does not tell.
+    x, rows, asked = torch.rand(7, 3, 40, 50, generator=torch.Generator().manual_seed(8)), torch.arange(7), []
+
+    def pixels(some: Tensor) -> Tensor:
+        asked.append(len(some))
+        return x[some]
+
+    def images() -> Tensor:
+        return keyed(EVERYTHING, seed=1, rows=rows, pixels=pixels, labels=torch.zeros_like, classes=2)(rows, 0).x
+
+    together = images(), augment(x, 1, rows, 0, EVERYTHING)
+    monkeypatch.setattr("limbeck.augment.images.CACHED", 2 * x[0].numel() + 1)
+    assert torch.equal(images(), together[0])
+    assert torch.equal(augment(x, 1, rows, 0, EVERYTHING), together[1])
+    assert asked == [1, 7, 1, 2, 2, 2, 1]
+
+
+def test_what_is_augmented_stays_as_it_was() -> None:
+    before = STORE.clone()
+    for part in ("flip", "shift", "rotate", "blur", "jitter", "cutout"):
+        augment(STORE, 1, torch.arange(ROWS), 0, Augment(**{part: getattr(EVERYTHING, part)}))
+    assert torch.equal(STORE, before)
 
 
 # --- what does not fit ---------------------------------------------------------------------------
 
 
-def test_nothing_switched_on_is_the_batch_itself() -> None:
-    table = Batch(torch.rand(3, 5), torch.tensor([0, 1, 0]), torch.arange(3), 0)
+def test_nothing_switched_on_gives_the_rows_themselves() -> None:
+    table, values = torch.rand(3, 5), torch.rand(3, 2)
+    rows = torch.tensor([2, 0])
+    fetched = keyed(
+        Augment(), seed=0, rows=torch.arange(3), pixels=lambda r: table[r], labels=lambda r: values[r], classes=2
+    )(rows, 4)  # fmt: skip
+    assert torch.equal(fetched.x, table[rows])
+    assert torch.equal(fetched.y, values[rows])
+    assert torch.equal(fetched.index, rows)
+    assert fetched.view == 4
 
-    def never(rows: Tensor) -> tuple[Tensor, Tensor]:
-        raise AssertionError("asked for rows although nothing is switched on")
 
-    assert keyed(Augment(), seed=0, rows=torch.arange(3), fetch=never, classes=2)(table) is table
+def test_no_rows_are_no_rows() -> None:
+    none = torch.arange(0)
+    for mix in ({}, {"mixup": 1.0}, {"cutmix": 1.0}):
+        fetched = fetching(EVERYTHING.model_copy(update=mix))(none, 0)
+        assert fetched.x.shape == (0, 3, 11, 13)
+        assert len(fetched.y) == len(fetched.index) == 0
 
 
-def test_tables_are_refused_before_training() -> None:
+@pytest.mark.parametrize("spec", [Augment(flip=0.5), Augment(mixup=1.0)])
+def test_tables_are_refused_before_training(spec: Augment) -> None:
     with pytest.raises(UserError, match="vectors of 5 numbers"):
-        keyed(
-            Augment(flip=0.5), seed=0, rows=torch.arange(3), fetch=lambda r: (torch.rand(len(r), 5), r * 0), classes=2
-        )
+        fetching(spec, torch.rand(3, 5), torch.zeros(3, dtype=torch.int64))
 
 
 def test_blur_larger_than_the_image_is_refused() -> None:
