@@ -38,6 +38,8 @@ EVALUATE = ("test_evaluate.py",)
 AUGMENT = ("test_augment.py",)
 DATA = ("test_data_core.py",)
 RUNTIME = ("test_runtime.py",)
+STORE = ("test_store.py",)
+CACHE = ("test_cache.py",)
 
 MUTANTS = [
     # losses
@@ -77,11 +79,11 @@ MUTANTS = [
     Mutant("taps: features kept after a call", "taps.py", "record.open = False\n            record.seen.clear()", "record.open = False", TAPS),
     Mutant("taps: overwritten feature passes", "taps.py", "output._version != version", "output._version < version", TAPS),
     # teachers
-    Mutant("teacher: thawed", "teachers.py", "copy.deepcopy(model).eval()", "copy.deepcopy(model).train()", TEACHERS),
-    Mutant("teacher: not a copy", "teachers.py", "copy.deepcopy(model)", "model", TEACHERS),
-    Mutant("teacher: gradients on", "teachers.py", "@torch.no_grad()\n", "", TRAIN + TEACHERS),
-    Mutant("teacher: probabilities taken for logits", "teachers.py", "if self.probabilities:", "if False:", TEACHERS),
-    Mutant("ensemble: average of logits", "teachers.py", "torch.log_softmax(predictions, dim=-1).logsumexp(dim=0) - torch.tensor(float(len(predictions))).log()", "predictions.mean(dim=0)", TEACHERS),
+    Mutant("teacher: thawed", "teachers/frozen.py", "copy.deepcopy(model).eval()", "copy.deepcopy(model).train()", TEACHERS),
+    Mutant("teacher: not a copy", "teachers/frozen.py", "copy.deepcopy(model)", "model", TEACHERS),
+    Mutant("teacher: gradients on", "teachers/frozen.py", "@torch.no_grad()\n", "", TRAIN + TEACHERS),
+    Mutant("teacher: probabilities taken for logits", "teachers/frozen.py", "if self.probabilities:", "if False:", TEACHERS),
+    Mutant("ensemble: average of logits", "teachers/joining.py", "log_shares(predictions).logsumexp(dim=0) - math.log(len(predictions))", "predictions.mean(dim=0)", TEACHERS),
     # the loop
     Mutant("train: student in eval mode", "train.py", "self.forward.train()", "self.forward.eval()", TRAIN),
     Mutant("train: the same order every epoch", "train.py", 'derive_seed(self.seed, "order", epoch)', 'derive_seed(self.seed, "order", 0)', TRAIN),
@@ -96,6 +98,19 @@ MUTANTS = [
     Mutant("train: gradients not clipped", "train.py", "if self.plan.clip_norm:", "if False:", TRAIN),
     Mutant("train: cosine at half speed", "train.py", "math.cos(math.pi * since / span)", "math.cos(math.pi * since / span / 2)", TRAIN),
     Mutant("train: chosen on the test split", "train.py", "self._shown, data, data.val,", "self._shown, data, data.test,", TRAIN),
+    # what is stored
+    Mutant("store: damage not looked for", "store/layout.py", "start)) != wanted:", "start)) is None:", STORE),
+    Mutant("store: a shard is sound in another place", "store/layout.py", 'f"{header.key} {array.name} {shard}"', '""', STORE),
+    Mutant("store: what another has made is made again", "store/building.py", "if not self._is_finished(shard):", "if True:", STORE),
+    Mutant("store: others are not waited for", "store/building.py", "for patient in (False, True):", "for patient in (False,):", STORE),
+    Mutant("store: a torn line spoils the next", "store/layout.py", r'f"\n{line}\n"', r'f"{line}\n"', STORE),
+    Mutant("store: removed while in use", "store/keeping.py", "if wanted and entry.in_use:", "if False:", STORE),
+    Mutant("cache: another view's answer", "cache/reading.py", "return places + view * self.count", "return places", CACHE),
+    Mutant("cache: another row's answer", "cache/reading.py", "index_copy_(0, rows, torch.arange(self.count))", "index_copy_(0, rows.sort().values, torch.arange(self.count))", CACHE),
+    Mutant("cache: unknown rows read", "cache/reading.py", "int(places.min()) >= 0", "True", CACHE),
+    Mutant("cache: the rest given to each class", "cache/codec.py", " - math.log(width - values.shape[1])", "", CACHE),
+    Mutant("cache: what is asked for is not looked at", "cache/asking.py", "batch.view != view or not torch.equal(", "batch.view != view and not torch.equal(", CACHE),
+    Mutant("identity: weights forgotten", "cache/identity.py", "fingerprint_tensors(tensors)", 'fingerprint_tensors({})', CACHE),
     # what is made of it
     Mutant("compare: errors taken for scores", "evaluate.py", "sign = 1.0 if higher_is_better else -1.0", "sign = 1.0", EVALUATE),
     Mutant("compare: seeds not paired", "evaluate.py", "for s, d in zip(student, distilled, strict=True)", "for s, d in zip(sorted(student), sorted(distilled), strict=True)", EVALUATE),

@@ -1,18 +1,17 @@
-"""Teachers: frozen networks, and several of them as one."""
+"""Networks that answer and do not change, and several of them asked as one."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from limbeck.models import channels_last, gives_probabilities, log_probabilities, plain
+from limbeck.models import Normalized, channels_last, gives_probabilities, log_probabilities, plain
 from limbeck.taps import Taps
-from limbeck.types import Batch, Kind, Output, Teacher
-
-Combine = Callable[[Tensor], Tensor]  # [M, B, C] -> [B, C]
+from limbeck.teachers.joining import Combine
+from limbeck.types import Batch, Output, Teacher
 
 
 class Frozen:
@@ -45,9 +44,10 @@ class Frozen:
             self._model.to(memory_format=torch.channels_last)
         self._taps = Taps(inner, taps)
         if dtype != torch.float32:
-            # Only what follows the normalisation is lowered: pixels keep their precision until then.
-            inner.to(dtype)
-            inner.register_forward_pre_hook(lambda _, inputs: tuple(x.to(dtype) for x in inputs))
+            # Only what follows a normalisation is lowered: pixels keep their precision until then.
+            for part in [m.model for m in self._model.modules() if isinstance(m, Normalized)] or [inner]:
+                part.to(dtype)
+                part.register_forward_pre_hook(lambda _, inputs: tuple(x.to(dtype) for x in inputs))
         self._device = torch.device(device)
         self.probabilities = probabilities
 
@@ -75,18 +75,3 @@ class Ensemble:
     def __call__(self, batch: Batch) -> Output:
         """The joined prediction for a batch."""
         return Output(self.combine(torch.stack([member(batch).prediction for member in self.members])))
-
-
-def average(predictions: Tensor) -> Tensor:
-    """Log of the members' mean probability: logits [M, B, C] -> log-probabilities [B, C]."""
-    return torch.log_softmax(predictions, dim=-1).logsumexp(dim=0) - torch.tensor(float(len(predictions))).log()
-
-
-def mean(predictions: Tensor) -> Tensor:
-    """Mean of the members' values: [M, B, K] -> [B, K]."""
-    return predictions.mean(dim=0)
-
-
-def combiner(kind: Kind) -> Combine:
-    """How members are joined for a kind of task."""
-    return average if kind == "classification" else mean
