@@ -34,6 +34,7 @@ from limbeck.store import Array, open_store
 root, log = Path(sys.argv[1]), Path(sys.argv[2])
 rows, views, shard_rows, rank, world = map(int, sys.argv[3:8])
 def make(view, block):
+    log.with_suffix(".asking").touch()
     time.sleep(float(sys.argv[8]))
     with log.open("a") as stream:
         stream.write(json.dumps([view, block.start, block.stop]) + chr(10))
@@ -44,6 +45,9 @@ def make(view, block):
 arrays = (Array("prediction", "float32", (3,)), Array("tap0", "uint8", (2, 2)))
 identity = {"teacher": {"weights": "abc"}, "data": "d1"}
 label = {"what": "outputs of teacher", "recipe": "digits"}
+log.with_suffix(".ready").touch()
+while not (log.parent / "go").exists():
+    time.sleep(0.002)
 store = open_store(identity, label, rows, views, lambda: arrays, root=root, shard_rows=shard_rows)
 store.build(make, rank=rank, world=world)
 print(store.rows_asked, store.rows_found)
@@ -128,6 +132,19 @@ def worker(root, log, *, rows=50, views=1, shard_rows=10, rank=0, world=1, delay
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+def go(folder, *logs):
+    """Let processes begin once all of them are there."""
+    wait_for(lambda: all(log.with_suffix(".ready").exists() for log in logs))
+    (folder / "go").touch()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def made_by(log):
     return [tuple(json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -209,9 +226,8 @@ def test_any_history_of_opens_and_stops_leaves_each_number_in_its_place(rows, sh
 def test_a_kill_loses_at_most_the_shard_in_work(tmp_path):
     log = tmp_path / "log"
     process = worker(tmp_path / "root", log, rows=200, delay=0.03)
-    deadline = time.monotonic() + 30
-    while len(made_by(log)) < 5 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    go(tmp_path, log)
+    wait_for(lambda: len(made_by(log)) >= 5)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
@@ -227,32 +243,31 @@ def test_a_kill_loses_at_most_the_shard_in_work(tmp_path):
 def test_processes_share_the_work_and_none_makes_what_another_has_made(tmp_path):
     logs = [tmp_path / f"log{i}" for i in range(3)]
     root = tmp_path / "root"
-    # Two that know of each other and one that does not; the store is large enough for all to come in time.
+    # Two that know of each other and one that does not.
     ranks = [(0, 2), (1, 2), (0, 1)]
     processes = [
-        worker(root, log, rows=600, views=2, rank=rank, world=world, delay=0.02)
+        worker(root, log, rows=300, views=2, rank=rank, world=world, delay=0.02)
         for log, (rank, world) in zip(logs, ranks, strict=True)
     ]
+    go(tmp_path, *logs)
     told = [process.communicate(timeout=60)[0].split() for process in processes]
     assert all(process.returncode == 0 for process in processes)
     made = [made_by(log) for log in logs]
     together = [shard for part in made for shard in part]
-    assert len(together) == len(set(together)) == 120
+    assert len(together) == len(set(together)) == 60
     assert all(made)
     assert [int(asked) for asked, _ in told] == [10 * len(part) for part in made]
-    assert all(int(asked) + int(found) == 1200 for asked, found in told)
+    assert all(int(asked) + int(found) == 600 for asked, found in told)
     make = Maker()
-    assert_whole(built(root, rows=600, views=2, make=make))
+    assert_whole(built(root, rows=300, views=2, make=make))
     assert make.made == []
 
 
 def test_what_a_killed_builder_held_is_made_by_the_one_that_waits(tmp_path):
     log, root = tmp_path / "log", tmp_path / "root"
     stuck = worker(root, log, rows=20, delay=1000)  # holds its first shard for ever
-    deadline = time.monotonic() + 30
-    while not list(root.glob("*/shards.lock")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
+    go(tmp_path, log)
+    wait_for(log.with_suffix(".asking").exists)
     killer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({stuck.pid}, 9)"])
     make = Maker()
     assert_whole(built(root, rows=20, make=make))
@@ -467,15 +482,17 @@ def test_prune_takes_the_least_recently_used_and_never_one_in_use(tmp_path):
 
 
 def test_prune_leaves_what_another_process_uses(tmp_path):
-    process = worker(tmp_path, tmp_path / "log.txt", stay=True)
+    root, log = tmp_path / "root", tmp_path / "log"
+    process = worker(root, log, stay=True)
+    go(tmp_path, log)
     assert process.stdout.readline()
     said = []
-    assert prune(root=tmp_path, say=said.append) == []
+    assert prune(root=root, say=said.append) == []
     assert len(said) == 1
     process.kill()
     process.wait()
     process.stdout.close()
-    assert len(prune(root=tmp_path)) == 1
+    assert len(prune(root=root)) == 1
 
 
 def test_opening_is_using(tmp_path):
@@ -497,3 +514,18 @@ def test_content_of_another_shape_is_not_stored(tmp_path):
         opened(tmp_path).build(lambda _, block: content(0, slice(0, block.stop - block.start + 1)))
     with pytest.raises(ValueError, match="rows must be"):
         opened(tmp_path, rows=51)
+
+
+def test_reading_a_large_store_takes_no_memory_of_ours(tmp_path):
+    def of(name):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+
+    rows = 2**16
+    store = open_store({}, {}, rows, 1, lambda: [Array("tap0", "float32", (256,))], root=tmp_path)
+    store.build(lambda _, block: {"tap0": np.ones((block.stop - block.start, 256), "float32")})
+    before = {name: of(name) for name in ("RssAnon", "VmData")}
+    array = store.array("tap0")[0]
+    order = np.random.default_rng(0).permutation(rows)
+    assert sum(float(array[part].sum()) for part in np.split(order, 64)) == rows * 256  # 64 MB are read
+    assert all(of(name) - size < 16 * 2**20 for name, size in before.items())

@@ -292,7 +292,7 @@ def _refuse(root: Path, folder: Path, identity: Mapping[str, Any], label: Mappin
     differences = [_differences(flat(entry.identity), wanted) for entry in alike]
     least = min(differences, key=len)
     raise UserError(
-        f"{label.get('what', 'this')} was stored before, for something else:\n    " + "\n    ".join(least),
+        f"{label.get('what', 'this')}: stored before, for something else:\n    " + "\n    ".join(least),
         where=str(root),
         hint="drop `cache.strict` to ask and store again",
     )
