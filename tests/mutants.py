@@ -38,6 +38,7 @@ EVALUATE = ("test_evaluate.py",)
 AUGMENT = ("test_augment.py",)
 DATA = ("test_data_core.py",)
 RUNTIME = ("test_runtime.py",)
+STARTUP = ("test_startup.py",)
 STORE = ("test_store.py",)
 CACHE = ("test_cache.py",)
 
@@ -120,6 +121,9 @@ MUTANTS = [
     Mutant("batches: row numbers of the batch, not the data", "data/core.py", "part.to(device), view)", "torch.arange(len(part)).to(device), view)", DATA),
     Mutant("scaling: measured on all rows", "data/core.py", "chunks = torch.split(rows, step)", "chunks = torch.split(torch.arange(len(x)), step)", DATA),
     Mutant("files: written in place", "runtime.py", "        write(part)\n", "        write(path)\n        write(part)\n", RUNTIME),
+    # the command line
+    Mutant("start-up: every installed package searched", "cli.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
+    Mutant("start-up: help reads recipes", "cli.py", "import gc\nimport os\n", "import gc\nimport os\nimport limbeck.recipe\n", STARTUP),
 ]  # fmt: skip
 
 
