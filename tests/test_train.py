@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import limbeck
-from limbeck.data import batches, from_arrays, pixels, targets
+from limbeck.data import batches, fetcher, from_arrays, pixels, targets
 from limbeck.errors import UserError
 from limbeck.losses import bind
 from limbeck.models import load_weights
@@ -20,7 +20,7 @@ from limbeck.recipe import Plan, Run
 from limbeck.runtime import derive_seed
 from limbeck.teachers import Frozen
 from limbeck.train import fit, learning_rate
-from limbeck.types import Output
+from limbeck.types import Batch, Output
 
 HARD = Objective([Term("hard", bind("hard"), 1.0)])
 GOLDEN = Path(__file__).parent / "golden" / "curve.txt"
@@ -108,19 +108,61 @@ def test_the_teacher_and_the_test_split_are_left_alone(data):
 def test_with_and_without_a_teacher_the_order_and_the_dropout_are_the_same(data):
     seen = {}
     for role, objective in (("student", HARD), ("distilled", distilling())):
-        rows = []
+        rows, plain = [], fetcher(data)
 
-        def augment(batch, rows=rows):
-            rows.append((batch.index, batch.view, torch.rand(1)))
-            return batch
+        def fetch(index, view, rows=rows, plain=plain):
+            rows.append((index, view, torch.rand(1)))
+            return plain(index, view)
 
-        fit(network(), objective, Frozen(network()), data, Plan(epochs=2, batch_size=32), seed=3, augment=augment)
+        fit(network(), objective, Frozen(network()), data, Plan(epochs=2, batch_size=32), seed=3, fetch=fetch)
         seen[role] = rows
     for (a, view_a, drawn_a), (b, view_b, drawn_b) in zip(seen["student"], seen["distilled"], strict=True):
         assert torch.equal(a, b)
         assert view_a == view_b
         assert torch.equal(drawn_a, drawn_b)
     assert {view for _, view, _ in seen["student"]} == {0, 1}
+
+
+def test_views_come_again_and_fetch_gives_the_batches(data):
+    """Every epoch asks for its view of all training rows; what is fetched is what is learned from."""
+    asked, plain = [], fetcher(data)
+
+    def fetch(rows, view):
+        asked.append((view, rows))
+        batch = plain(rows, view)
+        return Batch(batch.x + view, batch.y, batch.index, view)
+
+    student, twin = network(), network()
+    plan = Plan(epochs=5, batch_size=len(data.train), lr=0.1, optimizer="sgd", momentum=0.0, select="last")
+    fit(student, HARD, None, data, plan, fetch=fetch, views=2)
+    assert [view for view, _ in asked] == [0, 1, 0, 1, 0]
+    assert all(sorted(rows.tolist()) == sorted(data.train.tolist()) for _, rows in asked)
+    assert not torch.equal(asked[0][1], asked[2][1])  # the view comes again, the order does not
+    twin.train()
+    for view, rows in asked:
+        loss = nn.functional.cross_entropy(twin(pixels(data, rows) + view), targets(data, rows))
+        gradients = torch.autograd.grad(loss, list(twin.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(twin.parameters(), gradients, strict=True):
+                parameter -= 0.1 * gradient
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(student.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_the_history_is_the_mean_over_the_rows(data):
+    """Batches of different sizes, whole or in parts, count by their rows; the student stands still here."""
+    for accumulate in (1, 3):
+        plan = Plan(epochs=1, batch_size=100, lr=1e-12, optimizer="sgd", momentum=0.0, accumulate=accumulate)
+        student = nn.Linear(5, 3)
+        history = fit(student, distilling(), Frozen(network()), data, plan)
+        x, y = pixels(data, data.train), targets(data, data.train)
+        with torch.no_grad():
+            logits, told = student(x), network().eval()(x)
+        hard = nn.functional.cross_entropy(logits, y).item()
+        kd = 16 * nn.functional.kl_div((logits / 4).log_softmax(1), (told / 4).softmax(1), reduction="batchmean").item()
+        assert history.epochs[0]["train_hard"] == pytest.approx(hard, rel=1e-5)
+        assert history.epochs[0]["train_kd"] == pytest.approx(kd, rel=1e-5)
+        assert history.epochs[0]["train_loss"] == pytest.approx(0.1 * hard + 0.9 * kd, rel=1e-5)
 
 
 def test_accumulation_changes_the_memory_and_not_the_steps(data):

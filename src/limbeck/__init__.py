@@ -25,6 +25,7 @@ __all__ = [
     "assess",
     "bind",
     "fit",
+    "fit_mutual",
     "from_arrays",
     "run",
 ]
@@ -45,6 +46,7 @@ _HOMES = {
     "assess": "evaluate",
     "bind": "losses",
     "fit": "train",
+    "fit_mutual": "train",
     "from_arrays": "data",
     "run": "pipeline",
 }
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from limbeck.pipeline import run
     from limbeck.recipe import Plan
     from limbeck.teachers import Ensemble, Frozen
-    from limbeck.train import fit
+    from limbeck.train import fit, fit_mutual
     from limbeck.types import Batch, Output
 
 

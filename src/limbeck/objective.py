@@ -64,12 +64,14 @@ class Objective(nn.Module):
         if not any(term.weight > 0 for term in terms):
             raise UserError("no loss has a weight above 0, so there is nothing to learn")
         self.terms = tuple(terms)
+        # Found out once: reading a loss's signature takes longer than computing the loss.
+        self._taught = tuple(term.needs_teacher for term in terms)
         self.losses = nn.ModuleDict({term.name: term.loss for term in terms if isinstance(term.loss, nn.Module)})
 
     @property
     def needs_teacher(self) -> bool:
         """Whether a loss with a weight above 0 learns from a teacher."""
-        return any(term.weight > 0 and term.needs_teacher for term in self.terms)
+        return any(term.weight > 0 and taught for term, taught in zip(self.terms, self._taught, strict=True))
 
     @property
     def student_taps(self) -> tuple[str, ...]:
@@ -79,7 +81,7 @@ class Objective(nn.Module):
     @property
     def teacher_taps(self) -> tuple[str, ...]:
         """Names of the teacher's features that the losses ask for."""
-        return _taps(term.teacher for term in self.terms if term.needs_teacher)
+        return _taps(term.teacher for term, taught in zip(self.terms, self._taught, strict=True) if taught)
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         """Every term's unweighted value by name, and their weighted sum as "total".
@@ -95,28 +97,36 @@ class Objective(nn.Module):
         Raises:
             UserError: a teacher or a tap is missing, or a loss refuses its inputs.
         """
+        kind = student.prediction.device.type
+        if not torch.is_autocast_enabled(kind):
+            return self._values(student, teacher, batch.y)
+        with torch.autocast(kind, enabled=False):
+            return self._values(student, teacher, batch.y)
+
+    def _values(self, student: Output, teacher: Output | None, target: Tensor) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
-        total = torch.zeros((), device=student.prediction.device)
-        with torch.autocast(student.prediction.device.type, enabled=False):
-            for term in self.terms:
-                if term.weight > 0:
-                    values[term.name] = value = _value(term, student, teacher, batch.y)
-                    total = total + term.weight * value
-                elif teacher is not None or not term.needs_teacher:
-                    with torch.no_grad():
-                        values[term.name] = _value(term, student, teacher, batch.y)
-        return {**values, "total": total}
+        total: Tensor | None = None
+        for term, taught in zip(self.terms, self._taught, strict=True):
+            if term.weight > 0:
+                values[term.name] = value = _value(term, taught, student, teacher, target)
+                total = value * term.weight if total is None else torch.add(total, value, alpha=term.weight)
+            elif teacher is not None or not taught:
+                with torch.no_grad():
+                    values[term.name] = _value(term, taught, student, teacher, target)
+        assert total is not None  # some weight is above 0
+        values["total"] = total
+        return values
 
 
 def _taps(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name != PREDICTION))
 
 
-def _value(term: Term, student: Output, teacher: Output | None, target: Tensor) -> Tensor:
+def _value(term: Term, taught: bool, student: Output, teacher: Output | None, target: Tensor) -> Tensor:
     try:
         of_student = _select(student, term.student, "student")
         of_teacher = None
-        if term.needs_teacher:
+        if taught:
             if teacher is None:
                 raise UserError("it learns from a teacher, and there is none", hint="give the teacher's output")
             of_teacher = _select(teacher, term.teacher, "teacher")

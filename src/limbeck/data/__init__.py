@@ -5,7 +5,7 @@ and the row numbers of the training, validation and test split. Nothing is ever 
 """
 
 from limbeck.data.arrays import from_arrays
-from limbeck.data.core import Data, Scaling, batches, fetcher, on_device, pixels, targets
+from limbeck.data.core import Data, Scaling, batches, fetcher, on_device, parts, pixels, targets
 from limbeck.data.loading import load
 from limbeck.data.survey import inspect
 from limbeck.data.tree import split_folder
@@ -19,6 +19,7 @@ __all__ = [
     "inspect",
     "load",
     "on_device",
+    "parts",
     "pixels",
     "split_folder",
     "targets",

@@ -31,8 +31,8 @@ class Data:
     Attributes:
         name: what was really loaded.
         task: what is predicted.
-        x: uint8 images [N, channels, H, W] (float32 in [0, 1] where the user brought such), or float32 [N, columns].
-            May be backed by a memory-mapped file.
+        x: uint8 images [N, channels, H, W] (float32 in [0, 1] where the user brought such), float32 [N, columns], or
+            the uint8 pixels of flattened images [N, columns]. May be backed by a memory-mapped file.
         y: class indices int64 [N], or measured values float32 [N, K] in their own units.
         train: int64 row numbers to learn from.
         val: int64 row numbers to choose by.
@@ -77,7 +77,7 @@ class Data:
 
 
 def pixels(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Inputs of some rows, float32 on `device`: images scaled to [0, 1], tables as they are.
+    """Inputs of some rows, float32 on `device`: bytes scaled to [0, 1], all else as it is.
 
     Args:
         data: where the rows are.
@@ -129,11 +129,17 @@ def batches(
         world: number of processes. Each batch is cut into that many nearly equal parts and this process gets its
             own, which may have no rows: every process sees the same number of batches.
     """
+    fetch = fetcher(data, device)
+    for part in parts(rows, size, order=order, rank=rank, world=world):
+        yield fetch(part, view)
+
+
+def parts(rows: Tensor, size: int, *, order: int | None = None, rank: int = 0, world: int = 1) -> Iterator[Tensor]:
+    """This process's part of every batch of `rows`, as row numbers int64 [B]; the arguments are those of `batches`."""
     if order is not None:
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(order))]
     for start in range(0, len(rows), size):
-        part = torch.tensor_split(rows[start : start + size], world)[rank]
-        yield Batch(pixels(data, part, device), targets(data, part, device), part.to(device), view)
+        yield torch.tensor_split(rows[start : start + size], world)[rank]
 
 
 def on_device(data: Data, device: torch.device | str, *, share: float = 0.5) -> Data:
@@ -157,7 +163,8 @@ def measure(x: Tensor, rows: Tensor) -> Scaling:
     """Scaling of inputs or targets over `rows`: per channel of images [N, channels, H, W], per column of tables."""
     step = max(1, 2**23 // max(1, math.prod(x.shape[1:])))  # some tens of MB at a time: x may be a large mapped file
     chunks = torch.split(rows, step)
-    mean, variance = _of_bytes(x, chunks) if x.dtype == torch.uint8 else _of_floats(x, chunks)
+    of_bytes = _of_byte_columns if x.ndim == 2 else _of_bytes
+    mean, variance = of_bytes(x, chunks) if x.dtype == torch.uint8 else _of_floats(x, chunks)
     std = variance.sqrt().float()
     return Scaling(mean.float(), torch.where(std > 0, std, torch.ones_like(std)))
 
@@ -173,6 +180,17 @@ def _of_bytes(x: Tensor, chunks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     level = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ level
     return mean, (share * (level - mean[:, None]).square()).sum(dim=1)
+
+
+def _of_byte_columns(x: Tensor, chunks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each column in [0, 1], exact, from sums of whole numbers."""
+    count, total, squares = sum(len(c) for c in chunks), 0, 0
+    for chunk in chunks:
+        part = x[chunk].numpy()
+        total = total + part.sum(axis=0, dtype=np.int64)
+        squares = squares + np.square(part, dtype=np.uint16).sum(axis=0, dtype=np.int64)
+    mean = torch.from_numpy(total / count)
+    return mean / 255, (torch.from_numpy(squares / count) - mean.square()).clamp_min(0) / 255**2
 
 
 def _of_floats(x: Tensor, chunks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -73,5 +73,5 @@ def mean(rows: Tensor, target: Tensor) -> Tensor:
         return rows.sum() / max(rows.numel(), 1)
     if target.shape != rows.shape:
         raise UserError(f"the labels are {list(target.shape)}, and the predictions are for {list(rows.shape)} rows")
-    counted = target != IGNORED
-    return torch.where(counted, rows, 0).sum() / counted.sum().clamp(min=1)
+    counted = (target != IGNORED).to(rows.dtype)
+    return (rows * (counted / counted.sum().clamp(min=1))).sum()

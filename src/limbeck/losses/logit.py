@@ -85,11 +85,11 @@ def kd(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float =
     if not temperature > 0:
         raise UserError(f"`temperature` is above 0, not {temperature}")
     student, teacher = taught(student, teacher)
-    log_s = F.log_softmax(student / temperature, dim=-1)
-    log_t = F.log_softmax(teacher / temperature, dim=-1)
+    log_s = torch.log_softmax(student / temperature, dim=-1)
+    log_t = torch.log_softmax(teacher / temperature, dim=-1)
     p_t = log_t.exp()
     # Asked this way round, a teacher's NaN stays one: whoever trains must see it.
-    divergence = torch.where(p_t == 0, 0, p_t * (log_t - log_s)).sum(dim=-1)
+    divergence = (p_t * (log_t - log_s)).masked_fill(p_t == 0, 0).sum(dim=-1)
     return temperature**2 * mean(divergence, target)
 
 
