@@ -1,5 +1,6 @@
 """Metrics, agreement and the verdict, against numbers computed without torch."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -221,6 +222,68 @@ def test_values_that_do_not_fit_are_refused(task, prediction, target, message):
 def test_a_teacher_with_other_rows_is_refused():
     with pytest.raises(UserError, match="2 predictions cannot be compared with 3"):
         evaluate.agreement(COLOURS, torch.zeros(2, 3), torch.zeros(3, 3))
+
+
+# --- members of an ensemble ------------------------------------------------------------------------
+
+
+def entropy(shares):
+    return -sum(p * math.log(p) for p in shares if p)
+
+
+def test_members_of_a_classifier_against_loops():
+    generator = np.random.default_rng(0)
+    logits, target = 2 * generator.normal(size=(4, 50, 3)), generator.integers(0, 3, 50)
+    found = evaluate.disagreement(COLOURS, torch.tensor(logits), "abcd", target=torch.tensor(target))
+    first = [[int(row.argmax()) for row in member] for member in logits]
+    for i, a in enumerate(first):
+        for j, b in enumerate(first):
+            assert found["pairwise"][i][j] == pytest.approx(sum(x != y for x, y in zip(a, b, strict=True)) / 50)
+    pairs = [found["pairwise"][i][j] for i in range(4) for j in range(i)]
+    assert found["mean_pairwise"] == pytest.approx(sum(pairs) / 6)
+    rows = list(zip(*first, strict=True))
+    assert found["all_agree"] == pytest.approx(sum(len(set(row)) == 1 for row in rows) / 50)
+    assert found["oracle"] == pytest.approx(sum(t in row for t, row in zip(target, rows, strict=True)) / 50)
+    shares = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
+    gaps = [entropy(shares[:, r].mean(0)) - sum(entropy(m) for m in shares[:, r]) / 4 for r in range(50)]
+    assert found["divergence"] == pytest.approx(sum(gaps) / 50, abs=1e-12)
+    assert (found["names"], found["n"]) == (["a", "b", "c", "d"], 50)
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("scales", [None, scaling([10.0, -5.0], [2.0, 0.5])])
+def test_members_of_a_regression_against_numpy_in_its_own_unit(scales):
+    values = np.random.default_rng(0).normal(size=(3, 40, 2))
+    found = evaluate.disagreement(PAIR, torch.tensor(values), ["x", "y", "z"], scales)
+    own = values * scales.std.double().numpy() if scales else values
+    wanted = [[np.sqrt(((a - b) ** 2).mean(0)).mean() for b in own] for a in own]
+    np.testing.assert_allclose(found["pairwise"], wanted, atol=1e-12)
+    assert found["mean_pairwise"] == pytest.approx((wanted[0][1] + wanted[0][2] + wanted[1][2]) / 3)
+    assert found["spread"] == pytest.approx(own.std(axis=0).mean())
+    assert set(found) == {"names", "n", "pairwise", "mean_pairwise", "spread"}
+    json.dumps(found, allow_nan=False)
+
+
+def test_copies_disagree_about_nothing_and_one_member_has_nobody_to_disagree_with():
+    member = torch.randn(1, 20, 3, generator=torch.Generator().manual_seed(0))
+    found = evaluate.disagreement(COLOURS, member.expand(3, -1, -1) + torch.tensor([[[0.0]], [[5.0]], [[9.0]]]), "abc")
+    assert (found["mean_pairwise"], found["all_agree"]) == (0.0, 1.0)
+    assert found["divergence"] == pytest.approx(0, abs=1e-7)
+    assert "oracle" not in found
+    alone = evaluate.disagreement(COLOURS, member, ["a"], target=member[0].argmax(1))
+    assert (alone["pairwise"], alone["mean_pairwise"], alone["oracle"]) == ([[0.0]], None, 1.0)
+
+
+def test_members_that_fit_neither_each_other_nor_the_task():
+    two = torch.zeros(2, 4, 3)
+    with pytest.raises(UserError, match="1 names do not fit"):
+        evaluate.disagreement(COLOURS, two, ["a"])
+    with pytest.raises(UserError, match="predictions of b of 4 of 4 rows are not finite"):
+        evaluate.disagreement(COLOURS, torch.stack([two[0], two[0] + math.nan]), ["a", "b"])
+    with pytest.raises(UserError, match="not \\[rows, 2\\]"):
+        evaluate.disagreement(PAIR, two, ["a", "b"])
+    with pytest.raises(UserError, match="as many class indices"):
+        evaluate.disagreement(COLOURS, two, ["a", "b"], target=torch.zeros(3))
 
 
 # --- the verdict -----------------------------------------------------------------------------------

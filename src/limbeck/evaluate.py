@@ -137,6 +137,65 @@ def agreement(task: Task, prediction: Tensor, teacher: Tensor, scaling: Scaling 
     return {"rmse_to_teacher": rmse.mean().item()}
 
 
+def disagreement(
+    task: Task,
+    predictions: Tensor,
+    names: Sequence[str],
+    scaling: Scaling | None = None,
+    *,
+    target: Tensor | None = None,
+) -> dict[str, Any]:
+    """How far the members of an ensemble say different things.
+
+    Args:
+        task: classification or regression.
+        predictions: the members' logits [M, N, C] or standardised values [M, N, K] for the same rows.
+        names: of the members.
+        scaling: what regression targets were standardised with; errors are then in the target's own unit.
+        target: class indices [N]; the oracle is left out without them. Regression has none.
+
+    Returns:
+        names, n (rows), and in rows and columns of the members, each against each:
+        Classification: pairwise, the share of rows with another first choice, and mean_pairwise over the pairs (None
+        for one member); all_agree, the share of rows where all choose the same; divergence, the mean generalised
+        Jensen-Shannon divergence in nats (entropy of the mean probability less the mean entropy; Lin 1991); oracle, the
+        share of rows where at least one member is right.
+        Regression: pairwise, the RMSE between two members as a mean over the outputs, and mean_pairwise; spread, the
+        standard deviation over the members (of all M, not M - 1), as a mean over rows and outputs.
+
+    Raises:
+        UserError: as for `metrics`, or other numbers of names or targets.
+    """
+    if predictions.ndim != 3 or not len(predictions) or len(names) != len(predictions):
+        raise UserError(f"{len(names)} names do not fit predictions {list(predictions.shape)}, which are [M, N, C]")
+    for name, prediction in zip(names, predictions, strict=True):
+        _check(task, prediction, f"the predictions of {name}")
+    members, count = predictions.double().cpu(), predictions.shape[1]
+    found: dict[str, Any] = {"names": list(names), "n": count}
+    if task.kind == "regression":
+        members = _unscaled(members, scaling)
+        spread = members.std(dim=0, correction=0).mean().item()
+        return found | _pairs(lambda a, b: (a - b).square().mean(0).sqrt().mean(), members) | {"spread": spread}
+    first, shares = members.argmax(2), members.softmax(2)
+    entropies = torch.special.entr(shares).sum(2).mean()
+    divergence = torch.special.entr(shares.mean(0)).sum(1).mean() - entropies
+    found |= _pairs(lambda a, b: (a != b).double().mean(), first)
+    found["all_agree"] = (first == first[0]).all(0).double().mean().item()
+    found["divergence"] = max(divergence.item(), 0.0)
+    if target is not None:
+        if target.shape != (count,):
+            raise UserError(f"{count} predictions need as many class indices, not {tuple(target.shape)}")
+        found["oracle"] = (first == target.cpu()).any(0).double().mean().item()
+    return found
+
+
+def _pairs(distance: Callable[[Tensor, Tensor], Tensor], members: Tensor) -> dict[str, Any]:
+    """The distance of each member to each other, and its mean over the pairs."""
+    matrix = [[distance(a, b).item() for b in members] for a in members]
+    pairs = [value for i, row in enumerate(matrix) for value in row[:i]]
+    return {"pairwise": matrix, "mean_pairwise": math.fsum(pairs) / len(pairs) if pairs else None}
+
+
 def main_metric(task: Task) -> tuple[str, bool]:
     """The metric students are chosen and compared by, and whether higher is better."""
     return ("accuracy", True) if task.kind == "classification" else ("rmse", False)

@@ -22,6 +22,7 @@ LOWEST = -30.0  # nats; below it a probability is as good as 0, and its logarith
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
 WEIGHT_PENALTY = 0.01  # on the members' weights: hardly felt, but perfect members do not get endless ones
 FOLDS = 5
+FEWEST = 20  # rows; of fewer, the standard error is itself a guess
 
 
 class Stack(nn.Module):
@@ -140,7 +141,7 @@ def fit_stack(
     Three answers of growing freedom compete: the mean of the members as it is; one weight for each member (which also
     sets how sharp the whole is); and all weights free, drawn back to the second answer by a penalty (of `PENALTIES`) on
     the squared distance from it. Cross-validation over the rows takes the plainest one whose cross-entropy or squared
-    error is within one standard error (paired, over the rows) of the best: where rows are too few to tell, the members
+    error is within two standard errors (paired, over the rows) of the best: where rows are too few to tell, the members
     keep their mean. Each is fitted on all rows at once by L-BFGS in float64, so there is no learning rate to choose.
 
     The time grows with rows x M x C^2: on one core 0.1 s for three members, 10 classes and 1,000 rows, 5 s for 100
@@ -188,7 +189,7 @@ def _check(predictions: Tensor, targets: Tensor, kind: Kind) -> None:
 
 def _plainest(start: Stack, rows: Tensor, target: Tensor, folds: Tensor) -> int:
     """Which of the `_answers` is the plainest that is no worse than the best, as far as rows left out can tell."""
-    if len(rows) < 2 * FOLDS:
+    if len(rows) < FEWEST:
         return 0
     left_out = [folds == fold for fold in range(FOLDS)]
     errors: list[Tensor] = []
@@ -205,9 +206,9 @@ def _plainest(start: Stack, rows: Tensor, target: Tensor, folds: Tensor) -> int:
 
 
 def _as_good(errors: Tensor, best: Tensor) -> bool:
-    """Whether they exceed the best by no more than one standard error of the difference."""
+    """Whether they exceed the best by no more than two standard errors of the difference."""
     worse = errors - best
-    return bool(worse.mean() <= worse.std() / math.sqrt(len(worse)))
+    return bool(worse.mean() <= 2 * worse.std() / math.sqrt(len(worse)))
 
 
 def _answers(start: Stack, rows: Tensor, target: Tensor) -> Iterator[Stack]:
