@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from limbeck import losses, recipe, signatures
-from limbeck.augment import keyed
-from limbeck.data import Data, pixels, targets
+from limbeck import augment, cache, losses, recipe, signatures
+from limbeck.data import Data, fetcher, pixels, targets
 from limbeck.errors import UserError
 from limbeck.models import Normalized, build, normalization
 from limbeck.objective import Objective, Term
-from limbeck.recipe import Network, Plan, Recipe
-from limbeck.runtime import Progress
+from limbeck.recipe import Augment, Network, Plan, Recipe
+from limbeck.runtime import Progress, fingerprint, fingerprint_file
+from limbeck.stages import Stages
 from limbeck.taps import Taps
-from limbeck.teachers import Ensemble, Frozen, combiner
-from limbeck.types import Batch, Teacher
+from limbeck.teachers import Frozen
+from limbeck.types import Batch, Fetch, Teacher
+
+SCHEMA = 2
+VIEWS_SEED = 0  # one for all students, so that every one of them is shown the same views
+MANY_CLASSES, TOP_K = 1000, 64
 
 
 @dataclass
 class Job:
-    """One run: its recipe, its folder, its data, and what they make together."""
+    """One run: its recipe, its folder, its data, and what they make together.
+
+    Attributes:
+        views: how many augmented views of a row there are; 0 for endless ones, for which teachers are asked live.
+        feature_shapes: of one row of each feature that the losses ask of a teacher.
+    """
 
     recipe: Recipe
     folder: Path
     data: Data
     accelerator: Accelerator
     progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
+    stages: Stages
+    views: int = 0
+    feature_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
         """Where networks run."""
         return torch.device(self.accelerator.device)
 
-    def network(self, spec: Network, weights: Path | None = None) -> nn.Module:
+    def key(self, spec: Network, *parts: object) -> str:
+        """What a network in this run depends on."""
+        weights = fingerprint_file(Path(spec.weights)) if spec.weights else None
+        shared = self.recipe.model_dump(mode="json", include={"augment", "views", "combine", "losses", "run", "task"})
+        codec = self.recipe.cache.model_dump(include={"dtype", "top_k"})
+        return fingerprint(SCHEMA, self.data.fingerprint, spec.model_dump(mode="json"), weights, shared, codec, parts)
+
+    def network(self, spec: Network, weights: Path | None = None) -> Normalized:
         """The network of a spec with its input normalisation, as the spec begins it or with the weights of a stage."""
         say: Callable[[str], None] | None = self.progress.say
         if weights is not None:
@@ -52,16 +72,106 @@ class Job:
         """The file that the stage `name` leaves its selected weights in."""
         return self.folder / name / f"{plan.select if plan else 'best'}.safetensors"
 
-    def augmentation(self, seed: int) -> Callable[[Batch], Batch] | None:
-        """What is done to training batches, if anything."""
+    def fetch(self, *, stored: bool) -> Fetch:
+        """What gives training rows as they are augmented; `stored` may read the images rather than make them."""
         data, spec = self.data, self.recipe.augment
         if not spec.active:
-            return None
+            return fetcher(data, self.device)
 
-        def fetch(rows: Tensor) -> tuple[Tensor, Tensor]:
-            return pixels(data, rows, self.device), targets(data, rows, self.device)
+        def given(rows: Tensor) -> Tensor:
+            return pixels(data, rows, self.device)
 
-        return keyed(spec, seed=seed, rows=data.train, fetch=fetch, classes=data.task.width)
+        def labels(rows: Tensor) -> Tensor:
+            return targets(data, rows, self.device)
+
+        def made(pictures: Callable[[Tensor, int], Tensor] | None = None) -> Fetch:
+            return augment.keyed(
+                spec,
+                seed=VIEWS_SEED,
+                rows=data.train,
+                pixels=given,
+                labels=labels,
+                classes=data.task.width,
+                views=pictures,
+            )
+
+        if not (stored and self.views and self.recipe.cache.pixels):
+            return made()
+        plain = spec.model_copy(update={"mixup": 0.0, "cutmix": 0.0})  # mixed from stored images, not stored mixed
+        pictures = cache.pixels(
+            augment.keyed(
+                plain, seed=VIEWS_SEED, rows=data.train, pixels=given, labels=labels, classes=data.task.width
+            ),
+            data.train,
+            identity={"images": "augmented", "data": data.fingerprint, "augment": self._augmentation(plain)},
+            label={"recipe": self.recipe.name, "data": data.name},
+            views=self.views,
+            shape=data.shape,
+            device=self.device,
+            **self._shelf,
+        )
+        return made(pictures)
+
+    def frozen(self, network: nn.Module, dtype: torch.dtype) -> Frozen:
+        """A network as a teacher that gives the features this run's losses ask for."""
+        taps = self.objective(self.recipe.student.train).teacher_taps
+        return Frozen(network, taps=taps, dtype=dtype, device=self.device, probabilities=False)
+
+    def answers(self, name: str, network: nn.Module, dtype: torch.dtype) -> tuple[Teacher, list[dict[str, Any]]]:
+        """A network as a teacher of the training rows, and what is told of its stored answers.
+
+        Every answer is asked for once and stored, and all students read it; with `views: 0` nothing is stored and the
+        network answers live.
+        """
+        if not self.views:
+            return self.frozen(network, dtype), []
+        stored = self.stored(name, network, dtype)
+        told = {"asked": stored.report["rows_asked"], "found": stored.report["rows_found"]}
+        keep = ("key", "bytes", "rows", "views", "dtype", "top_k", "taps", "seconds")
+        return stored, [{"teacher": name, **{k: stored.report[k] for k in keep}, **told}]
+
+    def stored(self, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:
+        """The stored answers of a network; what is not there yet is asked for."""
+        data, spec = self.data, self.recipe.cache
+        return cache.outputs(
+            self.frozen(network, dtype),
+            self.fetch(stored=True),
+            data.train,
+            identity={
+                "teacher": cache.identify(network, dtype),
+                "data": data.fingerprint,
+                "augment": self._augmentation(self.recipe.augment),
+            },
+            label={"recipe": self.recipe.name, "teacher": name, "data": data.name},
+            views=self.views,
+            kind=data.task.kind,
+            dtype=spec.dtype,
+            top_k=self.top_k,
+            taps=self.objective(self.recipe.student.train).teacher_taps,
+            **self._shelf,
+        )
+
+    @property
+    def top_k(self) -> int | None:
+        """How many logits of a row are stored; None for all."""
+        asked, width = self.recipe.cache.top_k, self.data.task.width
+        if asked is None and self.data.task.kind == "classification" and width >= MANY_CLASSES:
+            asked = TOP_K
+        return asked if asked and asked < width else None
+
+    def _augmentation(self, spec: Augment) -> dict[str, Any] | None:
+        return {**spec.model_dump(mode="json"), "seed": VIEWS_SEED} if spec.active else None
+
+    @property
+    def _shelf(self) -> dict[str, Any]:
+        spec = self.recipe.cache
+        return {
+            "strict": spec.strict,
+            "limit_bytes": int(spec.limit_gb * 1e9),
+            "progress": self.progress,
+            "rank": int(os.environ.get("LOCAL_RANK", 0)),
+            "world": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        }
 
     def objective(self, plan: Plan) -> Objective:
         """What a student with a teacher minimises."""
@@ -76,21 +186,6 @@ class Job:
             own = {name: recipe.Term(loss=name)}
         total = sum(term.weight for term in own.values())
         return Objective([_term(n, t, plan, t.weight / total) for n, t in own.items()])
-
-    def teacher(self, dtypes: Mapping[str, torch.dtype]) -> Teacher:
-        """The trained teacher of the recipe, or all of them as one; `dtypes` says in what each of them answers."""
-        taps = self.objective(self.recipe.student.train).teacher_taps
-        members = [
-            Frozen(
-                self.network(spec, self.weights(spec.name, spec.train)),
-                taps=taps,
-                dtype=dtypes[spec.name],
-                device=self.device,
-                probabilities=False,
-            )
-            for spec in self.recipe.teachers
-        ]
-        return members[0] if len(members) == 1 else Ensemble(members, combiner(self.data.task.kind))
 
     def rehearse(self, student: nn.Module, teachers: Sequence[nn.Module]) -> None:
         """The losses of two rows by networks that know nothing yet: taps, shapes and options that fit raise nothing.
@@ -113,6 +208,7 @@ class Job:
             if not tried(given, told[0] if told else None, batch)["total"].requires_grad:
                 hint = "tap a module that comes after one with weights"
                 raise UserError("no loss depends on the student's weights", where="losses", hint=hint)
+        self.feature_shapes = {n: tuple(f.shape[1:]) for n, f in told[0].features.items()} if told else {}
 
 
 @contextmanager

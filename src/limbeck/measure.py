@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,12 @@ def measure(
     chosen: str,
     formats: Sequence[Format],
     data: Data,
-    combine: Combine,
+    combine: Combine | None,
     *,
     root: Path,
     device: torch.device,
     progress: Progress,
-) -> list[Artifact]:
+) -> tuple[list[Artifact], dict[str, Any] | None]:
     """What every candidate is worth and costs, and every file the chosen one is exported to.
 
     Args:
@@ -45,10 +46,13 @@ def measure(
         chosen: name of the one to export.
         formats: what it is exported to, below `root/export`.
         data: its test split is used, for the first and only time.
-        combine: how several teachers make one.
+        combine: how several teachers make one; None for a single one, and where the last of them is all of them.
         root: the run directory.
         device: where networks are run for the metrics. Latency is always that of one sample on one CPU thread.
         progress: where progress is shown.
+
+    Returns:
+        The rows, and how far several teachers are apart (None for one).
 
     Raises:
         UserError: a file computes something else than the network it was made from.
@@ -74,7 +78,7 @@ def measure(
             )
             file = str(candidate.file.relative_to(root))
             found.append(Artifact(candidate.name, candidate.role, candidate.seed, "pytorch", file, metrics, cost))
-            if candidate.role == "teacher" or candidate.name == chosen:
+            if candidate.role in ("teacher", "assistant") or candidate.name == chosen:
                 timed[candidate.name] = _timed(network, example)
             advance(len(found), candidate.name)
             if candidate.name == chosen:
@@ -87,13 +91,17 @@ def measure(
                     session, sample = export.SESSIONS[kind](path, 1), example.numpy()
                     timed[shipped[-1].name] = lambda s=session, x=sample: s(x)  # type: ignore[misc]
                     advance(len(found) + len(shipped), path.name)
-    if len(told) > 1:
+    apart = None
+    if combine:
+        names = [row.name for row in found[: len(told)]]
+        labels = truth if data.task.kind == "classification" else None
+        apart = evaluate.disagreement(data.task, torch.stack(told), names, data.targets, target=labels)
         found.insert(len(told), _ensemble(found[: len(told)], _together(told, combine), truth, data))
-    return _with_latency(found + shipped, chosen, timed)
+    return _with_latency(found + shipped, chosen, timed), apart
 
 
-def _together(told: list[Tensor], combine: Combine) -> Tensor:
-    return told[0] if len(told) == 1 else combine(torch.stack(told))
+def _together(told: list[Tensor], combine: Combine | None) -> Tensor:
+    return combine(torch.stack(told)) if combine else told[-1]
 
 
 def _ensemble(members: list[Artifact], prediction: Tensor, truth: Tensor, data: Data) -> Artifact:

@@ -1,13 +1,9 @@
-"""From a recipe to a run directory, stage by stage.
-
-A stage is a folder with a `stage.json` that says what it was made from and what came out. A stage that is done is not
-done again; one that was interrupted goes on from its last epoch. That is all there is to resuming.
-"""
+"""From a recipe to a run directory, stage by stage: the whole story on one page."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -17,32 +13,22 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from limbeck import __version__, doctor, evaluate, export, recipe
+from limbeck import __version__, cache, evaluate, export, recipe, teach
 from limbeck.data import Data, load, on_device
 from limbeck.devices import make_accelerator
 from limbeck.errors import UserError
-from limbeck.job import Job
+from limbeck.job import SCHEMA, Job
 from limbeck.measure import Candidate, measure
-from limbeck.models import build, plain, save_weights
-from limbeck.recipe import Network, Plan, Recipe
+from limbeck.models import build
+from limbeck.recipe import Network, Recipe
 from limbeck.report import write_report
-from limbeck.runtime import (
-    Progress,
-    environment,
-    fingerprint,
-    fingerprint_file,
-    fingerprint_tensors,
-    locked,
-    read_json,
-    seed_everything,
-    write_json,
-    write_text,
-)
-from limbeck.teachers import combiner
-from limbeck.train import fit
-from limbeck.types import Role, Teacher
+from limbeck.runtime import Progress, environment, locked, read_json, write_json, write_text
+from limbeck.stages import Stages
+from limbeck.study import Lessons, Studied, study
+from limbeck.teach import Faculty
 
-SCHEMA = 1
+# What may change from one start of a run to the next, since no result depends on it.
+FREE = ("cache.strict", "cache.limit_gb")
 
 
 def run(
@@ -80,6 +66,40 @@ def run(
         return _staged(checked, folder, accelerator, progress)
 
 
+def recheck(folder: Path, *, sample: int = 64, progress: Progress | None = None) -> dict[str, cache.Reasked]:
+    """Ask the teachers and assistants of a finished run again for some rows, and compare with what is stored.
+
+    Args:
+        folder: the run directory.
+        sample: rows to ask each of them for.
+        progress: where progress is shown.
+
+    Returns:
+        What was found, by the name of the teacher.
+
+    Raises:
+        UserError: no finished run, one without teachers, or one whose teacher is asked live.
+    """
+    read_json(folder / "result.json")
+    checked, progress = recipe.load(folder / "recipe.yaml"), progress or Progress(quiet=True)
+    if checked.run.threads:
+        torch.set_num_threads(checked.run.threads)
+    with locked(folder):
+        job = _begin(checked, folder, make_accelerator(checked.run, folder), progress)
+        _choose_views(job)
+        faculty = teach.assemble(job)
+        if faculty is None or not job.views:
+            why = "it has no teacher" if faculty is None else "`views: 0` asks the teacher live"
+            raise UserError(f"nothing is stored for this run: {why}", where=str(folder))
+        members = [*faculty.members, *teach.assistants(job, faculty).members]
+        found = {}
+        for name, build_it, dtype in members:
+            network = build_it()
+            stored, fetch = job.stored(name, network, dtype), job.fetch(stored=False)
+            found[name] = cache.reask(stored, job.frozen(network, dtype), fetch, sample)
+    return found
+
+
 def _claim(folder: Path, checked: Recipe) -> None:
     """Make `folder` this recipe's, or refuse."""
     path = folder / "recipe.yaml"
@@ -99,7 +119,7 @@ def _claim(folder: Path, checked: Recipe) -> None:
     changed = [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        if before.get(key) != now.get(key) and key not in FREE
     ]
     if changed:
         shown = "\n  ".join(changed[:10] + ([f"and {len(changed) - 10} more"] if len(changed) > 10 else []))
@@ -119,13 +139,19 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-# --- stages --------------------------------------------------------------------------------------
+# --- the story -----------------------------------------------------------------------------------
+
+
+def _begin(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> Job:
+    stages, started = Stages(folder, accelerator), time.monotonic()
+    data = on_device(load(checked.data, checked.task, progress), accelerator.device)
+    stages.seconds["data"] = round(time.monotonic() - started, 3)
+    return Job(checked, folder, data, accelerator, progress, stages)
 
 
 def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> dict[str, Any]:
-    started = time.monotonic()
-    data = on_device(load(checked.data, checked.task, progress), accelerator.device)
-    job = Job(checked, folder, data, accelerator, progress, {"data": round(time.monotonic() - started, 3)})
+    job = _begin(checked, folder, accelerator, progress)
+    data = job.data
     for note in data.notes:
         progress.say(f"note: {note}")
     counts = ", ".join(f"{n:,} {split}" for split, n in data.counts().items())
@@ -133,182 +159,101 @@ def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: P
     if accelerator.is_main_process:
         write_json(folder / "classes.json", {name: number for number, name in enumerate(data.task.names)})
     _dry_build(job)
+    notes = _choose_views(job)
 
-    keys = {spec.name: _key(job, spec) for spec in checked.teachers}
-    taught = {s.name: _together(job, s.name, keys[s.name], partial(_teach, job, s)) for s in checked.teachers}
-    teacher = job.teacher({name: getattr(torch, t["dtype"]) for name, t in taught.items()}) if taught else None
-    trained: dict[str, dict[str, Any]] = {}
-    for seed in checked.seeds:
-        name, key = f"student-seed{seed}", _key(job, checked.student, seed)
-        trained[name] = _together(job, name, key, partial(_study, job, seed, None))
-        if teacher is not None:
-            name, key = f"distilled-seed{seed}", _key(job, checked.student, seed, keys)
-            trained[name] = _together(job, name, key, partial(_study, job, seed, teacher))
+    faculty, lessons = teach.assemble(job), Lessons()
+    assisted: dict[str, dict[str, Any]] = {}
+    if faculty is not None:
+        chain = teach.assistants(job, faculty)
+        assisted, lessons = chain.results, Lessons(chain.ask, chain.keys)
+        if assisted:
+            lessons.direct, lessons.direct_keys = partial(faculty.ask, job), list(faculty.keys.values())
+    studied = study(job, lessons)
     # What is left needs one process.
-    return _conclude(job, keys, taught, trained) if accelerator.is_main_process else {}
-
-
-def _together(job: Job, name: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """A stage that all processes take part in."""
-    job.accelerator.wait_for_everyone()
-    result = _stage(job, name, key, compute)
-    job.accelerator.wait_for_everyone()
-    return result
-
-
-def _stage(job: Job, name: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """The result of the stage `name`: read where it is done, computed where it is not."""
-    folder, main = job.folder / name, job.accelerator.is_main_process
-    record = folder / "stage.json"
-    known: dict[str, Any] = _known(record) if record.exists() else {"key": key, "done": False}
-    if known["done"] and (lost := [p for p in _files(job.folder, name, known["result"]) if not p.exists()]):
-        raise UserError(
-            "this stage is done, but the file is gone", where=str(lost[0]), hint=f"put it back, or {_again(folder)}"
-        )
-    if known["key"] != key:
-        raise UserError(
-            "this stage was begun from other data, another teacher or another version",
-            where=str(folder),
-            hint=f"choose another --out, or {_again(folder)}",
-        )
-    if not known["done"]:
-        if main:
-            write_json(record, known)
-        started = time.monotonic()
-        result = compute(folder)
-        # An interrupted training counts its earlier epochs, too.
-        trained: float = sum(epoch["seconds"] for epoch in result.get("epochs", []))
-        seconds = round(max(time.monotonic() - started, trained), 3)
-        known = {"key": key, "done": True, "seconds": seconds, "result": result}
-        if main:
-            write_json(record, known)
-    job.seconds[name] = known["seconds"]
-    return dict(known["result"])
-
-
-def _known(record: Path) -> dict[str, Any]:
-    """What is known of a stage that was begun."""
-    try:
-        known = read_json(record)
-        if known["done"] in (True, False) and known["key"] and (not known["done"] or known["result"].keys()):
-            return dict(known)
-    except UserError as error:
-        raise UserError(error.what, where=error.where, hint=_again(record.parent)) from error
-    except (KeyError, TypeError, AttributeError):
-        pass
-    raise UserError("is damaged", where=str(record), hint=_again(record.parent))
-
-
-def _files(folder: Path, name: str, result: Mapping[str, Any]) -> list[Path]:
-    """What a stage that is done has left in the run directory, beside its record."""
-    if "models" in result:
-        return [folder / model["file"] for model in result["models"] if model["role"] == "exported"]
-    return [folder / name / "best.safetensors"]
-
-
-def _again(folder: Path) -> str:
-    return f"remove {folder} to do the stage again"
-
-
-def _key(job: Job, spec: Network, *parts: object) -> str:
-    """What a network in this run depends on."""
-    weights = fingerprint_file(Path(spec.weights)) if spec.weights else None
-    shared = job.recipe.model_dump(mode="json", include={"augment", "losses", "run", "task"})
-    return fingerprint(SCHEMA, job.data.fingerprint, spec.model_dump(mode="json"), weights, shared, parts)
+    return _conclude(job, faculty, assisted, studied, notes) if accelerator.is_main_process else {}
 
 
 def _dry_build(job: Job) -> None:
     """Build every network and try the losses once, so that a misfit is told before anything is trained."""
-    networks = []
-    for spec in (*job.recipe.teachers, job.recipe.student):
+
+    def tried(spec: Network) -> torch.nn.Module:
         if spec.weights and not Path(spec.weights).is_file():
             raise UserError("there is no such file", where=spec.weights)
-        networks.append(build(spec.model_copy(update={"pretrained": False}), job.data.shape, job.data.task.width))
-    *teachers, student = networks
-    job.rehearse(student, teachers)
+        return build(spec.model_copy(update={"pretrained": False}), job.data.shape, job.data.task.width)
 
-
-# --- teachers and students -----------------------------------------------------------------------
-
-
-def _teach(job: Job, spec: recipe.Teacher, folder: Path) -> dict[str, Any]:
-    """Train or load one teacher, and look at it before anyone learns from it."""
-    seed_everything("teacher", spec.name)
-    network = job.network(spec)
-    result: dict[str, Any] = {"epochs": [], "notes": []}
-    if spec.train:
-        history = fit(
-            network,
-            job.label_objective(spec.train),
-            None,
-            job.data,
-            spec.train,
-            seed=0,
-            folder=folder,
-            augment=job.augmentation(0),
-            run=job.recipe.run,
-            progress=job.progress,
-            label=spec.name,
-        )
-        result["epochs"] = history.epochs
-    elif job.accelerator.is_main_process:
-        save_weights(network, folder / "best.safetensors", {"from": spec.weights or spec.model})
-    found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
-    result["val"] = {k: v for k, v in found.items() if isinstance(v, float)}
-    result["notes"] += doctor.doubts(spec.name, result["val"], job.data)
-    result["dtype"] = "bfloat16" if doctor.bfloat16_is_safe(network, job.data, job.device) else "float32"
-    result["weights"] = fingerprint_tensors(plain(network).state_dict())
-    for note in result["notes"]:
-        job.progress.say(f"WARNING: {note}")
-    return result
-
-
-def _study(job: Job, seed: int, teacher: Teacher | None, folder: Path) -> dict[str, Any]:
-    """Train a student. The seed fixes its first weights and its data order, the same with and without a teacher."""
-    spec = job.recipe.student
-    seed_everything("student", seed)
-    network = job.network(spec)
-    history = fit(
-        network,
-        job.objective(spec.train) if teacher else job.label_objective(spec.train),
-        teacher,
-        job.data,
-        spec.train,
-        seed=seed,
-        folder=folder,
-        augment=job.augmentation(seed),
-        run=job.recipe.run,
-        progress=job.progress,
-        label=folder.name,
+    checked = job.recipe
+    teachers, chain, student = (
+        [tried(spec) for spec in specs] for specs in (checked.teachers, checked.assistants, [checked.student])
     )
-    selected = history.epochs[history.best_epoch - 1 if spec.train.select == "best" else -1]
-    val = {k.removeprefix("val_"): v for k, v in selected.items() if k.startswith("val_")}
-    return {"epochs": history.epochs, "val": val}
+    for assistant in chain:
+        job.rehearse(assistant, teachers)
+        teachers = [assistant]
+    itself = bool(checked.student.generations or checked.student.peers)
+    if itself:
+        job.rehearse(student[0], student)
+    if teachers or not itself:
+        job.rehearse(student[0], teachers)
+
+
+def _choose_views(job: Job) -> list[str]:
+    """Settle how many augmented views there are: one an epoch where the recipe does not say and they have room."""
+    checked, data = job.recipe, job.data
+    learned_from = len(checked.teachers) + len(checked.assistants)
+    learned_from += len(checked.seeds) * (checked.student.generations or 0)
+    if checked.views is not None or not learned_from:
+        job.views = checked.views or 0
+        return []
+    if not checked.augment.active:
+        job.views = 1
+        return []
+    wanted = checked.student.train.epochs
+
+    def room(_: Path) -> dict[str, Any]:
+        codec = checked.cache
+        one = learned_from * cache.size_bytes(
+            len(data.train), 1, data.task.width, dtype=codec.dtype, top_k=job.top_k, taps=job.feature_shapes
+        )
+        if codec.pixels:
+            one += len(data.train) * data.x[0].numel()
+        return {"views": min(wanted, cache.room(int(codec.limit_gb * 1e9)) // one)}
+
+    # Kept as a stage, since what has room may be another number when the run goes on.
+    job.views = job.stages.together("views", job.key(checked.student, "views"), room)["views"]
+    if job.views == wanted:
+        return []
+    shown = f"{job.views} of {wanted}" if job.views else "none: teachers are asked live in every step"
+    note = f"stored views: {shown}, for want of room (see `cache.limit_gb` and `limbeck cache prune`)"
+    job.progress.say(f"note: {note}")
+    return [note]
 
 
 # --- what came out -------------------------------------------------------------------------------
 
 
 def _conclude(
-    job: Job, keys: Mapping[str, str], taught: Mapping[str, Any], trained: Mapping[str, Any]
+    job: Job,
+    faculty: Faculty | None,
+    assisted: Mapping[str, dict[str, Any]],
+    studied: Sequence[Studied],
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     """Measure every model on the test split, export the chosen one, write result.json and the page."""
     checked, data = job.recipe, job.data
-    chosen = _choose(job, trained)
-    key = _key(job, checked.student, checked.model_dump(mode="json"), list(keys.values()))
-    models = _stage(job, "measured", key, lambda _: {"models": _measured(job, chosen["name"])})["models"]
-    notes = [*data.notes, *(n for t in taught.values() for n in t["notes"])]
-    comparison = None
-    if taught:
-        metric, higher = evaluate.main_metric(data.task)
-        roles = ("teacher", "student", "distilled")
-        told, alone, helped = ([m["metrics"][metric] for m in models if m["role"] == role] for role in roles)
-        comparison = evaluate.compare(alone, helped, metric=metric, higher_is_better=higher)
-        mean = comparison["student"]["mean"]
-        if (told[-1] < mean) == higher and told[-1] != mean:
-            notes.append(
-                f"the teacher ({metric} {told[-1]:.4f} on test) is worse than the student alone ({mean:.4f} on average)"
-            )
+    taught = {**(faculty.results if faculty else {}), **assisted}
+    chosen = _choose(job, studied)
+    keys = list(faculty.keys.values()) if faculty else []
+    key = job.key(checked.student, checked.model_dump(mode="json", exclude={"cache": {"strict", "limit_gb"}}), keys)
+    measured = job.stages.alone("measured", key, lambda _: _measured(job, faculty, studied, chosen["name"]))
+    models = measured["models"]
+    comparison, comparisons = _comparisons(job, models)
+    notes = [*data.notes, *notes, *(n for t in taught.values() for n in t.get("notes", []))]
+    metric, higher = evaluate.main_metric(data.task)
+    told = [m["metrics"][metric] for m in models if m["role"] == "teacher"]
+    if comparison and told and told[-1] != (mean := comparison["student"]["mean"]) and (told[-1] < mean) == higher:
+        notes.append(
+            f"the teacher ({metric} {told[-1]:.4f} on test) is worse than the student alone ({mean:.4f} on average)"
+        )
+    trained = {**taught, **{s.name: s.result for s in studied}}
     result = {
         "schema": SCHEMA,
         "name": checked.name,
@@ -320,11 +265,15 @@ def _conclude(
         "environment": environment(),
         "data": _describe(data),
         "models": models,
-        "teachers": [{"name": name, "val": t["val"], "notes": t["notes"]} for name, t in taught.items()],
+        "teachers": [{"name": n, "val": t["val"], "notes": t["notes"]} for n, t in taught.items() if "val" in t],
+        "ensemble": _ensemble(job, faculty, measured["disagreement"]),
         "comparison": comparison,
+        "comparisons": comparisons,
         "chosen": chosen,
-        "curves": {name: t["epochs"] for name, t in {**taught, **trained}.items() if t["epochs"]},
-        "seconds": job.seconds,
+        "views": job.views,
+        "cache": [stored for t in trained.values() for stored in t.get("cache", [])],
+        "curves": {name: t["epochs"] for name, t in trained.items() if t.get("epochs")},
+        "seconds": job.stages.seconds,
         "notes": notes,
     }
     write_json(job.folder / "result.json", result)
@@ -332,10 +281,53 @@ def _conclude(
     return result
 
 
-def _choose(job: Job, trained: Mapping[str, Any]) -> dict[str, str]:
+def _comparisons(job: Job, models: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The student with and without a teacher; and what an assistant and each further generation add."""
+    checked = job.recipe
+    if not checked.taught:
+        return None, []
+    metric, higher = evaluate.main_metric(job.data.task)
+
+    def scores(ending: str, *roles: str) -> list[float]:
+        found = [m for m in models if m["role"] in roles and m["format"] == "pytorch"]
+        return [m["metrics"][metric] for m in found if m["name"].endswith(ending)]
+
+    def compared(without: list[float], given: list[float], subject: str) -> dict[str, Any]:
+        return evaluate.compare(without, given, metric=metric, higher_is_better=higher, subject=subject)
+
+    final = scores("", "distilled")
+    subject = "the teacher"
+    if not checked.teachers:
+        subject = "learning together" if checked.student.peers else "learning from itself"
+    others = []
+    if checked.assistants:
+        direct = compared(scores("", "direct"), final, "the assistant")
+        others.append({"title": "The chain against the student of the teacher itself", **direct})
+    count = checked.student.generations or 1
+    for number in range(2, count + 1):
+        before, after = (scores(f"-gen{n}", "generation") if n < count else final for n in (number - 1, number))
+        title = f"Generation {number} against generation {number - 1}"
+        others.append({"title": title, **compared(before, after, f"generation {number}")})
+    return compared(scores("", "student"), final, subject), others
+
+
+def _ensemble(job: Job, faculty: Faculty | None, disagreement: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if faculty is None or faculty.combine is None:
+        return None
+    joining = job.recipe.combine
+    name = joining.name if joining else ("average" if job.data.task.kind == "classification" else "mean")
+    return {
+        "combine": name,
+        "words": teach.words(job, faculty),
+        "weights": dict(faculty.weights) if faculty.weights else None,
+        "disagreement": disagreement,
+    }
+
+
+def _choose(job: Job, studied: Sequence[Studied]) -> dict[str, str]:
     """The student to ship: the best on validation, the taught one where two are equal."""
     metric, higher = evaluate.main_metric(job.data.task)
-    scores = {name: t["val"][metric] for name, t in trained.items()}
+    scores = {s.name: s.result["val"][metric] for s in studied}
     name = max(scores, key=lambda n: (scores[n] if higher else -scores[n], n.startswith("distilled")))
     return {"name": name, "why": f"the best {metric} on validation ({scores[name]:.4f}) of {len(scores)} students"}
 
@@ -358,27 +350,33 @@ def _describe(data: Data) -> dict[str, Any]:
     return described
 
 
-def _measured(job: Job, chosen: str) -> list[dict[str, Any]]:
+def _measured(job: Job, faculty: Faculty | None, studied: Sequence[Studied], chosen: str) -> dict[str, Any]:
     checked = job.recipe
-    candidates = [_candidate(job, spec.name, "teacher", None, spec, spec.train) for spec in checked.teachers]
-    roles: tuple[Role, ...] = ("student", "distilled") if checked.teachers else ("student",)
-    for seed in checked.seeds:
-        candidates += [
-            _candidate(job, f"{role}-seed{seed}", role, seed, checked.student, checked.student.train) for role in roles
-        ]
-    rows = measure(
+    candidates = []
+    if faculty is not None:
+        for spec in checked.teachers:
+            if spec.name in faculty.results:
+                file = job.weights(spec.name, spec.train)
+                candidates.append(Candidate(spec.name, "teacher", None, file, partial(job.network, spec, file)))
+        if faculty.joint:
+            assert checked.combine is not None
+            file = job.weights("ensemble", checked.combine.train)
+            candidates.append(Candidate("ensemble", "teacher", None, file, faculty.joint))
+    for helper in checked.assistants:
+        file = job.weights(helper.name, helper.train)
+        candidates.append(Candidate(helper.name, "assistant", None, file, partial(job.network, helper, file)))
+    for s in studied:
+        candidates.append(Candidate(s.name, s.role, s.seed, s.file, partial(job.network, checked.student, s.file)))
+    rows, disagreement = measure(
         candidates,
         chosen,
         checked.export,
         job.data,
-        combiner(checked.task),
+        None if faculty is None or faculty.joint else faculty.combine,
         root=job.folder,
         device=job.device,
         progress=job.progress,
     )
-    return [asdict(row) for row in rows]
-
-
-def _candidate(job: Job, name: str, role: Role, seed: int | None, spec: Network, plan: Plan | None) -> Candidate:
-    file = job.weights(name, plan)
-    return Candidate(name, role, seed, file, lambda: job.network(spec, file))
+    models = [asdict(row) for row in rows]
+    files = [m["file"] for m in models if m["role"] == "exported"]
+    return {"models": models, "disagreement": disagreement, "files": files}

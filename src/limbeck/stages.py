@@ -1,0 +1,94 @@
+"""Stages of a run: what is done is not done again, and what was interrupted goes on.
+
+A stage is a folder with a `stage.json` that says what it was made from and what came out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from limbeck.errors import UserError
+from limbeck.runtime import read_json, write_json
+
+
+class Stages:
+    """The stages of one run directory.
+
+    Attributes:
+        seconds: how long each stage took, by name.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        self.folder, self._accelerator = folder, accelerator
+        self.seconds: dict[str, float] = {}
+
+    def together(self, name: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """As `alone`, for a stage that all processes take part in."""
+        self._accelerator.wait_for_everyone()
+        result = self.alone(name, key, compute)
+        self._accelerator.wait_for_everyone()
+        return result
+
+    def alone(self, name: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """The result of the stage `name`: read where it is done, computed where it is not.
+
+        Args:
+            name: of the stage, and of its folder.
+            key: of everything it depends on.
+            compute: folder -> result, JSON-like. `files` in it, relative to the run directory, must stay there;
+                `epochs`, each with its `seconds`, count as time spent even where they were trained before.
+
+        Raises:
+            UserError: the stage was begun from something else, its record is damaged, or a file of it is gone.
+        """
+        folder, main = self.folder / name, self._accelerator.is_main_process
+        record = folder / "stage.json"
+        known: dict[str, Any] = _known(record) if record.exists() else {"key": key, "done": False}
+        if known["done"] and (lost := [p for f in known["result"]["files"] if not (p := self.folder / f).exists()]):
+            raise UserError(
+                "this stage is done, but the file is gone", where=str(lost[0]), hint=f"put it back, or {_again(folder)}"
+            )
+        if known["key"] != key:
+            raise UserError(
+                "this stage was begun from other data, another teacher or another version",
+                where=str(folder),
+                hint=f"choose another --out, or {_again(folder)}",
+            )
+        if not known["done"]:
+            if main:
+                write_json(record, known)
+            started = time.monotonic()
+            result = {"files": [], **compute(folder)}
+            trained: float = sum(epoch["seconds"] for epoch in result.get("epochs", []))
+            seconds = round(max(time.monotonic() - started, trained), 3)
+            known = {"key": key, "done": True, "seconds": seconds, "result": result}
+            if main:
+                write_json(record, known)
+        self.seconds[name] = known["seconds"]
+        return dict(known["result"])
+
+
+def _known(record: Path) -> dict[str, Any]:
+    """What is known of a stage that was begun."""
+    try:
+        known = read_json(record)
+        if (
+            known["done"] in (True, False)
+            and known["key"]
+            and (not known["done"] or known["result"]["files"] is not None)
+        ):
+            return dict(known)
+    except UserError as error:
+        raise UserError(error.what, where=error.where, hint=_again(record.parent)) from error
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise UserError("is damaged", where=str(record), hint=_again(record.parent))
+
+
+def _again(folder: Path) -> str:
+    return f"remove {folder} to do the stage again"

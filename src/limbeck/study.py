@@ -1,0 +1,170 @@
+"""Those who learn: for every seed a student alone and one that is taught, and what chains and self-teaching add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck import doctor
+from limbeck.job import Job
+from limbeck.runtime import derive_seed, seed_everything
+from limbeck.teach import Ask
+from limbeck.train import History, fit, fit_mutual
+from limbeck.types import Role, Teacher
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A trained student: what it is called, what it is compared as, its file, and what its training gave."""
+
+    name: str
+    role: Role
+    seed: int
+    file: Path
+    result: Mapping[str, Any]
+
+
+@dataclass
+class Lessons:
+    """Whom students learn from.
+
+    Attributes:
+        teacher: the one that counts: the teachers, or the last assistant; None where there is none.
+        keys: what it depends on.
+        direct: the teachers themselves, where assistants stand between; and what they depend on.
+    """
+
+    teacher: Ask | None = None
+    keys: Sequence[str] = ()
+    direct: Ask | None = None
+    direct_keys: Sequence[str] = field(default_factory=list)
+
+
+def study(job: Job, lessons: Lessons) -> list[Studied]:
+    """Train every student of a run."""
+    found = []
+    for seed in job.recipe.seeds:
+        alone = _one(job, f"student-seed{seed}", "student", seed, None, ())
+        found.append(alone)
+        if job.recipe.student.peers:
+            found += _peers(job, seed)
+            continue
+        if lessons.direct:
+            found.append(_one(job, f"direct-seed{seed}", "direct", seed, lessons.direct, lessons.direct_keys))
+        if job.recipe.student.generations:
+            found += _generations(job, seed, lessons, alone)
+        elif lessons.teacher:
+            found.append(_one(job, f"distilled-seed{seed}", "distilled", seed, lessons.teacher, lessons.keys))
+    return found
+
+
+def _one(
+    job: Job, name: str, role: Role, seed: int, ask: Ask | None, keys: Sequence[str], generation: int = 1
+) -> Studied:
+    spec = job.recipe.student
+    key = job.key(spec, seed, *([list(keys)] if ask else []), *([generation] if generation > 1 else []))
+    result = job.stages.together(name, key, partial(_train, job, seed, ask, generation))
+    return Studied(name, role, seed, job.weights(name, spec.train), result)
+
+
+def _train(job: Job, seed: int, ask: Ask | None, generation: int, folder: Path) -> dict[str, Any]:
+    """Train one student. The seed fixes its first weights and its data order, the same with and without a teacher."""
+    spec = job.recipe.student
+    # A later generation begins anew: from the weights its teacher began with it would retrace its teacher's steps.
+    seed = seed if generation == 1 else derive_seed("generation", seed, generation)
+    seed_everything("student", seed)
+    network = job.network(spec)
+    teacher, stored = ask() if ask else (None, [])
+    history = fit(
+        network,
+        job.objective(spec.train) if teacher else job.label_objective(spec.train),
+        teacher,
+        job.data,
+        spec.train,
+        seed=seed,
+        folder=folder,
+        fetch=job.fetch(stored=True),
+        views=job.views,
+        run=job.recipe.run,
+        progress=job.progress,
+        label=folder.name,
+    )
+    return {**_outcome(job, history), "cache": stored, "files": [_file(job, folder.name)]}
+
+
+def _generations(job: Job, seed: int, lessons: Lessons, alone: Studied) -> list[Studied]:
+    """Students that learn one after the other, each from the one before it."""
+    count = job.recipe.student.generations
+    assert count is not None
+    found: list[Studied] = []
+    ask, keys = lessons.teacher, lessons.keys
+    # Without a teacher the student trained alone is the first one.
+    generation = 1 if ask else 2
+    if ask is None:
+        ask, keys = partial(_ask, job, alone), [job.key(job.recipe.student, seed)]
+    for number in range(1, count + 1):
+        last = number == count
+        name = f"distilled-seed{seed}" if last else f"distilled-seed{seed}-gen{number}"
+        found.append(_one(job, name, "distilled" if last else "generation", seed, ask, keys, generation))
+        ask, keys = partial(_ask, job, found[-1]), [*keys, name]
+        generation += 1
+    return found
+
+
+def _ask(job: Job, studied: Studied) -> tuple[Teacher, list[dict[str, Any]]]:
+    network = job.network(job.recipe.student, studied.file)
+    low = doctor.bfloat16_is_safe(network.to(job.device), job.data, job.device)
+    return job.answers(studied.name, network, torch.bfloat16 if low else torch.float32)
+
+
+def _peers(job: Job, seed: int) -> list[Studied]:
+    """Students that learn together; the first begins where the student alone began."""
+    spec, stage = job.recipe.student, f"distilled-seed{seed}"
+    assert spec.peers is not None
+    result = job.stages.together(stage, job.key(spec, seed, "peers"), partial(_together, job, seed))
+    found = []
+    for number, outcome in enumerate(result["peers"]):
+        role: Role = "peer" if number else "distilled"
+        name = stage if not number else f"{stage}-peer{number}"
+        found.append(Studied(name, role, seed, job.weights(f"{stage}/peer{number}", spec.train), outcome))
+    return found
+
+
+def _together(job: Job, seed: int, folder: Path) -> dict[str, Any]:
+    spec = job.recipe.student
+    assert spec.peers is not None
+    networks = []
+    for number in range(spec.peers):
+        seed_everything("student", *([seed] if not number else [seed, "peer", number]))
+        networks.append(job.network(spec))
+    histories = fit_mutual(
+        networks,
+        [job.objective(spec.train) for _ in networks],
+        job.data,
+        spec.train,
+        seed=seed,
+        folder=folder,
+        fetch=job.fetch(stored=True),
+        views=job.views,
+        run=job.recipe.run,
+        progress=job.progress,
+        label=folder.name,
+    )
+    files = [_file(job, f"{folder.name}/peer{number}") for number in range(spec.peers)]
+    return {"peers": [_outcome(job, history) for history in histories], "files": files}
+
+
+def _outcome(job: Job, history: History) -> dict[str, Any]:
+    plan = job.recipe.student.train
+    selected = history.epochs[history.best_epoch - 1 if plan.select == "best" else -1]
+    val = {k.removeprefix("val_"): v for k, v in selected.items() if k.startswith("val_")}
+    return {"epochs": history.epochs, "val": val}
+
+
+def _file(job: Job, name: str) -> str:
+    return str(job.weights(name, job.recipe.student.train).relative_to(job.folder))

@@ -1,0 +1,275 @@
+"""Those who teach: each trained or loaded, several of them joined, assistants after them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import doctor, evaluate
+from limbeck.data import targets
+from limbeck.job import Job
+from limbeck.models import load_weights, plain, save_weights
+from limbeck.recipe import Assistant
+from limbeck.recipe import Teacher as TeacherSpec
+from limbeck.runtime import fingerprint_tensors, seed_everything
+from limbeck.teachers import Combine, Ensemble, Joint, Stack, as_combine, combiner, fit_stack, validation_weights
+from limbeck.train import fit
+from limbeck.types import Teacher
+
+Ask = Callable[[], tuple[Teacher, list[dict[str, Any]]]]  # a teacher, made when it is needed, and what it has stored
+Member = tuple[str, Callable[[], nn.Module], torch.dtype]  # name, how to build the trained network, in what it answers
+
+
+@dataclass(frozen=True)
+class Faculty:
+    """The teachers of a run, as one.
+
+    Attributes:
+        results: what came out of training or loading each, and of joining them, by the name of the stage.
+        keys: what each depends on.
+        members: name, how to build the trained network, and in what it answers.
+        combine: how their predictions become one; None for a single teacher.
+        weights: of each member by name, where they are weighted by fixed numbers.
+        joint: how to build the one network that all members were trained as, if they were.
+    """
+
+    results: Mapping[str, dict[str, Any]]
+    keys: Mapping[str, str]
+    members: Sequence[Member]
+    combine: Combine | None = None
+    weights: Mapping[str, float] | None = None
+    joint: Callable[[], Joint] | None = None
+
+    def ask(self, job: Job) -> tuple[Teacher, list[dict[str, Any]]]:
+        """All of them as the teacher of a student."""
+        asked, told = [], []
+        for name, build, dtype in self.members:
+            teacher, stored = job.answers(name, build(), dtype)
+            asked.append(teacher)
+            told += stored
+        return (asked[0] if self.combine is None else Ensemble(asked, self.combine)), told
+
+
+def assemble(job: Job) -> Faculty | None:
+    """Train, load and join the teachers of the recipe; None where it has none."""
+    specs, joining = job.recipe.teachers, job.recipe.combine
+    if not specs:
+        return None
+    keys = {spec.name: job.key(spec) for spec in specs if spec.knows}
+    results = {
+        spec.name: job.stages.together(spec.name, keys[spec.name], partial(teach, job, spec))
+        for spec in specs
+        if spec.knows
+    }
+    if len(specs) == 1:
+        return Faculty(results, keys, [_member(job, specs[0], results[specs[0].name])])
+    if joining is not None and joining.joint:
+        return _jointly(job, results, keys)
+    members = [_member(job, spec, results[spec.name]) for spec in specs]
+    metric = evaluate.main_metric(job.data.task)[0]
+    scores = [results[spec.name]["val"][metric] for spec in specs]
+    stack = None
+    if joining is not None and joining.name == "stacked":
+        keys["ensemble"] = job.key(specs[0], "stack", list(keys.values()))
+        results["ensemble"] = job.stages.together("ensemble", keys["ensemble"], partial(_stack, job, members))
+        stack = _empty_stack(job)
+        load_weights(stack, job.weights("ensemble", None), fresh_head=False)
+    weights = None
+    if joining is not None and joining.weights is not None and joining.weights != "confidence":
+        given = validation_weights(job.data.task.kind, scores) if joining.weights == "accuracy" else joining.weights
+        weights = {spec.name: weight / sum(given) for spec, weight in zip(specs, given, strict=True)}
+    combine = combiner(job.data.task.kind, joining, scores=scores, stack=stack)
+    return Faculty(results, keys, members, combine, weights)
+
+
+def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, ask: Ask | None = None) -> dict[str, Any]:
+    """Train or load one network that will teach, and look at it before anyone learns from it.
+
+    Args:
+        job: the run.
+        spec: the network, its seed and its plan.
+        folder: of its stage.
+        ask: whom it learns from itself, for an assistant.
+    """
+    seed_everything("teacher", spec.name, spec.seed)
+    network = job.network(spec)
+    result: dict[str, Any] = {"epochs": [], "cache": []}
+    if spec.train:
+        teacher, result["cache"] = ask() if ask else (None, [])
+        history = fit(
+            network,
+            job.objective(spec.train) if teacher else job.label_objective(spec.train),
+            teacher,
+            job.data,
+            spec.train,
+            seed=spec.seed,
+            folder=folder,
+            fetch=job.fetch(stored=teacher is not None),
+            views=job.views if teacher else 0,
+            run=job.recipe.run,
+            progress=job.progress,
+            label=spec.name,
+        )
+        result["epochs"] = history.epochs
+    elif job.accelerator.is_main_process:
+        save_weights(network, folder / "best.safetensors", {"from": getattr(spec, "weights", None) or spec.model})
+    result["files"] = [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
+    return result | _looked_at(job, spec.name, network)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The assistants of a run.
+
+    Attributes:
+        results: what came out of each by name.
+        members: all of them.
+        keys: what a student of the last one depends on.
+        ask: the last one as a teacher.
+    """
+
+    results: dict[str, dict[str, Any]]
+    members: Sequence[Member]
+    keys: Sequence[str]
+    ask: Ask
+
+
+def assistants(job: Job, faculty: Faculty) -> Chain:
+    """Train the chain of assistants; without any, the teachers themselves are its end."""
+    results, keys, ask = {}, list(faculty.keys.values()), partial(faculty.ask, job)
+    members: list[Member] = []
+    for spec in job.recipe.assistants:
+        keys.append(job.key(spec, *keys))
+        compute = partial(teach, job, spec, ask=ask)
+        results[spec.name] = job.stages.together(spec.name, keys[-1], compute)
+        members.append(_member(job, spec, results[spec.name]))
+        ask = partial(_ask, job, *members[-1])
+    return Chain(results, members, keys, ask)
+
+
+def _ask(
+    job: Job, name: str, build: Callable[[], nn.Module], dtype: torch.dtype
+) -> tuple[Teacher, list[dict[str, Any]]]:
+    return job.answers(name, build(), dtype)
+
+
+def _member(job: Job, spec: TeacherSpec | Assistant, result: Mapping[str, Any]) -> Member:
+    build = partial(job.network, spec, job.weights(spec.name, spec.train))
+    return spec.name, build, getattr(torch, result["dtype"])
+
+
+def _looked_at(job: Job, name: str, network: nn.Module) -> dict[str, Any]:
+    """How good a teacher is on validation, what speaks against it, and in what it may answer."""
+    data, device = job.data, job.device
+    found = evaluate.assess(network.to(device), data, data.val, device=device)
+    val = {k: v for k, v in found.items() if isinstance(v, float)}
+    notes = doctor.doubts(name, val, data)
+    for note in notes:
+        job.progress.say(f"WARNING: {note}")
+    dtype = "bfloat16" if doctor.bfloat16_is_safe(network, data, device) else "float32"
+    return {"val": val, "notes": notes, "dtype": dtype, "weights": fingerprint_tensors(plain(network).state_dict())}
+
+
+def words(job: Job, faculty: Faculty) -> str:
+    """How the teachers became one, in a sentence."""
+    joining, count = job.recipe.combine, len(faculty.members)
+    name = joining.name if joining else ("average" if job.data.task.kind == "classification" else "mean")
+    if faculty.weights:
+        shares = ", ".join(f"{member} {weight:.2f}" for member, weight in faculty.weights.items())
+        how = "by validation score" if joining and joining.weights == "accuracy" else "as the recipe says"
+        return f"the mean of {count} teachers, weighted {how}: {shares}"
+    said = {
+        "average": f"the mean probability of {count} teachers",
+        "logits-average": f"the mean of {count} teachers' logits, each centred",
+        "vote": f"the smoothed share of {count} teachers' first choices",
+        "weighted": f"the mean probability of {count} teachers, each weighted in every row by its confidence",
+        "mean": f"the mean of {count} teachers",
+        "median": f"the median of {count} teachers",
+    }
+    if name in said:
+        return said[name]
+    if faculty.joint:
+        return f"{count} networks and a layer over their outputs, trained as one network"
+    rows = faculty.results["ensemble"]["rows"]
+    return f"a small network over {count} teachers' outputs, fitted on the {rows:,} validation rows"
+
+
+# --- joining -------------------------------------------------------------------------------------
+
+
+def _empty_stack(job: Job) -> Stack:
+    joining = job.recipe.combine
+    assert joining is not None
+    return Stack(len(job.recipe.teachers), job.data.task.width, kind=job.data.task.kind, hidden=joining.hidden)
+
+
+def _stack(job: Job, members: Sequence[Member], folder: Path) -> dict[str, Any]:
+    """Fit a stack on the validation rows, which no member has learned from."""
+    data, joining = job.data, job.recipe.combine
+    assert joining is not None
+    told: list[Tensor] = []
+    with job.progress.bar("ensemble", len(members)) as advance:
+        for name, build, _ in members:
+            told.append(evaluate.predict(build().to(job.device), data, data.val, device=job.device))
+            advance(len(told), name)
+        stack = fit_stack(
+            torch.stack(told), targets(data, data.val, "cpu"), kind=data.task.kind, hidden=joining.hidden, seed=0
+        )
+    if job.accelerator.is_main_process:
+        save_weights(stack, folder / "best.safetensors")
+    return {"files": ["ensemble/best.safetensors"], "rows": len(data.val), "notes": []}
+
+
+def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str]) -> Faculty:
+    """Train all members and the layer over them as one network, and take it apart again."""
+    specs, joining = job.recipe.teachers, job.recipe.combine
+    assert joining is not None
+    assert joining.train is not None
+    keys["ensemble"] = job.key(specs[0], "joint", [spec.model_dump(mode="json") for spec in specs], list(keys.values()))
+
+    def untrained() -> Joint:
+        networks = []
+        for spec in specs:
+            seed_everything("teacher", spec.name, spec.seed)
+            networks.append(job.network(spec, job.weights(spec.name, spec.train) if spec.name in results else None))
+        seed_everything("teacher", "ensemble")
+        return Joint(networks, _empty_stack(job))
+
+    def compute(folder: Path) -> dict[str, Any]:
+        network, plan = untrained(), joining.train
+        assert plan is not None
+        history = fit(
+            network,
+            job.label_objective(plan),
+            None,
+            job.data,
+            plan,
+            folder=folder,
+            fetch=job.fetch(stored=False),
+            run=job.recipe.run,
+            progress=job.progress,
+            label="ensemble",
+        )
+        files = [str(job.weights("ensemble", plan).relative_to(job.folder))]
+        return {"files": files, "epochs": history.epochs} | _looked_at(job, "ensemble", network)
+
+    results["ensemble"] = job.stages.together("ensemble", keys["ensemble"], compute)
+
+    def trained() -> Joint:
+        network = untrained()
+        load_weights(network, job.weights("ensemble", joining.train), fresh_head=False)
+        return network
+
+    dtype = getattr(torch, results["ensemble"]["dtype"])
+    members = [(spec.name, partial(_part, trained, number), dtype) for number, spec in enumerate(specs)]
+    return Faculty(results, keys, members, as_combine(trained().stack), joint=trained)
+
+
+def _part(trained: Callable[[], Joint], number: int) -> nn.Module:
+    return trained().members[number]
