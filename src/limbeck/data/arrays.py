@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def load_arrays(spec: recipe.Data, kind: Kind) -> Raw:
     _same_length(x, y, path)
     inputs = _inputs(x, f"{path}: {x_name}")
     outputs, names = _outputs(y, kind, None, f"{path}: {y_name}")
-    mapped = isinstance(x, np.memmap) and inputs.dtype == torch.uint8
+    mapped = isinstance(x, np.memmap) and x.dtype in (np.uint8, np.float32)
     return Raw(
         name=f"arrays {path.name}",
         x=inputs,
@@ -224,13 +225,20 @@ def _channels_first(x: NDArray[Any], where: str) -> NDArray[Any]:
 
 
 def _finite(values: NDArray[Any], where: str) -> Tensor:
-    with np.errstate(over="ignore"):
-        x = values.astype(np.float32)
-    good = np.isfinite(x).reshape(len(x), -1)
-    if not good.all():
-        row, column = (int(i[0]) for i in np.nonzero(~good))
-        place = f"row {row}" + (f", column {column}" if x.ndim == 2 else "")
-        raise UserError(f"{int((~good).sum())} values are NaN or infinite; the first stands in {place}", where=where)
+    """As float32; a mapped file of such numbers stays one, for it may be larger than the memory."""
+    x = values
+    if not (isinstance(values, np.memmap) and values.dtype == np.float32 and values.flags.writeable):
+        with np.errstate(over="ignore"):
+            x = values.astype(np.float32)
+    count, place, step = 0, "", max(1, 2**23 // math.prod(x.shape[1:]))
+    for start in range(0, len(x), step):
+        bad = ~np.isfinite(x[start : start + step]).reshape(min(step, len(x) - start), -1)
+        if bad.any() and not count:
+            row, column = (int(i[0]) for i in np.nonzero(bad))
+            place = f"row {start + row}" + (f", column {column}" if x.ndim == 2 else "")
+        count += int(bad.sum())
+    if count:
+        raise UserError(f"{count} values are NaN or infinite; the first stands in {place}", where=where)
     return torch.from_numpy(x)
 
 

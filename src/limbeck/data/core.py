@@ -161,7 +161,7 @@ def on_device(data: Data, device: torch.device | str, *, share: float = 0.5) -> 
 
 def measure(x: Tensor, rows: Tensor) -> Scaling:
     """Scaling of inputs or targets over `rows`: per channel of images [N, channels, H, W], per column of tables."""
-    step = max(1, 2**23 // max(1, math.prod(x.shape[1:])))  # some tens of MB at a time: x may be a large mapped file
+    step = max(1, 2**21 // max(1, math.prod(x.shape[1:])))  # some tens of MB at a time: x may be a large mapped file
     chunks = torch.split(rows, step)
     of_bytes = _of_byte_columns if x.ndim == 2 else _of_bytes
     mean, variance = of_bytes(x, chunks) if x.dtype == torch.uint8 else _of_floats(x, chunks)

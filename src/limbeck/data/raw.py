@@ -85,9 +85,8 @@ def finish(
     if flat:
         if x.ndim != 4:
             raise UserError("the rows are a table already: `flat` has no effect", where="data.flat")
-        x = x.reshape(len(x), -1)
-        x = x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x
-        columns, identity = tuple(f"pixel_{i}" for i in range(x.shape[1])), None
+        x = x.reshape(len(x), -1)  # bytes stay bytes, and a mapped file stays one
+        columns, identity = tuple(f"pixel_{i}" for i in range(x.shape[1])), identity and f"{identity}-flat"
     inputs = _measured(x, train, identity) if mean is None or std is None else _given(mean, std, x)
     scales = measure(raw.y, train) if kind == "regression" else None
     rows = {"y": raw.y, "train": train, "val": val_rows, "test": test_rows, "mean": inputs.mean, "std": inputs.std}
