@@ -33,6 +33,7 @@ LOSSES = ("test_losses.py",)
 OBJECTIVE = ("test_objective.py",)
 TAPS = ("test_taps.py",)
 TEACHERS = ("test_teachers.py",)
+STACKING = ("test_stacking.py",)
 TRAIN = ("test_train.py",)
 MUTUAL = ("test_mutual.py",)
 EVALUATE = ("test_evaluate.py",)
@@ -80,12 +81,27 @@ MUTANTS = [
     Mutant("taps: the last call wins", "taps.py", "if len(calls) > 1:", "calls = calls[-1:]\n    if len(calls) > 1:", TAPS),
     Mutant("taps: features kept after a call", "taps.py", "record.open = False\n            record.seen.clear()", "record.open = False", TAPS),
     Mutant("taps: overwritten feature passes", "taps.py", "output._version != version", "output._version < version", TAPS),
+    # augmentation
+    Mutant("augment: the same numbers in every view", "augment/draws.py", "(seed, view, DRAWS.index(name))", "(seed, 0, DRAWS.index(name))", AUGMENT),
+    Mutant("augment: numbers of the place in the batch", "augment/draws.py", "z = index * ", "z = torch.arange(len(index)) * ", AUGMENT),
+    Mutant("augment: not rounded to 8 bits", "augment/views.py", "part.mul_(255).round_()", "part.mul_(255)", AUGMENT),
+    Mutant("augment: partners of another view", "augment/views.py", "views(partner, view)", "views(partner, view + 1)", AUGMENT),
+    Mutant("augment: parameters of the first part for all", "augment/images.py", "*(torch.split(each, step) for", "*([torch.split(each, step)[0]] * len(torch.split(each, step)) for", AUGMENT),
+    Mutant("augment: what it is given is overwritten", "augment/images.py", "(part.clone(memory_format=torch.contiguous_format) for part in torch.split(x, step))", "iter(torch.split(x, step))", AUGMENT),
     # teachers
     Mutant("teacher: thawed", "teachers/frozen.py", "copy.deepcopy(model).eval()", "copy.deepcopy(model).train()", TEACHERS),
     Mutant("teacher: not a copy", "teachers/frozen.py", "copy.deepcopy(model)", "model", TEACHERS),
     Mutant("teacher: gradients on", "teachers/frozen.py", "@torch.no_grad()\n", "", TRAIN + TEACHERS),
     Mutant("teacher: probabilities taken for logits", "teachers/frozen.py", "if self.probabilities:", "if False:", TEACHERS),
     Mutant("ensemble: average of logits", "teachers/joining.py", "log_shares(predictions).logsumexp(dim=0) - math.log(len(predictions))", "predictions.mean(dim=0)", TEACHERS),
+    Mutant("ensemble: constants of members seen", "teachers/joining.py", "(logits - logits.mean(dim=-1, keepdim=True))", "predictions", TEACHERS),
+    Mutant("ensemble: a class ruled out is infinite", "teachers/joining.py", "torch.where(logs == -torch.inf, math.log(torch.finfo(logs.dtype).tiny), logs)", "logs", TEACHERS),
+    Mutant("ensemble: RMSE for MSE", "teachers/joining.py", "(least / s) ** 2", "(least / s)", TEACHERS),
+    Mutant("ensemble: confidence of the batch", "teachers/joining.py", "entr(logs.exp()).sum(dim=-1)", "entr(logs.exp()).sum(dim=-1).mean(dim=1, keepdim=True)", TEACHERS),
+    Mutant("stack: on rows it was fitted on", "teachers/stacking.py", "rows[~out], target[~out]", "rows, target", STACKING),
+    Mutant("stack: nothing holds it back", "teachers/stacking.py", "penalty * torch.stack(apart).sum()", "0 * penalty * torch.stack(apart).sum()", STACKING),
+    Mutant("joint: statistics not in the file", "teachers/stacking.py", "persistent=True", "persistent=False", STACKING),
+    Mutant("disagreement: divergence reversed", "evaluate.py", "sum(1).mean() - entropies", "sum(1).mean() * 0 + entropies", EVALUATE),
     # the loop
     Mutant("train: student in eval mode", "train/loop.py", "learner.forward.train()", "learner.forward.eval()", TRAIN),
     Mutant("train: the same order every epoch", "train/loop.py", 'derive_seed(self.seed, "order", epoch)', 'derive_seed(self.seed, "order", 0)', TRAIN),

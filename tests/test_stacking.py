@@ -73,7 +73,7 @@ def test_the_linear_stack_is_one_dense_layer_on_the_concatenated_members():
 
 
 def test_a_row_alone_constants_and_what_is_ruled_out():
-    combine = as_combine(fit_stack(*told(200)))
+    combine = as_combine(fit_stack(*told(300)))
     predictions, _ = told(20, seed=1)
     together = combine(predictions)
     torch.testing.assert_close(combine(predictions[:, 3:4])[0], together[3], atol=1e-5, rtol=1e-5)
@@ -117,23 +117,22 @@ def test_a_stack_learns_whom_to_listen_to(hidden):
     assert accuracy > alone - 0.01
 
 
-def test_a_stack_learns_what_weights_for_members_cannot_say():
-    """Two members with classes exchanged: no mean of them helps, a dense layer puts it right."""
-    (predictions, target), new = split(told(2300, knows=(3.0, 3.0)), 300)
-    exchanged = torch.tensor([1, 2, 3, 4, 0])
-    accuracy, _ = measured(
-        as_combine(fit_stack(predictions[:, :, exchanged], target)), (new[0][:, :, exchanged], new[1])
-    )
-    assert measured(average, (new[0][:, :, exchanged], new[1]))[0] < 0.1
-    assert accuracy > measured(average, new)[0] - 0.02
+@pytest.mark.parametrize("rows", [60, 300])
+def test_a_stack_learns_what_weights_for_members_cannot_say(rows):
+    """Two members with classes exchanged: no mean of them helps, a dense layer that is held back puts it right."""
+    fitted, new = split(told(2000 + rows, knows=(2.0, 2.0)), rows)
+    exchanged = [(p[:, :, [1, 2, 3, 4, 0]], target) for p, target in (fitted, new)]
+    accuracy, _ = measured(as_combine(fit_stack(*exchanged[0])), exchanged[1])
+    assert measured(average, exchanged[1])[0] < 0.1
+    assert accuracy > measured(average, new)[0] - 0.05
 
 
-@pytest.mark.parametrize("rows", [1, 20, 40])
+@pytest.mark.parametrize("rows", [1, 25])
 @pytest.mark.parametrize("knows", [(1.5, 1.5, 1.5), (2.0, 1.0), (1.0, 0.0, 0.0)])
 def test_few_rows_do_little_harm(rows, knows):
-    """Over six draws of the rows, hardly worse than either average, however few there are."""
+    """Over four draws of the rows, hardly worse than either average, however few there are."""
     found = []
-    for seed in range(6):
+    for seed in range(4):
         fitted, new = split(told(1000 + rows, knows, seed), rows)
         ways = (as_combine(fit_stack(*fitted)), average, logits_average)
         found.append([measured(way, new) for way in ways])
@@ -149,7 +148,7 @@ def test_twenty_rows_are_needed_to_learn_anything():
 
 @pytest.mark.parametrize("hidden", [(), (6,)])
 def test_the_same_seed_fits_the_same_stack_and_leaves_the_generator_alone(hidden):
-    given = told(80)
+    given = told(300)
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = fit_stack(*given, hidden=hidden, seed=3).state_dict()
