@@ -193,6 +193,17 @@ def test_scaling_works_in_chunks(monkeypatch):
 # --- arrays of the user --------------------------------------------------------------------------
 
 
+def test_bytes_in_columns_are_measured_as_the_floats_that_they_become():
+    x = torch.randint(0, 256, (300, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    x[:, 2], x[:, 3] = 77, 0
+    rows = torch.arange(20, 290)
+    found, values = measure(x, rows), x[rows].double() / 255
+    assert torch.allclose(found.mean, values.mean(0).float(), atol=1e-7)
+    assert torch.equal(found.std[2:4], torch.ones(2))
+    others = [0, 1, 4, 5, 6]
+    assert torch.allclose(found.std[others], values.std(0, correction=0).float()[others], atol=1e-6)
+
+
 def test_from_arrays_takes_every_usual_shape():
     random = np.random.default_rng(0)
     y = np.arange(30) % 3

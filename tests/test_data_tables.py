@@ -197,6 +197,26 @@ def test_npy_files_are_mapped_not_read(tmp_path):
     assert arrays(tmp_path).fingerprint != d.fingerprint
 
 
+def test_float_npy_files_are_mapped_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "isfinite", lambda x, real=np.isfinite: real(x) if x.size <= 2**23 else pytest.fail("all"))
+    images, table = np.zeros((90, 3, 200, 200), np.float32), np.zeros((90, 120_000), np.float32)
+    for name, x in (("images", images), ("table", table)):
+        (folder := tmp_path / name).mkdir()
+        x.reshape(90, -1)[:, 0] = np.arange(90) / 90
+        np.save(folder / "x.npy", x)
+        np.save(folder / "y.npy", np.arange(90) % 3)
+        d = arrays(folder)
+        assert np.array_equal(d.x, x)
+        d.x[0, 0] = 7  # a page of this process alone: the file stays as it is
+        assert np.array_equal(arrays(folder).x, x)
+        if Path("/proc/self/maps").exists():
+            assert str(folder / "x.npy") in Path("/proc/self/maps").read_text()
+        x.reshape(90, -1)[[80, 81], [5, 6]] = np.inf  # among the last rows that are looked at
+        np.save(folder / "x.npy", x)
+        with pytest.raises(UserError, match=r"^.*2 values are NaN or infinite; the first stands in row 80"):
+            arrays(folder)
+
+
 def test_measured_values_and_a_named_target(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(40, 3)), y=Y, depth=np.linspace(0, 9, 40))
     d = arrays(tmp_path / "a.npz", "regression", target="depth")
