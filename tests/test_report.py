@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import need
+from report_samples import CLOTHES, alone, classification, classified, model, regression
 
 from limbeck import recipe
 from limbeck.evaluate import compare, interval
@@ -19,133 +19,6 @@ from limbeck.report.usage import usage
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-
-
-def model(name, role, seed, metrics, file=None, fmt="pytorch", scale=1.0, parity=None):
-    return {
-        "name": name, "role": role, "seed": seed, "format": fmt, "file": file, "metrics": metrics,
-        "cost": {
-            "params": round(1_210_000 * scale), "macs": round(14_300_000 * scale),
-            "size_bytes": round(4_850_000 * scale), "latency_ms": 1.9 * scale,
-        },
-        "parity": parity,
-    }  # fmt: skip
-
-
-def classified(names, accuracy, n, seed):
-    """Metrics as `limbeck.evaluate` gives them, from a confusion matrix drawn at random."""
-    draw = random.Random(seed)
-    matrix = [[0] * len(names) for _ in names]
-    for row in range(n):
-        true = row % len(names)
-        right = draw.random() < accuracy - 0.12 * (true == 6 % len(names))
-        near = (true + draw.choice((1, 2, 2, 4))) % len(names)
-        matrix[true][true if right else near] += 1
-    right = sum(matrix[i][i] for i in range(len(names)))
-    return {
-        "accuracy": right / n, "nll": 3.1 * (1 - right / n), "ece": 0.013 + draw.random() / 100,
-        "per_class_accuracy": {c: row[i] / sum(row) for i, (c, row) in enumerate(zip(names, matrix, strict=True))},
-        "confusion": matrix, "n": n,
-    }  # fmt: skip
-
-
-def learning(metric, goal, epochs, seed):
-    draw = random.Random(seed)
-    rows = []
-    for epoch in range(1, epochs + 1):
-        level = goal * (1 - 0.5 * math.exp(-epoch / 2)) + draw.gauss(0, 0.004) * goal
-        rows.append({
-            "epoch": epoch, "train_loss": 1.2 / epoch, "val_loss": 0.25 + 0.9 / epoch + draw.gauss(0, 0.01),
-            f"val_{metric}": level, "lr": 1e-3, "seconds": 3.2,
-        })  # fmt: skip
-    return rows
-
-
-def environment():
-    return {
-        "python": "3.11.9", "platform": "Linux x86_64", "processor": "A processor", "cores": 2, "threads": 2,
-        "accelerator": None, "versions": {"limbeck": "0.1.0", "torch": "2.14.1"},
-    }  # fmt: skip
-
-
-def result_of(spec, data, models, comparison, curves, chosen):
-    return {
-        "schema": 1, "name": spec.name, "about": spec.about, "created": "2026-11-21T10:00:00+00:00", "limbeck": "0.1.0",
-        "recipe": spec.model_dump(mode="json"), "recipe_yaml": recipe.dump(spec), "environment": environment(),
-        "data": data, "models": models, "comparison": comparison, "chosen": chosen, "curves": curves,
-        "teachers": [{"name": t.name, "val": {}, "notes": []} for t in spec.teachers],
-        "seconds": {"data": 1.2, "teacher": 130.1, "students": 95.0, "measured": 21.0}, "notes": [],
-    }  # fmt: skip
-
-
-def classification(names=CLOTHES, seeds=5):
-    """A finished run with a teacher, students at several seeds and two exports."""
-    spec = recipe.load("mnist-distiller", [f"seeds={seeds}", "augment={shift: 2}"])
-    names, n = list(names), 100 * len(names)
-    data = {
-        "name": "Fashion-MNIST", "task": "classification", "shape": [1, 28, 28],
-        "counts": {"train": 54000, "val": 6000, "test": n}, "classes": names, "fingerprint": "0123456789abcdef",
-        "class_counts": {split: [100] * len(names) for split in ("train", "val", "test")},
-        "notes": ["MNIST was not found, so Fashion-MNIST was used"],
-    }  # fmt: skip
-    models = [model("teacher", "teacher", None, classified(names, 0.93, n, 1), "teacher/best.safetensors")]
-    curves = {"teacher": learning("accuracy", 0.93, 5, 0)}
-    for role, level in (("student", 0.87), ("distilled", 0.92)):
-        for seed in range(seeds):
-            name = f"{role}-seed{seed}"
-            metrics = classified(names, level, n, seed + 10 * len(role))
-            metrics |= {"agreement": metrics["accuracy"] + 0.02, "kl": 0.1}
-            models.append(model(name, role, seed, metrics, f"{name}/best.safetensors", scale=1 / 30))
-            curves[name] = learning("accuracy", level, 3, seed + 10 * len(role))
-    by_role = {r: [m["metrics"]["accuracy"] for m in models if m["role"] == r] for r in ("student", "distilled")}
-    best = next(m for m in models if m["role"] == "distilled")
-    for fmt, end in (("onnx", "onnx"), ("litert", "tflite")):
-        parity = {"max_abs_error": 2.4e-6, "agreement": 1.0}
-        file = f"export/{best['name']}.{end}"
-        models.append(model(f"{best['name']}.{fmt}", "exported", 0, best["metrics"], file, fmt, 1 / 40, parity))
-    comparison = compare(by_role["student"], by_role["distilled"], metric="accuracy", higher_is_better=True)
-    chosen = {"name": best["name"], "why": "best accuracy on validation (0.9071) of 10 students"}
-    return result_of(spec, data, models, comparison, curves, chosen)
-
-
-def regression():
-    """A finished run that predicts two values and has three seeds."""
-    spec = recipe.load("diabetes-regression", ["seeds=3", "export=[onnx]"])
-    data = {
-        "name": "linnerud", "task": "regression", "shape": [10], "counts": {"train": 300, "val": 60, "test": 90},
-        "classes": ["weight", "waist"], "fingerprint": "feed", "notes": [],
-    }  # fmt: skip
-
-    def errors(rmse):
-        each = {"mae": 0.8 * rmse, "rmse": rmse, "r2": 0.45}
-        return {**each, "n": 90, "per_output": {"weight": each, "waist": {**each, "r2": None}}}
-
-    models = [model("teacher", "teacher", None, errors(53.2), "teacher/best.safetensors", scale=1 / 100)]
-    curves = {"teacher": learning("rmse", 53.2, 60, 0)}
-    scores = {"student": [55.1, 56.0, 55.2], "distilled": [55.0, 55.4, 55.9]}
-    for role, values in scores.items():
-        for seed, value in enumerate(values):
-            metrics = errors(value) | {"rmse_to_teacher": 8.0}
-            models.append(
-                model(f"{role}-seed{seed}", role, seed, metrics, f"{role}-seed{seed}/best.safetensors", scale=1e-3)
-            )
-            curves[f"{role}-seed{seed}"] = learning("rmse", value, 50 + seed, seed)
-    parity = {"max_abs_error": 2e-5, "agreement": None}
-    models.append(model("distilled-seed0.onnx", "exported", 0, errors(55.0), "export/d.onnx", "onnx", 1e-3, parity))
-    comparison = compare(scores["student"], scores["distilled"], metric="rmse", higher_is_better=False)
-    return result_of(spec, data, models, comparison, curves, {"name": "distilled-seed0", "why": "best rmse"})
-
-
-def alone():
-    """A run with no teacher, one seed and no exports, where the network was loaded and nothing recorded."""
-    result = classification(seeds=1)
-    spec = recipe.load({"data": {"source": "digits"}, "student": {"model": "mlp"}, "losses": {"hard": 1.0}, "seeds": 1})
-    return result | {
-        "models": [m for m in result["models"] if m["role"] == "student"], "comparison": None, "teachers": [],
-        "curves": {}, "recipe": spec.model_dump(mode="json"), "recipe_yaml": recipe.dump(spec),
-        "chosen": {"name": "student-seed0", "why": "the only one"},
-    }  # fmt: skip
 
 
 # --- in words --------------------------------------------------------------------------------------
@@ -209,13 +82,13 @@ def test_curves_are_means_over_seeds_with_a_band_from_worst_to_best():
     seeds = {f"student-seed{s}": [{"epoch": 1, "val_accuracy": v}] for s, v in enumerate((0.5, 0.7, 0.9))}
     seeds["student-seed0"].append({"epoch": 2, "val_accuracy": 0.8})
     seeds["student-seed1"].append({"epoch": 2, "val_accuracy": None})
-    drawn = figures.curves({"curves": seeds}, "val_accuracy")
+    drawn = figures.curves({"curves": seeds, "recipe": {}}, "val_accuracy")
     band, line = drawn["data"]
     assert (line["x"], line["y"]) == ([1, 2], pytest.approx([70, 80]))
     assert (band["x"], band["y"]) == ([1, 2, 2, 1], pytest.approx([90, 80, 80, 50]))
     assert line["customdata"] == [3, 1]
     assert drawn["layout"]["xaxis"]["dtick"] == 1  # no ticks between two epochs
-    assert figures.curves({"curves": seeds}, "val_rmse") is None
+    assert figures.curves({"curves": seeds, "recipe": {}}, "val_rmse") is None
 
 
 def test_gains_show_every_seed_their_mean_and_its_interval_beside_zero():

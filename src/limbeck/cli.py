@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -83,7 +82,9 @@ def run(
     started = Progress(quiet=quiet)
     result = pipeline.run(recipe, out=out, overrides=overrides or (), progress=started)
     if result:
-        _show(result, out or Path("runs") / result["name"])
+        from limbeck.report.terminal import show
+
+        show(result, out or Path("runs") / result["name"])
 
 
 @app.command()
@@ -251,61 +252,6 @@ def cache_prune(
     for entry in gone:
         print(f"{entry.key}: {'would be removed' if dry_run else 'removed'}, {entry.bytes / 1e6:,.1f} MB")
     print(f"{sum(entry.bytes for entry in gone) / 1e6:,.1f} MB")
-
-
-def _show(result: dict[str, Any], folder: Path) -> None:
-    """The table of models and the verdict, on stdout. Students are one row each way, as means over seeds."""
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    main, second = ("accuracy", "agreement") if result["data"]["task"] == "classification" else ("rmse", "r2")
-    rows, name = result["data"]["counts"]["test"], result["data"]["name"]
-    table = Table(title=escape(f"{result['name']}: test split of {name}, {rows:,} rows"), box=box.SIMPLE)
-    table.add_column("model", no_wrap=True)
-    for heading in (main, second, "params", "size", "ms"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for label, models in _rows(result["models"]):
-        cost = models[0]["cost"]
-        params, size = cost["params"], cost["size_bytes"]
-        table.add_row(
-            label,
-            _mean(models, main),
-            _mean(models, second),
-            f"{params:,}" if params < 1e6 else f"{params / 1e6:.1f} M",
-            f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB",
-            f"{cost['latency_ms']:.3g}",
-        )
-    console.print(table)
-    if result["comparison"]:
-        console.print(f"[bold]Verdict:[/bold] {result['comparison']['words']}")
-    console.print(f"Chosen: {result['chosen']['name']}, {result['chosen']['why']}")
-    for note in result["notes"]:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}")
-    print(f"Report: {folder / 'report.html'}")
-
-
-def _rows(models: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The rows of the table: a label, and the models it stands for."""
-    for model in models:
-        if model["role"] == "teacher":
-            yield model["name"], [model]
-    for role, label in (("student", "student alone"), ("distilled", "student + teacher")):
-        if same := [m for m in models if m["role"] == role]:
-            yield label if len(same) == 1 else f"{label}, x{len(same)}", same
-    for model in models:
-        if model["role"] == "exported":
-            yield f"exported, {model['format']}", [model]
-
-
-def _mean(models: list[dict[str, Any]], metric: str) -> str:
-    values = [m["metrics"][metric] for m in models if m["metrics"].get(metric) is not None]
-    if not values:
-        return ""
-    mean = sum(values) / len(values)
-    return f"{mean:.2%}" if metric in ("accuracy", "agreement") else f"{mean:.4g}"
 
 
 def main() -> None:

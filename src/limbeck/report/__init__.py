@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from limbeck.errors import UserError
 from limbeck.evaluate import interval
-from limbeck.report import figures, words
+from limbeck.report import figures, roles, scores, words
+from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
 from limbeck.runtime import write_text
 
@@ -25,17 +26,10 @@ COSTS = {
     "size_bytes": ("Size", words.size, "size of the file"),
     "latency_ms": ("Latency", words.milliseconds, "median time for one sample on one CPU thread"),
 }
-GROUPS = (
-    ("teacher", "Teacher"),
-    ("student", "Student"),
-    ("distilled", "Student with the teacher"),
-    ("compressed", "Compressed"),
-    ("exported", "Exported"),
-)
-HEADLINES = {
-    "helps": "The teacher helps",
-    "no evidence": "No evidence that the teacher helps",
-    "hurts": "The teacher hurts",
+VERDICTS = {
+    "helps": ("good", "{} helps", "a gain"),
+    "no evidence": ("open", "No evidence that {} helps", "no evidence"),
+    "hurts": ("bad", "{} hurts", "a loss"),
 }
 MISTAKES_LISTED = 8
 
@@ -75,9 +69,13 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
     name = (result.get("chosen") or {}).get("name")
     chosen = next((m for m in models if m["name"] == name), None)
     names = [n for n in words.METRICS if any(n in m["metrics"] for m in models)]
-    compared = bool(result.get("comparison"))
+    others = list(result.get("comparisons") or [])
+    ends = figures.reach(others)
     plots = {
-        "gains": figures.gains(result["comparison"]) if compared else None,
+        "gains": figures.gains(result["comparison"]) if result.get("comparison") else None,
+        **{f"gains-{i}": figures.gains(other, ends) for i, other in enumerate(others)},
+        "generations": scores.generations(result, metric),
+        "members": scores.members(result, metric),
         "metric-curves": figures.curves(result, f"val_{metric}"),
         "loss-curves": figures.curves(result, "val_loss"),
         "confusion": figures.confusion(chosen["metrics"].get("confusion") or [], data["classes"]) if chosen else None,
@@ -87,14 +85,13 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "metric": words.METRICS[metric][0],
         "headline": _headline(result),
         "tiles": _tiles(result, chosen),
+        "comparisons": [_comparison(other) for other in others],
         "notes": _notes(result),
         "story": words.story(result),
         "columns": [words.METRICS[n][:2] for n in names] + [(c[0], c[2]) for c in COSTS.values()],
-        "groups": [
-            group
-            for role, title in GROUPS
-            if (group := _group(role, title, [m for m in models if m["role"] == role], names, name, compared))
-        ],
+        "groups": [_group(row, names, name) for row in roles.rows(result)],
+        "ensemble": result.get("ensemble"),
+        "apart": scores.apart(result),
         "plots": {key: figure for key, figure in plots.items() if figure},
         "chosen": chosen,
         "classes": _classes(chosen, data) if chosen and classes else [],
@@ -102,6 +99,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "outputs": _outputs(chosen) if chosen else [],
         "usage": usage(result),
         "inputs": inputs(result),
+        "stored": stored(result),
         "seconds": _seconds(result.get("seconds") or {}),
         "machine": _machine(result.get("environment") or {}),
     }
@@ -119,14 +117,21 @@ def _headline(result: Mapping[str, Any]) -> dict[str, str]:
     if not comparison:
         text = "This recipe has no teacher, so there is nothing to compare the student with."
         return {"tone": "none", "question": "Result", "title": "A student without a teacher", "words": text}
-    verdict = comparison["verdict"]
-    tone = {"helps": "good", "hurts": "bad"}.get(verdict, "open")
+    subject = roles.lesson(result).subject
+    tone, title, _ = VERDICTS[comparison["verdict"]]
+    title = title.format(subject)
     return {
         "tone": tone,
-        "question": "Did the teacher help?",
-        "title": HEADLINES.get(verdict, str(verdict)),
+        "question": f"Did {subject} help?",
+        "title": f"{title[0].upper()}{title[1:]}",
         "words": str(comparison["words"]),
     }
+
+
+def _comparison(found: Mapping[str, Any]) -> dict[str, str]:
+    """A further comparison: its title, verdict and words."""
+    tone, _, label = VERDICTS[found["verdict"]]
+    return {"tone": tone, "label": label, "title": str(found["title"]), "words": str(found["words"])}
 
 
 def _tiles(result: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> list[dict[str, str]]:
@@ -138,9 +143,10 @@ def _tiles(result: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> list[
     teacher = teachers[-1] if teachers else None  # several are followed by what they say together
     tiles = []
     if teacher:
-        tiles.append(_tile(f"{title} of the teacher", words.metric(metric, teacher["metrics"].get(metric)), "on test"))
+        who = "ensemble" if result.get("ensemble") else "teacher"
+        tiles.append(_tile(f"{title} of the {who}", words.metric(metric, teacher["metrics"].get(metric)), "on test"))
     if comparison:
-        for key, label in (("student", "Student alone"), ("distilled", "With the teacher")):
+        for key, label in (("student", "Student alone"), ("distilled", roles.lesson(result).tile)):
             side = comparison[key]
             seeds = f"mean of {side['n']} seeds" if side["n"] > 1 else "one seed"
             reach = words.spread(metric, side["ci95"])
@@ -171,30 +177,24 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 # --- the tables ----------------------------------------------------------------------------------
 
 
-def _group(
-    role: str, title: str, models: Sequence[Mapping[str, Any]], names: Sequence[str], chosen: str | None, compared: bool
-) -> dict[str, Any] | None:
-    """Models of one role: a summary over seeds where there are several, and a row for each."""
-    if not models:
-        return None
-    rows = []
-    for m in models:
+def _group(row: roles.Row, names: Sequence[str], chosen: str | None) -> dict[str, Any]:
+    """Models of one role: a summary over seeds where it has any, and a row for each."""
+    seeded, rows = row.role in roles.SEEDED, []
+    for m in row.models:
         cells = [(words.metric(n, m["metrics"].get(n)), "") for n in names]
         cells += [(say(m["cost"].get(key)), "") for key, (_, say, _) in COSTS.items()]
-        label = f"seed {m['seed']}" if m.get("seed") is not None and role in ("student", "distilled") else m["name"]
+        label = f"seed {m['seed']}" if m.get("seed") is not None and seeded else m["name"]
         rows.append({
             "label": label, "file": m.get("file"), "chosen": m["name"] == chosen, "cells": cells,
             "parity": _parity(m.get("parity")),
         })  # fmt: skip
-    if role == "student" and compared:
-        title += " alone"
     summary = None
-    if role in ("student", "distilled"):
-        summary = [_over_seeds(n, [m["metrics"].get(n) for m in models]) for n in names]
+    if seeded:
+        summary = [_over_seeds(n, [m["metrics"].get(n) for m in row.models]) for n in names]
         for key, (_, say, _) in COSTS.items():
-            known = [m["cost"][key] for m in models if words.finite(m["cost"].get(key))]
+            known = [m["cost"][key] for m in row.models if words.finite(m["cost"].get(key))]
             summary.append((say(known[0] if known else None), ""))
-    return {"role": role, "title": title, "rows": rows, "summary": summary, "n": len(models)}
+    return {"role": row.role, "title": row.title, "rows": rows, "summary": summary, "n": len(row.models)}
 
 
 def _over_seeds(name: str, values: Sequence[Any]) -> tuple[str, str]:

@@ -8,11 +8,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.report.roles import ORDER, named
 from limbeck.report.words import METRICS, finite
 
 # Each stands out from white and from near-black; dashes tell them apart without colour.
-COLOURS = {"teacher": (100, 116, 139), "student": (217, 119, 6), "distilled": (13, 148, 136)}
-DASHES = {"teacher": "dot", "student": "dash", "distilled": "solid"}
+COLOURS = {
+    "teacher": (100, 116, 139), "assistant": (59, 130, 200), "student": (217, 119, 6), "direct": (150, 105, 205),
+    "generation": (101, 145, 40), "peer": (101, 145, 40), "distilled": (13, 148, 136),
+}  # fmt: skip
+DASHES = {
+    "teacher": ("dot",), "assistant": ("dashdot",), "student": ("dash",), "direct": ("longdash",),
+    "generation": ("dot", "dashdot", "dash", "longdash"), "peer": ("dot", "dashdot", "dash", "longdash"),
+    "distilled": ("solid",),
+}  # fmt: skip
 MAX_CLASSES_DRAWN, MAX_CLASSES_LABELLED, MAX_CLASSES_COUNTED = 200, 60, 16
 
 
@@ -26,7 +34,7 @@ def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
 
     percent = quantity.removeprefix("val_") in METRICS and METRICS[quantity.removeprefix("val_")][2]
     figure = go.Figure()
-    for label, role, runs in _runs(result.get("curves") or {}):
+    for label, role, dash, runs in _runs(result):
         points: dict[int, list[float]] = {}
         for epochs in runs:
             for row in epochs:
@@ -41,7 +49,7 @@ def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
                     x=[*x, *reversed(x)],
                     y=[*(max(points[i]) for i in x), *(min(points[i]) for i in reversed(x))],
                     fill="toself",
-                    fillcolor=_rgba(role, 0.16),
+                    fillcolor=rgba(role, 0.16),
                     line={"width": 0},
                     mode="lines",
                     legendgroup=label,
@@ -54,11 +62,11 @@ def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
                 x=x,
                 y=[sum(points[i]) / len(points[i]) for i in x],
                 customdata=[len(points[i]) for i in x],
-                name=_text(label),
+                name=text(label),
                 legendgroup=label,
                 mode="lines+markers" if len(x) < 40 else "lines",
-                line={"color": _rgba(role), "width": 2.25, "dash": DASHES[role]},
-                marker={"size": 5, "color": _rgba(role)},
+                line={"color": rgba(role), "width": 2.25, "dash": dash},
+                marker={"size": 5, "color": rgba(role)},
                 hovertemplate="epoch %{x}: %{y:.4~g}" + ("%" if percent else "") + " (n = %{customdata})",
             )
         )
@@ -70,50 +78,72 @@ def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
         height=300,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        xaxis={"title": _axis("epoch"), "automargin": True, "tickformat": "d", **whole},
+        xaxis={"title": axis_title("epoch"), "automargin": True, "tickformat": "d", **whole},
         yaxis={"automargin": True, "ticksuffix": " %" if percent else ""},
         hovermode="x unified",
     )
-    return _plain(figure)
+    return plain(figure)
 
 
-def _runs(recorded: Mapping[str, Any]) -> list[tuple[str, str, list[Any]]]:
-    """(label, role, the runs of all seeds), teachers first."""
-    seeds: dict[str, list[Any]] = {"student": [], "distilled": []}
-    teachers = []
-    for name, epochs in recorded.items():
-        match = re.fullmatch(r"(student|distilled)-seed-?\d+", name)
-        if match:
-            seeds[match[1]].append(epochs)
-        else:
-            teachers.append((name, "teacher", [epochs]))
-    return [
-        *teachers,
-        ("student alone", "student", seeds["student"]),
-        ("student + teacher", "distilled", seeds["distilled"]),
-    ]
+def _runs(result: Mapping[str, Any]) -> list[tuple[str, str, str, list[Any]]]:
+    """(label, role, dash, the runs of all seeds), in the order of the table of models."""
+    recorded = result.get("curves") or {}
+    assistants = {spec.get("name", "assistant") for spec in result["recipe"].get("assistants") or []}
+    roles = {name: _role(name, "assistant" if name in assistants else "teacher") for name in recorded}
+    found: list[tuple[str, str, str, list[Any]]] = []
+    for role in ORDER:
+        same: dict[str, list[Any]] = {}
+        for name in sorted((n for n in recorded if roles[n] == role), key=_number):
+            same.setdefault(named(name, role, result)[1], []).append(recorded[name])
+        dashes = DASHES.get(role, ("solid",))
+        found += [(label, role, dashes[i % len(dashes)], runs) for i, (label, runs) in enumerate(same.items())]
+    return found
 
 
-def gains(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """What the teacher brought at each seed, their mean and its interval, against zero."""
+def _role(name: str, otherwise: str) -> str:
+    """The role that a network's folder tells, which students' folders do."""
+    match = re.fullmatch(r"(student|direct|distilled)-seed-?\d+(?:-(gen|peer)\d+)?", name)
+    if not match:
+        return otherwise
+    return {"gen": "generation", "peer": "peer"}.get(match[2], match[1])
+
+
+def _number(name: str) -> int:
+    match = re.search(r"-(?:gen|peer)(\d+)$", name)
+    return int(match[1]) if match else 0
+
+
+def reach(comparisons: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """From the least to the most of what these comparisons and zero reach, in the unit of the metric."""
+    found = [v for c in comparisons for v in (*c["gain"]["values"], *(c["gain"]["ci95"] or []))]
+    return min([0.0, *found]), max([0.0, *found])
+
+
+def gains(comparison: Mapping[str, Any], ends: tuple[float, float] | None = None) -> dict[str, Any]:
+    """What teaching brought at each seed, their mean and its interval, against zero.
+
+    Args:
+        comparison: as `limbeck.evaluate.compare` gives it.
+        ends: what the axis reaches, for comparisons that are looked at together; their own reach without it.
+    """
     import plotly.graph_objects as go
 
     gain, percent = comparison["gain"], comparison["metric"] == "accuracy"
     scale, unit = (100, " points") if percent else (1, "")
     values = [scale * v for v in gain["values"]]
-    mean, reach = scale * gain["mean"], [scale * v for v in gain["ci95"] or []]
+    mean, ci95 = scale * gain["mean"], [scale * v for v in gain["ci95"] or []]
     figure = go.Figure()
-    if reach:
+    if ci95:
         figure.add_trace(
             go.Scatter(
                 x=[mean],
                 y=[0],
                 error_x={
-                    "type": "data", "symmetric": False, "array": [reach[1] - mean], "arrayminus": [mean - reach[0]],
-                    "thickness": 2.5, "width": 7, "color": _rgba("distilled"),
+                    "type": "data", "symmetric": False, "array": [ci95[1] - mean], "arrayminus": [mean - ci95[0]],
+                    "thickness": 2.5, "width": 7, "color": rgba("distilled"),
                 },
                 mode="markers",
-                marker={"symbol": "diamond", "size": 12, "color": _rgba("distilled")},
+                marker={"symbol": "diamond", "size": 12, "color": rgba("distilled")},
                 hovertemplate=f"mean %{{x:+.3~g}}{unit}<extra></extra>",
             )
         )  # fmt: skip
@@ -122,24 +152,24 @@ def gains(comparison: Mapping[str, Any]) -> dict[str, Any]:
             x=values,
             y=[0.8] * len(values),
             mode="markers",
-            marker={"size": 9, "color": _rgba("student", 0.75)},
+            marker={"size": 9, "color": rgba("student", 0.75)},
             hovertemplate=f"one seed %{{x:+.3~g}}{unit}<extra></extra>",
         )
     )
-    ends = [min(0.0, *values, *reach), max(0.0, *values, *reach)]
-    margin = 0.06 * (ends[1] - ends[0] or 1)
-    span = [ends[0] - margin, ends[1] + margin]
+    low, high = (scale * end for end in ends or reach([comparison]))
+    margin = 0.06 * (high - low or 1)
+    span = [low - margin, high + margin]
     metric = str(comparison["metric"])
-    title = "accuracy, points" if percent else _text(METRICS[metric][0] if metric in METRICS else metric)
-    rows = {"tickvals": [0, 0.8], "ticktext": ["mean", "seeds"]} if reach else {"tickvals": [0.8], "ticktext": ["seed"]}
+    title = "accuracy, points" if percent else text(METRICS[metric][0] if metric in METRICS else metric)
+    rows = {"tickvals": [0, 0.8], "ticktext": ["mean", "seeds"]} if ci95 else {"tickvals": [0.8], "ticktext": ["seed"]}
     figure.update_layout(
         height=150,
         showlegend=False,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        xaxis={"title": _axis(f"gain in {title}"), "zeroline": True, "range": span, "automargin": True},
+        xaxis={"title": axis_title(f"gain in {title}"), "zeroline": True, "range": span, "automargin": True},
         yaxis={**rows, "range": [-0.7, 1.4], "showgrid": False, "fixedrange": True, "automargin": True},
     )
-    return _plain(figure)
+    return plain(figure)
 
 
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, Any] | None:
@@ -173,7 +203,7 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str
                 hoverongaps=False,
                 zmin=0,
                 zmax=top,
-                colorscale=[[0, _rgba(role, 0.06)], [1, _rgba(role, 0.72)]],
+                colorscale=[[0, rgba(role, 0.06)], [1, rgba(role, 0.72)]],
                 showscale=False,
                 xgap=1 if n <= MAX_CLASSES_LABELLED else 0,
                 ygap=1 if n <= MAX_CLASSES_LABELLED else 0,
@@ -181,39 +211,42 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str
         )  # fmt: skip
     labels: dict[str, Any] = {"showgrid": False, "automargin": True}
     if n <= MAX_CLASSES_LABELLED:
-        short = [_text(name if len(name) <= 22 else f"{name[:21]}…") for name in names]
+        short = [text(name if len(name) <= 22 else f"{name[:21]}…") for name in names]
         labels |= {"tickvals": list(range(n)), "ticktext": short, "tickfont": {"size": 12 if n <= 20 else 9}}
     # Upright where a name fits above its column: about 7 pixels a letter, 380 for all columns.
     slant = 0 if all(len(name) <= max(2, 54 // n) for name in names) else -45 if n <= 20 else -90
     figure.update_layout(
         height=min(900, max(320, 150 + (30 if n <= 20 else 14) * n)),
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        xaxis={**labels, "title": _axis("predicted"), "tickangle": slant},
-        yaxis={**labels, "title": _axis("true"), "autorange": "reversed"},
+        xaxis={**labels, "title": axis_title("predicted"), "tickangle": slant},
+        yaxis={**labels, "title": axis_title("true"), "autorange": "reversed"},
     )
-    return _plain(figure)
+    return plain(figure)
 
 
 def _cell(true: str, predicted: str, rows: int) -> str:
-    verb = "recognised" if true == predicted else f"taken for {_text(predicted)}"
-    return f"{_text(true)} {verb}: {rows}"
+    verb = "recognised" if true == predicted else f"taken for {text(predicted)}"
+    return f"{text(true)} {verb}: {rows}"
 
 
-def _text(words: str) -> str:
+def text(words: str) -> str:
     """Words for Plotly, which reads a little HTML but shows `&quot;` as it stands."""
     return html.escape(words, quote=False)
 
 
-def _axis(title: str) -> dict[str, Any]:
+def axis_title(title: str) -> dict[str, Any]:
+    """The title of an axis, small."""
     return {"text": title, "font": {"size": 12}, "standoff": 10}
 
 
-def _rgba(role: str, alpha: float = 1.0) -> str:
+def rgba(role: str, alpha: float = 1.0) -> str:
+    """The colour of a role."""
     red, green, blue = COLOURS[role]
     return f"rgba({red}, {green}, {blue}, {alpha:g})"
 
 
-def _plain(figure: Any) -> dict[str, Any]:
+def plain(figure: Any) -> dict[str, Any]:
+    """A figure as plain values, without a theme."""
     figure.update_layout(template="none")
     plain: dict[str, Any] = json.loads(figure.to_json())
     return {"data": plain["data"], "layout": {k: v for k, v in plain["layout"].items() if k != "template"}}

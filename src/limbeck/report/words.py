@@ -135,13 +135,22 @@ def story(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """What was done, from the recipe: (topic, sentences)."""
     recipe, data = result["recipe"], result["data"]
     teachers, student = recipe.get("teachers") or [], recipe.get("student") or {}
+    assistants = recipe.get("assistants") or []
     told = [("Data", _data(data))]
     if teachers:
         told.append(("Teacher" if len(teachers) == 1 else "Teachers", [_teacher(t, result) for t in teachers]))
-    told.append(("Student", _student(student, recipe.get("seeds") or [], bool(teachers), result)))
-    told.append(("Objective", [_objective(recipe.get("losses") or {}, bool(teachers))]))
+    if ensemble := result.get("ensemble"):
+        told.append(("Together", [f"The ensemble is {str(ensemble['words']).rstrip('.')}."]))
+    if assistants:
+        before = ["the teacher" if len(teachers) == 1 else "the teachers", *(a["name"] for a in assistants)]
+        told.append((
+            "Assistant" if len(assistants) == 1 else "Assistants",
+            [f"{_trained(a, 'assistant', result)}, taught by {b}." for a, b in zip(assistants, before, strict=False)],
+        ))  # fmt: skip
+    told.append(("Student", _student(student, recipe.get("seeds") or [], result)))
+    told.append(("Objective", [_objective(recipe.get("losses") or {}, bool(result.get("comparison")))]))
     if augmented := settings(recipe.get("augment") or {}):
-        told.append(("Augmentation", [f"{augmented}. Training rows only."]))
+        told.append(("Augmentation", [f"{augmented}. Training rows only.", *_views(result)]))
     if chosen := result.get("chosen"):
         told.append(("Chosen", [f"{chosen['name']}: {chosen['why']}."]))
     if exports := recipe.get("export"):
@@ -170,9 +179,19 @@ def _data(data: Mapping[str, Any]) -> list[str]:
     return [f"{data['name']}: {what}; {goal}.", split]
 
 
+def _views(result: Mapping[str, Any]) -> list[str]:
+    """How many augmented views of a row there were, where the result says."""
+    views = result.get("views")
+    if not isinstance(views, int):
+        return []
+    if not views:
+        return ["Every epoch has a new view of each row; whoever teaches was asked live, in every step."]
+    return [f"Each row has {views} view{'s' if views > 1 else ''}, the same for every student."]
+
+
 def _network(spec: Mapping[str, Any], role: str, result: Mapping[str, Any]) -> str:
     options = settings(spec.get("options") or {})
-    rows = [m for m in result["models"] if m["role"] == role and (role != "teacher" or m["name"] == spec.get("name"))]
+    rows = [m for m in result["models"] if m["role"] == role and (role == "student" or m["name"] == spec.get("name"))]
     params = next((m["cost"]["params"] for m in rows if finite(m["cost"].get("params"))), None)
     size = f" with {count(params)} parameters" if params else ""
     return f"{spec.get('model', 'a network')}{f' ({options})' if options else ''}{size}"
@@ -190,26 +209,57 @@ def _plan(plan: Mapping[str, Any]) -> str:
     return ", ".join(p for p in parts if p)
 
 
-def _teacher(spec: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def _trained(spec: Mapping[str, Any], role: str, result: Mapping[str, Any]) -> str:
+    """A network and its plan, without the full stop."""
     start = "from ImageNet weights" if spec.get("pretrained") else ""
     start = f"from {spec['weights']}" if spec.get("weights") else start
-    called = f"{spec['name']}: " if spec.get("name", "teacher") != "teacher" else ""
-    name = called + _network(spec, "teacher", result)
+    called = f"{spec['name']}: " if spec.get("name", role) != role else ""
+    name = called + _network(spec, role, result)
     if plan := spec.get("train"):
-        return f"{name}, trained here {f'{start} ' if start else ''}for {_plan(plan)}."
-    return f"{name}, brought along {start}, not trained here."
+        return f"{name}, trained here {f'{start} ' if start else ''}for {_plan(plan)}"
+    return f"{name}, brought along {start}, not trained here" if start else name
 
 
-def _student(spec: Mapping[str, Any], seeds: Sequence[int], taught: bool, result: Mapping[str, Any]) -> list[str]:
-    plan = spec.get("train") or {}
+def _teacher(spec: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    said, plan = _trained(spec, "teacher", result), (result["recipe"].get("combine") or {}).get("train")
+    if plan:
+        said += f",{' then' if spec.get('train') else ''} trained together with the others for {_plan(plan)}"
+    return f"{said}."
+
+
+def _student(spec: Mapping[str, Any], seeds: Sequence[int], result: Mapping[str, Any]) -> list[str]:
+    plan, recipe = spec.get("train") or {}, result["recipe"]
     often = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''} ({', '.join(map(str, seeds))})"
     said = [f"{_network(spec, 'student', result)}, trained for {_plan(plan)}, with {often}."]
-    if taught:
+    if not result.get("comparison"):
+        return said
+    same = "from the same initial weights, with the same order of the data and the same budget"
+    if peers := spec.get("peers"):
         said.append(
-            "For every seed it was trained twice, alone and with the teacher, from the same initial weights, with the "
-            "same order of the data and the same budget."
+            f"For every seed it was trained alone and once more in a group of {peers} that learned together, each from "
+            f"the others. The first of the group and the student alone began {same}; it is the one that is compared."
         )
+    elif not recipe.get("teachers"):
+        said.append(
+            "For every seed it was trained alone; then again with the one before it as its teacher, "
+            f"{_often(spec.get('generations') or 1)}. Each generation begins with new initial weights."
+        )
+    else:
+        said.append(f"For every seed it was trained twice, alone and with the teacher, {same}.")
+        if recipe.get("assistants"):
+            said[-1] = (
+                f"For every seed it was trained alone, taught by the teacher itself, and by the assistant; {same}."
+            )
+        if (generations := spec.get("generations") or 1) > 1:
+            said.append(
+                f"The taught student then taught its successor: {generations} generations, all but the first with new "
+                "initial weights."
+            )
     return said
+
+
+def _often(times_: int) -> str:
+    return {1: "once", 2: "twice"}.get(times_, f"{times_} times")
 
 
 def _objective(losses: Mapping[str, Any], taught: bool) -> str:
@@ -222,7 +272,7 @@ def _objective(losses: Mapping[str, Any], taught: bool) -> str:
         terms.append(f"{term.get('weight', 1):g} {TIMES} {label}{f' ({options})' if options else ''}")
     total = " + ".join(terms)
     return (
-        f"With the teacher: {total}. Alone: the terms that use labels, their weights summing to 1."
+        f"When taught: {total}. Alone: the terms that use labels, their weights summing to 1."
         if taught
         else f"{total}."
     )

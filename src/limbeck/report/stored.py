@@ -1,0 +1,75 @@
+"""What was stored of the teachers' answers: how large, how many were asked for, and how many were there already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from limbeck.report import words
+
+CODES = {"float16": "16-bit floats", "float32": "32-bit floats"}
+
+
+def stored(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Every teacher's stored answers, and all of them in a sentence.
+
+    A store is opened once by each student that learns from it: its size counts once, what was asked and found counts
+    at each opening. Networks that differ in their seed alone share a row.
+
+    Returns:
+        said: sentences; rows: (teacher, what is stored, size, asked, found, time); None where nothing was stored.
+    """
+    openings = result.get("cache") or []
+    if not openings:
+        return None
+    sizes: dict[str, Any] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for opening in openings:
+        sizes[opening["key"]] = opening.get("bytes") or 0
+        groups.setdefault(_unseeded(str(opening["teacher"])), []).append(opening)
+    rows = []
+    for name, group in groups.items():
+        keys = {o["key"] for o in group}
+        networks = {o["teacher"] for o in group}
+        label = f"{name}, {len(networks)} seeds" if len(networks) > 1 else str(next(iter(networks)))
+        size = words.size(sum(sizes[key] for key in keys))
+        asked, found = words.count(_sum(group, "asked")), words.count(_sum(group, "found"))
+        rows.append((label, _what(group[-1]), size, asked, found, words.duration(_sum(group, "seconds"))))
+    return {"said": _said(openings, sum(sizes.values())), "rows": rows}
+
+
+def _said(openings: list[Mapping[str, Any]], size: float) -> list[str]:
+    asked, found, seconds = (_sum(openings, key) for key in ("asked", "found", "seconds"))
+    total = words.size(size)
+    if not asked:
+        said = [
+            f"All {found:,.0f} answers that students began with were stored already ({total}): no teacher was asked."
+        ]
+    else:
+        said = [f"Teachers were asked for {asked:,.0f} answers in {words.duration(seconds)}, stored in {total}."]
+        if found:
+            said.append(f"{found:,.0f} times an answer was stored already and was not asked for again.")
+    saved = _sum(openings, "saved_seconds")
+    if saved > 0:
+        said.append(f"That saved about {words.duration(saved)}.")
+    return said
+
+
+def _what(opening: Mapping[str, Any]) -> str:
+    views = opening.get("views")
+    many = f"{views:,} views of " if isinstance(views, int) and views > 1 else ""
+    parts = [f"{many}{words.count(opening.get('rows'))} rows", CODES.get(str(opening.get("dtype")), "")]
+    if opening.get("top_k"):
+        parts.append(f"the {opening['top_k']} largest of a row")
+    if opening.get("taps"):
+        parts.append(f"with {words.listed([str(tap) for tap in opening['taps']])}")
+    return ", ".join(part for part in parts if part)
+
+
+def _unseeded(name: str) -> str:
+    return re.sub(r"-seed-?\d+", "", name)
+
+
+def _sum(openings: list[Mapping[str, Any]], key: str) -> float:
+    return float(sum(o[key] for o in openings if words.finite(o.get(key))))

@@ -1,0 +1,66 @@
+"""The result of a run in a terminal of 80 columns: the models, the verdicts, what was stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.report import roles, words
+from limbeck.report.stored import stored
+
+
+def show(result: Mapping[str, Any], folder: Path) -> None:
+    """Print the table of models, what was compared, what was chosen and the notes. Students are means over seeds.
+
+    Args:
+        result: the content of result.json.
+        folder: the run directory, where the page is.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    main, second = ("accuracy", "agreement") if result["data"]["task"] == "classification" else ("rmse", "r2")
+    count, name = result["data"]["counts"]["test"], result["data"]["name"]
+    table = Table(title=escape(f"{result['name']}: test split of {name}, {count:,} rows"), box=box.SIMPLE)
+    table.add_column("model", no_wrap=True, max_width=24)  # so that numbers are never cut short
+    for heading in (main, second, "params", "size", "ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in roles.rows(result):
+        cost = row.models[0]["cost"]
+        params, size, latency_ms = cost.get("params"), cost.get("size_bytes"), cost.get("latency_ms")
+        table.add_row(
+            escape(_label(row)),
+            _mean(row.models, main),
+            _mean(row.models, second),
+            words.count(params),
+            words.size(size),
+            f"{latency_ms:.{3 if latency_ms >= 0.1 else 2}g}" if words.finite(latency_ms) else words.NOTHING,
+        )
+    console.print(table)
+    if result.get("comparison"):
+        console.print(f"[bold]Verdict:[/bold] {escape(result['comparison']['words'])}")
+    for other in result.get("comparisons") or []:
+        console.print(f"[bold]{escape(other['title'])}:[/bold] {escape(other['words'])}")
+    console.print(f"Chosen: {escape(result['chosen']['name'])}, {escape(result['chosen']['why'])}")
+    if told := stored(result):
+        console.print(f"Stored: {escape(' '.join(told['said']))}")
+    for note in result["notes"]:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+    print(f"Report: {folder / 'report.html'}")
+
+
+def _label(row: roles.Row) -> str:
+    """What a row is called, and of how many seeds it is the mean."""
+    if row.role == "exported":
+        return f"exported, {row.models[0]['format']}"
+    return row.short if len(row.models) == 1 else f"{row.short}, x{len(row.models)}"
+
+
+def _mean(models: Sequence[Mapping[str, Any]], metric: str) -> str:
+    values = [m["metrics"][metric] for m in models if words.finite(m["metrics"].get(metric))]
+    return words.metric(metric, math.fsum(values) / len(values)) if values else ""
