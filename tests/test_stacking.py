@@ -154,7 +154,11 @@ def test_the_same_seed_fits_the_same_stack_and_leaves_the_generator_alone(hidden
     first = fit_stack(*given, hidden=hidden, seed=3).state_dict()
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)  # nor does their number matter
     second = fit_stack(*given, hidden=hidden, seed=3).state_dict()
+    assert torch.get_num_threads() == threads + 1
+    torch.set_num_threads(threads)
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert all(v.dtype == torch.float32 for v in first.values())
 

@@ -9,6 +9,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -169,8 +170,20 @@ def fit_stack(
     # Copies, for what was made in inference mode is of no use to autograd.
     rows = start.side_by_side(predictions.detach().cpu().double()).clone()
     target = (targets.detach().cpu().long() if kind == "classification" else targets.detach().cpu().double()).clone()
-    pick = _plainest(start, rows, target, folds)
-    return next(itertools.islice(_answers(start, rows, target), pick, None)).float().eval()
+    with _one_thread():
+        pick = _plainest(start, rows, target, folds)
+        return next(itertools.islice(_answers(start, rows, target), pick, None)).float().eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums so small are several times slower on two threads than on one, and the same on any machine only on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check(predictions: Tensor, targets: Tensor, kind: Kind) -> None:
