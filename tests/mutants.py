@@ -40,6 +40,7 @@ EVALUATE = ("test_evaluate.py",)
 AUGMENT = ("test_augment.py",)
 DATA = ("test_data_core.py",)
 RUNTIME = ("test_runtime.py",)
+REPORT = ("test_report_teaching.py",)
 STARTUP = ("test_startup.py",)
 STORE = ("test_store.py",)
 CACHE = ("test_cache.py",)
@@ -47,8 +48,8 @@ CACHE = ("test_cache.py",)
 MUTANTS = [
     # losses
     Mutant("kd: KL flipped", "losses/logit.py", "p_t * (log_t - log_s)", "log_s.exp() * (log_s - log_t)", LOSSES),
-    Mutant("kd: temperature not squared", "losses/logit.py", "return temperature**2 *", "return temperature *", LOSSES),
-    Mutant("kd: no factor for the temperature", "losses/logit.py", "return temperature**2 * mean", "return mean", LOSSES),
+    Mutant("kd: temperature not squared", "losses/logit.py", "temperature**2 * p_t", "temperature * p_t", LOSSES),
+    Mutant("kd: no factor for the temperature", "losses/logit.py", "temperature**2 * p_t", "p_t", LOSSES),
     Mutant("kd: mean over classes", "losses/logit.py", "0).sum(dim=-1)", "0).mean(dim=-1)", LOSSES),
     Mutant("kd: teacher not softened", "losses/logit.py", "teacher / temperature", "teacher", LOSSES),
     Mutant("kd: student not softened", "losses/logit.py", "student / temperature", "student", LOSSES),
@@ -136,6 +137,11 @@ MUTANTS = [
     Mutant("batches: row numbers of the batch, not the data", "data/core.py", "rows.to(device), view)", "torch.arange(len(rows)).to(device), view)", DATA),
     Mutant("scaling: measured on all rows", "data/core.py", "chunks = torch.split(rows, step)", "chunks = torch.split(torch.arange(len(x)), step)", DATA),
     Mutant("files: written in place", "runtime.py", "        write(part)\n", "        write(path)\n        write(part)\n", RUNTIME),
+    # the report
+    Mutant("report: seeds of a generation not told apart from another's", "report/roles.py", 'f"generation {number[1]}") if number', '"generation") if number', REPORT),
+    Mutant("report: size of a store counted at every opening", "report/stored.py", "for key in keys)", 'for key in (o["key"] for o in group))', REPORT),
+    Mutant("report: intervals of the ensemble's students forgotten", "report/scores.py", "reach or (mean, mean), name", "(mean, mean), name", REPORT),
+    Mutant("report: every comparison on an axis of its own", "report/__init__.py", "figures.gains(other, ends)", "figures.gains(other)", REPORT),
     # the command line
     Mutant("start-up: every installed package searched", "cli.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
     Mutant("start-up: help reads recipes", "cli.py", "import gc\nimport os\n", "import gc\nimport os\nimport limbeck.recipe\n", STARTUP),

@@ -43,7 +43,7 @@ def taught(student: Tensor, teacher: Tensor | None) -> tuple[Tensor, Tensor]:
         )
     if student.shape != teacher.shape:
         raise UserError(f"the student's output is {list(student.shape)} and the teacher's {list(teacher.shape)}")
-    return student, teacher.detach().to(student.dtype)
+    return student, (teacher.detach() if teacher.requires_grad else teacher).to(student.dtype)
 
 
 def measured(student: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,5 +73,5 @@ def mean(rows: Tensor, target: Tensor) -> Tensor:
         return rows.sum() / max(rows.numel(), 1)
     if target.shape != rows.shape:
         raise UserError(f"the labels are {list(target.shape)}, and the predictions are for {list(rows.shape)} rows")
-    counted = (target != IGNORED).to(rows.dtype)
-    return (rows * (counted / counted.sum().clamp(min=1))).sum()
+    counted = (target != IGNORED).to(rows.dtype).flatten()
+    return rows.flatten().dot(counted / counted.sum().clamp(min=1))

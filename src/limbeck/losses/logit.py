@@ -89,8 +89,8 @@ def kd(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float =
     log_t = torch.log_softmax(teacher / temperature, dim=-1)
     p_t = log_t.exp()
     # Asked this way round, a teacher's NaN stays one: whoever trains must see it.
-    divergence = (p_t * (log_t - log_s)).masked_fill(p_t == 0, 0).sum(dim=-1)
-    return temperature**2 * mean(divergence, target)
+    divergence = (temperature**2 * p_t * (log_t - log_s)).masked_fill(p_t == 0, 0).sum(dim=-1)
+    return mean(divergence, target)
 
 
 LOSSES: dict[str, Callable[..., Any]] = {"hard": hard, "kd": kd}
