@@ -68,7 +68,7 @@ def test_every_bundled_recipe_is_sound(name):
         ("  kd:", "  kdd:", "unknown loss 'kdd'; did you mean 'kd'"),
         ("student:\n  model: mlp", "student:\n  model: mpl", "unknown model 'mpl'; did you mean 'mlp'"),
         ("  hard: 0.1", "  hard: -0.1", "greater than or equal to 0"),
-        ("    train: {epochs: 1}", "    name: big", "job.yaml:3: teachers.0: give `train` to train it here, or `weights` to load it"),
+        ("    train: {epochs: 1}", "    name: big", "job.yaml:3: teachers.0: give `train` to train it here"),
         ("  kd: {weight: 0.9, temperature: 4}", "", "no loss with a weight above 0 learns from it"),
         ("teachers:\n  - model: mlp\n    train: {epochs: 1}\n", "", "`teachers` is empty"),
         ("losses:", "augment: {mixup: 0.2, cutmix: 1.0}\nlosses:", "choose one"),
