@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.augment.draws import uniform
+from limbeck.augment.draws import DRAWS, uniforms
 from limbeck.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,27 +62,24 @@ def at_once(x: Tensor) -> int:
 
 def draw(spec: Augment, seed: int, index: Tensor, view: int, shape: torch.Size) -> dict[str, Tensor]:
     """The parameters of each sample for all that is switched on, [B, ...]; `index` is where they are wanted."""
-
-    def number(name: str) -> Tensor:
-        return uniform(seed, index, view, name)
-
+    number = dict(zip(DRAWS, uniforms(seed, index, view, DRAWS), strict=True))
     found: dict[str, Tensor] = {}
     if spec.flip:
-        found["flip"] = number("flip") < spec.flip
+        found["flip"] = number["flip"] < spec.flip
     if spec.shift:
         span = 2 * spec.shift + 1
-        found |= {name: (number(name) * span).floor().long() - spec.shift for name in ("shift_x", "shift_y")}
+        found |= {name: (number[name] * span).floor().long() - spec.shift for name in ("shift_x", "shift_y")}
     if spec.rotate:
-        angle = (2 * number("rotate") - 1) * math.radians(spec.rotate)
+        angle = (2 * number["rotate"] - 1) * math.radians(spec.rotate)
         found["rotate_x"], found["rotate_y"] = _turned_axes(angle, shape[-2], shape[-1])
     if spec.blur:
-        found["blur"] = _gaussian(number("blur"), spec.blur)
+        found["blur"] = _gaussian(number["blur"], spec.blur)
     for name, amount in spec.jitter or ():
         if amount:
-            factor = (2 * number(name) - 1) * amount
+            factor = (2 * number[name] - 1) * amount
             found[name] = per_sample((factor if name == "hue" else 1 + factor).float())
     if spec.cutout:
-        found["cutout"] = boxes(shape[-2:], number("cutout_x"), number("cutout_y"), spec.cutout)
+        found["cutout"] = boxes(shape[-2:], number["cutout_x"], number["cutout_y"], spec.cutout)
     return found
 
 
@@ -141,12 +138,12 @@ def _described(shape: torch.Size) -> str:
 
 def _shift(x: Tensor, right: Tensor, down: Tensor) -> Tensor:
     """Move by whole pixels; what comes in at the border is the image's reflection."""
-    for dim, move in ((3, right), (2, down)):
-        size = x.shape[dim]
+    sources = []
+    for size, move in zip(x.shape[-2:], (down, right), strict=True):
         source = (torch.arange(size, device=x.device) - move[:, None]) % (2 * size)
-        source = torch.where(source < size, source, 2 * size - 1 - source)
-        x = x.gather(dim, source.view(-1, 1, *((1, size) if dim == 3 else (size, 1))).expand(x.shape))
-    return x
+        sources.append(torch.where(source < size, source, 2 * size - 1 - source))
+    place = (sources[0] * x.shape[-1])[:, :, None] + sources[1][:, None, :]
+    return x.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
 
 
 def _turned_axes(angle: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

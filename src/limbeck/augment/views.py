@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.augment.draws import below, beta, bits, uniform
+from limbeck.augment.draws import below, beta, bits, uniforms
 from limbeck.augment.images import at_once, augmented, boxes, check, draw, per_sample
 from limbeck.types import Batch, Fetch
 
@@ -60,14 +60,14 @@ def keyed(
         x, y = views(index, view), labels(index)
         if not (spec.mixup or spec.cutmix):
             return Batch(x, y, index.to(x.device), view)
-        partner = rows[below(bits(seed, index.to(rows.device), view, "partner"), len(rows))]
+        partner = rows[below(bits(seed, index.to(rows.device), view, ("partner",))[0], len(rows))]
         other, ratio = views(partner, view), beta(seed, index, view, spec.mixup or spec.cutmix)
         index = index.to(x.device)
         if spec.mixup:
             share = ratio.float().to(x.device)
             x = (per_sample(share) * x).add_(other.mul_(per_sample(1 - share))).clamp_(0, 1)
         else:
-            across, along = (uniform(seed, index, view, name) for name in ("box_x", "box_y"))
+            across, along = uniforms(seed, index, view, ("box_x", "box_y"))
             box = boxes(x.shape[-2:], across, along, (1 - ratio).sqrt().float().to(x.device))
             x = torch.where(box, other, x)
             share = 1 - box.sum((1, 2, 3)).float() / (x.shape[-2] * x.shape[-1])
