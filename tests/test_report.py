@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import need
-from report_samples import CLOTHES, alone, classification, classified, model, regression
+from report_samples import CLOTHES, alone, born_again, chain, classification, classified, ensemble, model, regression
 
 from limbeck import recipe
 from limbeck.evaluate import compare, interval
@@ -317,6 +317,14 @@ CASES = [
     (classification, 390, "dark", {"gains", "metric-curves", "loss-curves", "confusion"}),
     (regression, 390, "light", {"gains", "metric-curves", "loss-curves"}),
     (alone, 1400, "dark", {"confusion"}),
+    (ensemble, 390, "light", {"gains", "members", "metric-curves", "loss-curves", "confusion"}),
+    (chain, 1400, "dark", {"gains", "gains-0", "metric-curves", "loss-curves", "confusion"}),
+    (
+        born_again,
+        390,
+        "dark",
+        {"gains", "gains-0", "gains-1", "generations", "metric-curves", "loss-curves", "confusion"},
+    ),
 ]
 
 

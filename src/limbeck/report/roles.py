@@ -61,6 +61,7 @@ def named(name: str, role: str, result: Mapping[str, Any]) -> tuple[str, str]:
     number = re.search(r"-(?:gen|peer)(\d+)$", name)
     alone = bool(result.get("comparison"))
     return {
+        "teacher": ("Teachers together" if name == "ensemble" else "Teacher", name),
         "student": ("Student alone" if alone else "Student", "student alone" if alone else "student"),
         "direct": ("Student of the teacher itself", "student + teacher"),
         "generation": (f"Generation {number[1]}", f"generation {number[1]}") if number else ("Generation", name),

@@ -47,7 +47,8 @@ def _said(openings: list[Mapping[str, Any]], size: float) -> list[str]:
             f"All {found:,.0f} answers that students began with were stored already ({total}): no teacher was asked."
         ]
     else:
-        said = [f"Teachers were asked for {asked:,.0f} answers in {words.duration(seconds)}, stored in {total}."]
+        time = words.duration(seconds) if seconds >= 0.05 else "less than 0.1 s"
+        said = [f"Teachers were asked for {asked:,.0f} answers in {time}, stored in {total}."]
         if found:
             said.append(f"{found:,.0f} times an answer was stored already and was not asked for again.")
     saved = _sum(openings, "saved_seconds")

@@ -25,18 +25,19 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
 
     console = Console(highlight=False)
     main, second = ("accuracy", "agreement") if result["data"]["task"] == "classification" else ("rmse", "r2")
+    told = any(words.finite(m["metrics"].get(second)) for m in result["models"])
+    metrics = (main, second) if told else (main,)
     count, name = result["data"]["counts"]["test"], result["data"]["name"]
     table = Table(title=escape(f"{result['name']}: test split of {name}, {count:,} rows"), box=box.SIMPLE)
     table.add_column("model", no_wrap=True, max_width=24)  # so that numbers are never cut short
-    for heading in (main, second, "params", "size", "ms"):
+    for heading in (*metrics, "params", "size", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in roles.rows(result):
         cost = row.models[0]["cost"]
         params, size, latency_ms = cost.get("params"), cost.get("size_bytes"), cost.get("latency_ms")
         table.add_row(
             escape(_label(row)),
-            _mean(row.models, main),
-            _mean(row.models, second),
+            *(_mean(row.models, metric) for metric in metrics),
             words.count(params),
             words.size(size),
             f"{latency_ms:.{3 if latency_ms >= 0.1 else 2}g}" if words.finite(latency_ms) else words.NOTHING,
@@ -47,8 +48,8 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     for other in result.get("comparisons") or []:
         console.print(f"[bold]{escape(other['title'])}:[/bold] {escape(other['words'])}")
     console.print(f"Chosen: {escape(result['chosen']['name'])}, {escape(result['chosen']['why'])}")
-    if told := stored(result):
-        console.print(f"Stored: {escape(' '.join(told['said']))}")
+    if kept := stored(result):
+        console.print(f"Stored: {escape(' '.join(kept['said']))}")
     for note in result["notes"]:
         console.print(f"[yellow]note:[/yellow] {escape(note)}")
     print(f"Report: {folder / 'report.html'}")
