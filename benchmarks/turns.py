@@ -81,7 +81,7 @@ class Turns:
         """Say what was done, then wait for the next block."""
         import resource
 
-        busy = self.busy()
+        now, busy = time.monotonic(), self.busy()
         answer = {
             "steps": self.steps,
             "seconds": self.seconds,
@@ -90,14 +90,13 @@ class Turns:
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         self.out.write(json.dumps(answer | self.info) + "\n")
-        before = time.monotonic()
         asked = sys.stdin.readline().strip()
-        self.waited += time.monotonic() - before
+        self.waited += time.monotonic() - now
         if not asked:
             raise SystemExit(0)
         self.until_epoch = asked == "epoch"
         self.left = 0 if self.until_epoch else int(asked)
-        self.steps, self.seconds, self.busy_before = 0, 0.0, self.busy()
+        self.steps, self.seconds, self.busy_before = 0, 0.0, busy
 
 
 # --- in the benchmark's process ------------------------------------------------------------------
