@@ -126,6 +126,8 @@ MUTANTS = [
     Mutant("mutual: others not taken as constants", "train/loop.py", "Output(output.prediction.detach(),", "Output(output.prediction,", MUTUAL),
     Mutant("mutual: sum over the other peers", "train/loop.py", "for values in losses]).mean() for name", "for values in losses]).sum() for name", MUTUAL),
     Mutant("mutual: stops with the first out of patience", "train/loop.py", "if all(learner.out_of_patience", "if any(learner.out_of_patience", MUTUAL),
+    Mutant("mutual: loss scale forgotten", "train/loop.py", 'self.accelerator.scaler.load_state_dict(state["scaler"])', "pass", MUTUAL),
+    Mutant("train: scaled gradients clipped", "train/learner.py", "scaler.unscale_(self.optimizer)", "pass", MUTUAL),
     Mutant("mutual: another peer named for the NaN", "train/loop.py", "min(bad, key=lambda one: one[0])", "bad[0]", MUTUAL),
     Mutant("mutual: first peer resumed for all", "train/loop.py", "learner.restore(own)", 'learner.restore(state["networks"][0])', MUTUAL),
     # what is made of it

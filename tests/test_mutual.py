@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from limbeck.losses import bind
 from limbeck.objective import Objective, Term
 from limbeck.recipe import Plan, Run
 from limbeck.runtime import derive_seed
-from limbeck.train import fit, fit_mutual
+from limbeck.train import fit, fit_mutual, loop
 from limbeck.types import Batch
 
 
@@ -105,6 +106,32 @@ def test_without_a_loss_to_each_other_it_is_two_trainings(data: Data) -> None:
         assert same(peer, single)
         assert history.best == expected.best
         assert history.epochs[-1]["train_kd"] > 0  # watched
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.3])
+def test_one_loss_scale_serves_all_peers(
+    data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clip_norm: float | None
+) -> None:
+    """A scale that is a power of two changes no bit, however often it grows: between steps, never between peers."""
+    plan = Plan(epochs=2, batch_size=32, lr=0.05, optimizer="sgd", clip_norm=clip_norm, accumulate=2, select="last")
+    plain, scaled = ([network(seed) for seed in (1, 2)] for _ in range(2))
+    fit_mutual(plain, [objective()] * 2, data, plan)
+    make, made = loop.make_accelerator, []
+
+    def with_scaler(run: Run, folder: Path | None) -> Accelerator:
+        accelerator = make(run, folder)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
+        made.append(accelerator)
+        return accelerator
+
+    monkeypatch.setattr(loop, "make_accelerator", with_scaler)
+    fit_mutual(scaled, [objective()] * 2, data, plan, folder=tmp_path)
+    steps = 2 * math.ceil(len(data.train) / 32)
+    assert made[0].scaler.get_scale() == 8.0 * 2 ** (steps // 3)
+    assert all(same(a, b) for a, b in zip(plain, scaled, strict=True))
+    again = [network(7), network(8)]
+    fit_mutual(again, [objective()] * 2, data, plan, folder=tmp_path)
+    assert made[1].scaler.get_scale() == made[0].scaler.get_scale()
 
 
 def test_a_training_that_was_cut_off_ends_with_the_same_bits(data: Data, tmp_path: Path) -> None:
