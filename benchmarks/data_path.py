@@ -188,7 +188,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result there")
     parser.add_argument("--quick", action="store_true", help="fewer images and turns")
     parser.add_argument("--views", type=int, default=1, help="augmented views that are stored")
+    parser.add_argument("--threads", type=int, help="threads of torch in the main process; by default its own choice")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     counts, turns = ({"sprites": 300, "photographs": 60}, 3) if options.quick else (
         {"sprites": 2000, "photographs": 400}, 5)  # fmt: skip
     warnings.filterwarnings("ignore", "Palette images with Transparency")  # what ImageFolder makes of some sprites

@@ -29,7 +29,7 @@ def predict(
     rows: Tensor,
     *,
     device: str | torch.device = "cpu",
-    batch_size: int = 256,
+    batch_size: int = 64,
     channels_last: bool = False,
 ) -> Tensor:
     """Raw outputs of `model` for `rows` of `data`, in their order, without augmentation.

@@ -148,6 +148,7 @@ class Job:
             dtype=spec.dtype,
             top_k=self.top_k,
             taps=self.objective(self.recipe.student.train).teacher_taps,
+            batch_size=512 if self.device.type == "cuda" else 64,  # larger ones only take memory on a CPU
             **self._shelf,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,20 +12,21 @@ from torch import Tensor
 class Tally:
     """The losses of every step of one epoch.
 
-    They stay on the device, one tensor each, until `settle` joins them; so a step costs a few detached names.
+    On a GPU they stay there, one tensor each, until `settle` joins them. On a CPU they become numbers at once: small
+    tensors that outlive their step would lie between its large ones and break up the memory these leave.
     """
 
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
         self._rows: list[int] = []
-        self._new: list[Tensor] = []
+        self._new: list[Any] = []
         self._table: list[Tensor] = []
 
     def add(self, values: Mapping[str, Tensor], rows: int) -> None:
         """Note the losses of a step, by name and the same names at every step, as means over `rows` rows."""
         self._names = tuple(values)
         self._rows.append(rows)
-        self._new += [value.detach() for value in values.values()]
+        self._new += [v.item() if v.device.type == "cpu" else v.detach() for v in values.values()]
 
     def settle(self) -> tuple[int, float] | None:
         """Look at the steps since the last time, which waits for the device.
@@ -34,7 +36,10 @@ class Tally:
         """
         if not self._new:
             return None
-        table = torch.stack(self._new).view(-1, len(self._names))
+        new = (
+            torch.stack(self._new) if isinstance(self._new[0], Tensor) else torch.tensor(self._new, dtype=torch.float64)
+        )
+        table = new.view(-1, len(self._names))
         self._new = []
         self._table.append(table)
         totals = table[:, self._names.index("total")]
