@@ -2,7 +2,7 @@
 
 A loss without weights is a function; one with projectors, banks or variances is an `nn.Module`. Its keyword-only
 arguments are its options in a recipe. One that does not learn from the teacher calls that argument `_teacher` and may
-be given None for it.
+be given None for it. One whose weights are kept for every row has a fourth argument, `index`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from limbeck.types import Loss
 
 __all__ = ["LOSSES", "bind", "needs_teacher"]
 
+FITTED = ("student", "teacher", "rows", "classes", "head")  # what a loss with weights may have to fit
+
 LOSSES: dict[str, Callable[..., Any]] = {**logit.LOSSES, **regression.LOSSES}
 
 
@@ -29,6 +31,12 @@ def bind(name: str, **options: Any) -> Loss:
 
     The value is float32 whatever the precision of the student's output (float64 stays float64). No gradient reaches
     the teacher.
+
+    Args:
+        name: a key of `LOSSES`.
+        options: the loss's own. A loss with weights is also told what these must fit, of the following what it asks
+            for: `student` and `teacher` (shapes of one row of each feature), `rows` (how many rows the data set has),
+            `classes`, `head` (the teacher's classifier, an `nn.Linear`). What it does not ask for is left aside.
 
     Returns:
         (student, teacher, target) -> scalar tensor; an `nn.Module` if the loss has weights to train.
@@ -44,10 +52,18 @@ def bind(name: str, **options: Any) -> Loss:
     """
     if name not in LOSSES:
         raise UserError(f"unknown loss '{name}'", hint=did_you_mean(name, LOSSES))
+    around = {key: options.pop(key) for key in FITTED if key in options}
     if wrong := signatures.misfit(options, signatures.losses()[name]):
         raise UserError(wrong[0], where=f"loss '{name}'", hint=wrong[1])
     loss = LOSSES[name]
-    return cast(Loss, loss(**options) if inspect.isclass(loss) else partial(loss, **options))
+    if not inspect.isclass(loss):
+        return cast(Loss, partial(loss, **options))
+    asked = [key for key in inspect.signature(loss).parameters if key in FITTED]
+    if missing := [key for key in asked if key not in around]:
+        raise UserError(
+            f"this loss has weights that must fit, and is not told its `{missing[0]}`", where=f"loss '{name}'"
+        )
+    return cast(Loss, loss(**{key: around[key] for key in asked}, **options))
 
 
 def needs_teacher(loss: Loss) -> bool:

@@ -75,3 +75,52 @@ def mean(rows: Tensor, target: Tensor) -> Tensor:
         raise UserError(f"the labels are {list(target.shape)}, and the predictions are for {list(rows.shape)} rows")
     counted = (target != IGNORED).to(rows.dtype).flatten()
     return rows.flatten().dot(counted / counted.sum().clamp(min=1))
+
+
+# --- features ------------------------------------------------------------------------------------
+
+
+def features(student: Tensor, teacher: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Features of the same rows in the student's precision, the teacher's as a constant; their widths may differ.
+
+    Raises:
+        UserError: there is no teacher, or the two are not of the same rows.
+    """
+    student = exact(student)
+    if teacher is None:
+        raise UserError("this loss learns from a teacher, and there is none", hint="give the teacher's feature")
+    if len(student) != len(teacher) or teacher.ndim < 2:
+        raise UserError(f"the student's feature is {list(student.shape)} and the teacher's {list(teacher.shape)}")
+    return student, (teacher.detach() if teacher.requires_grad else teacher).to(student.dtype)
+
+
+def counted(target: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+    """Those rows of each part whose label counts: all, or with labels int64 [B] as target those not `IGNORED`.
+
+    For losses that relate the rows of a batch to each other; `mean` is for those that do not.
+
+    Raises:
+        UserError: the labels are not one a row.
+    """
+    if target.is_floating_point():
+        return parts
+    if target.shape != parts[0].shape[:1]:
+        raise UserError(f"the labels are {list(target.shape)}, and the features are of {len(parts[0])} rows")
+    chosen = target != IGNORED
+    return tuple(part[chosen] for part in parts)
+
+
+def maps(feature: Tensor) -> Tensor:
+    """A feature as maps [B, channels, H, W]: tokens [B, tokens, width] are maps of one column, vectors of one pixel."""
+    if feature.ndim == 4:
+        return feature
+    if feature.ndim == 3:
+        return feature.transpose(1, 2).unsqueeze(-1)
+    if feature.ndim == 2:
+        return feature[:, :, None, None]
+    raise UserError(f"a feature is [B, channels, H, W], [B, tokens, width] or [B, width], not {list(feature.shape)}")
+
+
+def pooled(feature: Tensor) -> Tensor:
+    """A feature as one vector a row [B, channels]: the mean over space or tokens."""
+    return maps(feature).mean(dim=(2, 3))
