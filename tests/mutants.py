@@ -29,7 +29,7 @@ class Mutant(NamedTuple):
     tests: tuple[str, ...]
 
 
-LOSSES = ("test_losses.py",)
+LOSSES = ("test_losses_logit.py", "test_losses_regression.py", "test_losses.py")
 OBJECTIVE = ("test_objective.py",)
 TAPS = ("test_taps.py",)
 TEACHERS = ("test_teachers.py",)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ from limbeck.errors import did_you_mean
 HERE = Path(__file__).parent
 REQUIRED = object()
 KINDS: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
+NUMBERS = "tuple[float, ...]"  # a list of numbers in a recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,22 @@ class Signature:
         options: option name -> (annotation as text, default or REQUIRED).
         needs_teacher: False for a loss whose teacher argument begins with an underscore.
         about: first line of its docstring.
+        weight: the published weight of a loss's term, from WEIGHTS; 1 where it has no row there.
+        taps: which features a loss compares if it is not told, from TAPS; empty for predictions.
+        source: the docstring's line of that name: who published it, where.
+        blind_to: the docstring's line of that name: what it does not see.
+        extra_cost: the docstring's line of that name: what it takes beyond the two networks.
     """
 
     family: str
     options: dict[str, tuple[str, Any]]
     needs_teacher: bool
     about: str
+    weight: float = 1.0
+    taps: str = ""
+    source: str = ""
+    blind_to: str = ""
+    extra_cost: str = ""
 
 
 @cache
@@ -65,37 +77,48 @@ def misfit(given: Mapping[str, Any], signature: Signature, beside: Iterable[str]
         if name not in signature.options:
             return f"no option '{name}'", did_you_mean(name, [*signature.options, *beside])
         annotation, _ = signature.options[name]
-        wanted = KINDS.get(annotation.removesuffix(" | None"))
-        absent = value is None and annotation.endswith("None")
-        fits = wanted is None or (isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool)))
-        if not absent and (not fits or value in (math.inf, -math.inf) or value != value):
-            return f"option '{name}' is a {annotation}, not {value!r}", None
+        if not (value is None and annotation.endswith("None")) and not _fits(value, annotation.removesuffix(" | None")):
+            kind = "list of numbers" if annotation == NUMBERS else annotation
+            return f"option '{name}' is a {kind}, not {value!r}", None
     for name, (annotation, default) in signature.options.items():
         if default is REQUIRED and name not in given:
             return f"the option '{name}' ({annotation}) is missing", None
     return None
 
 
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether an option's value is of the annotated kind, and finite."""
+    if annotation == NUMBERS:
+        return isinstance(value, list | tuple) and all(_fits(each, "float") for each in value)
+    wanted = KINDS.get(annotation)
+    fits = wanted is None or (isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool)))
+    return fits and value not in (math.inf, -math.inf) and value == value
+
+
 def _table(path: Path, name: str) -> dict[str, Signature]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     definitions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    weights, taps = _literal(tree, "WEIGHTS"), _literal(tree, "TAPS")
+    return {
+        key: _signature(path.stem, definitions[function], float(weights.get(key, 1.0)), taps.get(key, ""))
+        for key, function in _literal(tree, name).items()
+    }
+
+
+def _literal(tree: ast.Module, name: str) -> dict[str, Any]:
+    """A module's dict literal of that name, in which `{"kd": kd}` reads as `{"kd": "kd"}`; empty if there is none."""
     for node in tree.body:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
         if any(isinstance(t, ast.Name) and t.id == name for t in targets):
-            value = node.value  # type: ignore[attr-defined]
-            rows = ast.literal_eval(ast.unparse(_quoted(value)))
-            return {key: _signature(path.stem, definitions[function]) for key, function in rows.items()}
+            table = node.value  # type: ignore[attr-defined]
+            values = [ast.Constant(v.id) if isinstance(v, ast.Name) else v for v in table.values]
+            return dict(ast.literal_eval(ast.Dict(table.keys, values)))
     return {}
 
 
-def _quoted(table: ast.Dict) -> ast.Dict:
-    """The dict literal `{"kd": kd}` as `{"kd": "kd"}`."""
-    return ast.Dict(table.keys, [ast.Constant(v.id) for v in table.values if isinstance(v, ast.Name)])
-
-
-def _signature(family: str, node: ast.FunctionDef | ast.ClassDef) -> Signature:
+def _signature(family: str, node: ast.FunctionDef | ast.ClassDef, weight: float = 1.0, taps: str = "") -> Signature:
     function, call = node, node
     if isinstance(node, ast.ClassDef):
         methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
@@ -107,5 +130,12 @@ def _signature(family: str, node: ast.FunctionDef | ast.ClassDef) -> Signature:
         for a, d in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     }
     positional = [a.arg for a in call.args.args if a.arg != "self"]
-    about = (ast.get_docstring(node) or "").split("\n", 1)[0]
-    return Signature(family, options, "teacher" in positional, about)
+    text = ast.get_docstring(node) or ""
+    told = (_told(text, head) for head in ("Source", "Blind to", "Extra cost"))
+    return Signature(family, options, "teacher" in positional, text.split("\n", 1)[0], weight, taps, *told)
+
+
+def _told(text: str, head: str) -> str:
+    """What a docstring says after `head` at a line's beginning, up to an empty line or another head, on one line."""
+    found = re.search(rf"^{head}: (.+?)(?=\n\s*\n|\n[A-Z][a-z ]+: |\Z)", text, re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""

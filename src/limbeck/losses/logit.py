@@ -17,8 +17,14 @@ def hard(student: Tensor, _teacher: Tensor | None, target: Tensor, *, label_smoo
     """Cross-entropy to the labels.
 
     Mean over rows of -sum_c q_c log p_c, where p is the student's softmax and q the label as a distribution, of which
-    `label_smoothing` is spread over all classes alike (Szegedy et al. 2016, "Rethinking the Inception Architecture",
-    section 7). In nats. Blind to the teacher, and to a shift of a row's logits.
+    `label_smoothing` is spread over all classes alike. In nats. With label smoothing, which a recipe has in
+    `student.train`, it is the usual baseline without a teacher.
+
+    Source: Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", section 7 (smoothing).
+
+    Blind to: the teacher, and a shift of a row's logits.
+
+    Extra cost: none.
 
     Args:
         student: logits [B, C].
@@ -60,10 +66,14 @@ def kd(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float =
     """Divergence from the teacher's softened probabilities.
 
     temperature^2 times the mean over rows of KL(p_t || p_s) = sum_c p_t log(p_t / p_s), where p is the softmax of the
-    logits divided by the temperature (Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network",
-    section 2). In nats. The square keeps the gradient's size as the temperature changes. Blind to a shift of a row's
-    logits, on either side. As the temperature grows it tends to half the mean squared difference of the centred logits
-    (equation 4).
+    logits divided by the temperature. In nats. The square keeps the gradient's size as the temperature changes. As the
+    temperature grows it tends to half the mean squared difference of the centred logits (equation 4).
+
+    Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section 2.
+
+    Blind to: the label, and a shift of a row's logits on either side.
+
+    Extra cost: none.
 
     Hinton writes the cross-entropy; this is that less the teacher's entropy, so the gradient is the same and 0 means
     equal. mdistiller and RepDistiller compute the same value.

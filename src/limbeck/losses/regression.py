@@ -16,7 +16,13 @@ from limbeck.losses.inputs import mean, measured, taught
 def label_mse(student: Tensor, _teacher: Tensor | None, target: Tensor) -> Tensor:
     """Mean squared error to the measured target.
 
-    Mean over rows and outputs of (s - y)^2, in the square of the target's unit. Blind to the teacher.
+    Mean over rows and outputs of (s - y)^2, in the square of the target's unit.
+
+    Source: Gauss 1809, "Theoria motus corporum coelestium", section 179: the method of least squares.
+
+    Blind to: the teacher, and the sign of an error.
+
+    Extra cost: none.
 
     Args:
         student: values [B, K].
@@ -32,8 +38,14 @@ def label_mse(student: Tensor, _teacher: Tensor | None, target: Tensor) -> Tenso
 def label_smooth_l1(student: Tensor, _teacher: Tensor | None, target: Tensor, *, beta: float = 1.0) -> Tensor:
     """Smooth L1 to the measured target: squared near it, linear far away, so that outliers weigh less.
 
-    Mean over rows and outputs of d^2 / (2 beta) where d = |s - y| < beta, and d - beta / 2 elsewhere (Girshick 2015,
-    "Fast R-CNN", equation 3, which has beta = 1). Blind to the teacher.
+    Mean over rows and outputs of d^2 / (2 beta) where d = |s - y| < beta, and d - beta / 2 elsewhere; the paper has
+    beta = 1. Near 0 in the square of the target's unit over that of `beta`, elsewhere in the target's unit.
+
+    Source: Girshick 2015, "Fast R-CNN", equation 3.
+
+    Blind to: the teacher, and the sign of an error.
+
+    Extra cost: none.
 
     Args:
         student: values [B, K].
@@ -52,8 +64,14 @@ def label_smooth_l1(student: Tensor, _teacher: Tensor | None, target: Tensor, *,
 def mse(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference from the teacher's values, or from its logits.
 
-    Mean over rows and outputs of (s - t)^2 (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?", equation 1).
-    In the square of the output's unit. Blind to the target; unlike `kd` it sees a shift of a row's logits.
+    Mean over rows and outputs of (s - t)^2, in the square of the output's unit. Unlike `kd` it sees a shift of a row's
+    logits.
+
+    Source: Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?", equation 1.
+
+    Blind to: the target, and the sign of a difference.
+
+    Extra cost: none.
 
     The paper has half the sum over outputs. The mean keeps this on the scale of `label_mse` whatever K is, and of `kd`:
     on centred logits `kd` tends to half of it as the temperature grows.
@@ -74,8 +92,13 @@ def teacher_bounded(student: Tensor, teacher: Tensor, target: Tensor, *, margin:
     """Squared error to the target, counted only while the student is not yet better than the teacher.
 
     Mean over rows of ||s - y||^2 where ||s - y||^2 + margin > ||t - y||^2, and 0 elsewhere; the norm is over the whole
-    output vector (Chen et al. 2017, "Learning Efficient Object Detection Models with Knowledge Distillation",
-    equation 4). In the square of the target's unit. Blind to where the teacher is, except for how far from the target.
+    output vector. In the square of the target's unit.
+
+    Source: Chen et al. 2017, "Learning Efficient Object Detection Models with Knowledge Distillation", equation 4.
+
+    Blind to: where the teacher is, except for how far from the target.
+
+    Extra cost: none.
 
     The paper adds half of this to `label_smooth_l1`; weights are a `Term`'s.
 
