@@ -5,7 +5,10 @@ A *row* is what a prediction is made for: a sample of [B, C], or a token of [B, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed
 from torch import Tensor
 
 from limbeck.errors import UserError
@@ -124,3 +127,51 @@ def maps(feature: Tensor) -> Tensor:
 def pooled(feature: Tensor) -> Tensor:
     """A feature as one vector a row [B, channels]: the mean over space or tokens."""
     return maps(feature).mean(dim=(2, 3))
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+def everywhere(x: Tensor) -> Tensor:
+    """The rows of all processes in the order of their ranks; with one process `x` itself.
+
+    For losses that relate the rows of a batch to each other. Called on both sides, it makes the loss the same number in
+    every process: that of the whole batch. Its gradient flows back to the process a row came from, summed over the
+    processes, each of which has its share of the loss. All processes must call it, equally often and in one order.
+
+    Args:
+        x: floats or integers [rows, ...], in each process of another number of rows, or of none.
+
+    Returns:
+        [rows of all, ...].
+    """
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return x
+    if torch.distributed.get_world_size() == 1:
+        return x
+    gathered: Tensor = _Everywhere.apply(x)
+    return gathered
+
+
+class _Everywhere(torch.autograd.Function):
+    """Rows of all processes; collectives want parts of one length, so they are filled up on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        world = torch.distributed.get_world_size()
+        lengths = [torch.zeros((), dtype=torch.int64, device=x.device) for _ in range(world)]
+        torch.distributed.all_gather(lengths, torch.tensor(len(x), device=x.device))
+        counts = torch.stack(lengths).tolist()
+        filled = x.new_zeros((max(counts), *x.shape[1:]))
+        filled[: len(x)] = x
+        parts = [torch.empty_like(filled) for _ in range(world)]
+        torch.distributed.all_gather(parts, filled)
+        rank = torch.distributed.get_rank()
+        ctx.own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(gradient)
+        return gradient[ctx.own]
