@@ -22,16 +22,18 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-FAMILIES: dict[str, ModuleType] = {
-    found.name: importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)
-}
+
+def arrays(loss: nn.Module) -> dict[str, np.ndarray]:
+    """The weights and buffers of a loss by name, for its oracle."""
+    return {name: value.detach().numpy().copy() for name, value in loss.state_dict().items()}
 
 
+# After `arrays`, which the families' modules import from here.
 def collected(table: str) -> dict[str, Any]:
     """The rows of all families' tables of that name."""
     return {name: row for family in FAMILIES.values() for name, row in getattr(family, table, {}).items()}
 
 
-def arrays(loss: nn.Module) -> dict[str, np.ndarray]:
-    """The weights and buffers of a loss by name, for its oracle."""
-    return {name: value.detach().numpy().copy() for name, value in loss.state_dict().items()}
+FAMILIES: dict[str, ModuleType] = {
+    found.name: importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)
+}
