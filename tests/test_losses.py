@@ -333,6 +333,7 @@ def test_autocast_changes_nothing(name: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler's own doing
 @every_loss
 def test_compiled_it_is_the_same(name: str) -> None:
     """Traced and differentiated as for a compiler; the compiler itself would take minutes for all losses."""

@@ -80,6 +80,33 @@ def mean(rows: Tensor, target: Tensor) -> Tensor:
     return rows.flatten().dot(counted / counted.sum().clamp(min=1))
 
 
+def class_shares(target: Tensor, student: Tensor) -> Tensor:
+    """The target as shares of the classes [B, C] in the student's precision: of a label, 1 for its class.
+
+    A row whose label is `IGNORED` stands for class 0; `mean` leaves it out.
+
+    Raises:
+        UserError: the target is neither labels [B] nor shares [B, C], or a label is beyond the student's classes.
+    """
+    given = target.is_floating_point()
+    if target.shape != (student.shape if given else student.shape[:-1]):
+        raise UserError(
+            f"the target is {str(target.dtype).removeprefix('torch.')} {list(target.shape)}, "
+            f"and the student's logits are {list(student.shape)}",
+            hint="give labels int64 [B], or shares of the classes [B, C]",
+        )
+    if given:
+        return target.to(student.dtype)
+    try:
+        labels = target.long().masked_fill(target == IGNORED, 0).unsqueeze(-1)
+        return torch.zeros_like(student).scatter(-1, labels, 1)
+    except RuntimeError as error:
+        raise UserError(
+            f"the student gives {student.shape[-1]} outputs a row, too few for these labels ({error})",
+            hint="a feature can stand in for logits only where it has an output for every class",
+        ) from error
+
+
 # --- features ------------------------------------------------------------------------------------
 
 

@@ -196,7 +196,7 @@ class Recipe(Strict):
             raise MisfitError("losses", "has no term with a weight above 0")
         for name, term in self.losses.items():
             family = known[term.loss].family
-            if family == "logit" and self.task == "regression":
+            if family in ("logit", "decoupled", "batchwise") and self.task == "regression":
                 raise MisfitError(f"losses.{name}", "compares classes: it does not fit `task: regression`")
             if family == "regression" and self.task == "classification" and term.loss != "mse":
                 raise MisfitError(f"losses.{name}", "compares measured values: it does not fit `task: classification`")
