@@ -16,14 +16,40 @@ from torch import nn
 
 from limbeck import signatures
 from limbeck.errors import UserError, did_you_mean
-from limbeck.losses import logit, regression
+from limbeck.losses import (
+    batchwise,
+    decoupled,
+    feature,
+    gaussian,
+    joint,
+    logit,
+    memory,
+    multilabel,
+    ordinal,
+    regression,
+    relation,
+    transfer,
+)
 from limbeck.types import Loss
 
 __all__ = ["LOSSES", "bind", "needs_teacher"]
 
 FITTED = ("student", "teacher", "rows", "classes", "head")  # what a loss with weights may have to fit
 
-LOSSES: dict[str, Callable[..., Any]] = {**logit.LOSSES, **regression.LOSSES}
+LOSSES: dict[str, Callable[..., Any]] = {
+    **logit.LOSSES,
+    **decoupled.LOSSES,
+    **batchwise.LOSSES,
+    **regression.LOSSES,
+    **feature.LOSSES,
+    **joint.LOSSES,
+    **transfer.LOSSES,
+    **relation.LOSSES,
+    **memory.LOSSES,
+    **gaussian.LOSSES,
+    **multilabel.LOSSES,
+    **ordinal.LOSSES,
+}
 
 
 def bind(name: str, **options: Any) -> Loss:
