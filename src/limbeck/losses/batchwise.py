@@ -35,8 +35,8 @@ def dist(
 
     Extra cost: none.
 
-    As the authors' code, with 1e-8 added to the product of norms; their temperature stands in another of their files.
-    A single row has no correlation over rows: that part is then 0. Several processes relate the rows of all.
+    As the authors' code, with 1e-8 added to the product of norms. A single row has no correlation over rows: that part
+    is then 0. Several processes relate the rows of all.
 
     Args:
         student: logits [B, C], at least 3 classes.
