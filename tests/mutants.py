@@ -30,6 +30,9 @@ class Mutant(NamedTuple):
 
 
 LOSSES = ("test_losses_logit.py", "test_losses_regression.py", "test_losses.py")
+DECOUPLED = ("test_losses_decoupled.py", "test_losses.py")
+BATCHWISE = ("test_losses_batchwise.py", "test_losses.py")
+PROCESSES = ("test_losses_processes.py",)
 OBJECTIVE = ("test_objective.py",)
 TAPS = ("test_taps.py",)
 TEACHERS = ("test_teachers.py",)
@@ -47,14 +50,34 @@ CACHE = ("test_cache.py",)
 
 MUTANTS = [
     # losses
-    Mutant("kd: KL flipped", "losses/logit.py", "p_t * (log_t - log_s)", "log_s.exp() * (log_s - log_t)", LOSSES),
-    Mutant("kd: temperature not squared", "losses/logit.py", "temperature**2 * p_t", "temperature * p_t", LOSSES),
-    Mutant("kd: no factor for the temperature", "losses/logit.py", "temperature**2 * p_t", "p_t", LOSSES),
-    Mutant("kd: mean over classes", "losses/logit.py", "0).sum(dim=-1)", "0).mean(dim=-1)", LOSSES),
-    Mutant("kd: teacher not softened", "losses/logit.py", "teacher / temperature", "teacher", LOSSES),
-    Mutant("kd: student not softened", "losses/logit.py", "student / temperature", "student", LOSSES),
-    Mutant("kd: cross-entropy sold as KL", "losses/logit.py", "p_t * (log_t - log_s)", "p_t * -log_s", LOSSES),
-    Mutant("kd: student and teacher swapped", "losses/logit.py", "student, teacher = taught(", "teacher, student = taught(", LOSSES),
+    Mutant("kd: KL flipped", "losses/logit.py", "rows = kl(log_t, log_s)", "rows = kl(log_s, log_t)", LOSSES),
+    Mutant("kd: temperature not squared", "losses/logit.py", "return mean(temperature**2 * rows, target)\n\n\ndef soft_cross", "return mean(temperature * rows, target)\n\n\ndef soft_cross", LOSSES),
+    Mutant("kd: no factor for the temperature", "losses/logit.py", "return mean(temperature**2 * rows, target)\n\n\ndef soft_cross", "return mean(rows, target)\n\n\ndef soft_cross", LOSSES),
+    Mutant("kd: mean over classes", "losses/divergences.py", "masked_fill(p == 0, 0).sum(dim=-1)", "masked_fill(p == 0, 0).mean(dim=-1)", LOSSES),
+    Mutant("kd: teacher not softened", "losses/logit.py", "log_s, log_t = softened(student, temperature), softened(teacher, temperature)", "log_s, log_t = softened(student, temperature), softened(teacher, 1.0)", LOSSES),
+    Mutant("kd: student not softened", "losses/logit.py", "log_s, log_t = softened(student, temperature), softened(teacher, temperature)", "log_s, log_t = softened(student, 1.0), softened(teacher, temperature)", LOSSES),
+    Mutant("kd: cross-entropy sold as KL", "losses/divergences.py", "p * (log_p - log_q)", "p * -log_q", LOSSES),
+    Mutant("kd: student and teacher swapped", "losses/logit.py", "student, teacher = taught(student, teacher)\n    log_s, log_t", "teacher, student = taught(student, teacher)\n    log_s, log_t", LOSSES),
+    Mutant("kd: NaN hidden", "losses/divergences.py", "masked_fill(p == 0, 0)", "masked_fill(~(p > 0), 0)", LOSSES),
+    Mutant("js: shares of the mixture exchanged", "losses/divergences.py", "math.log(beta), log_q + math.log1p(-beta)", "math.log1p(-beta), log_q + math.log(beta)", LOSSES),
+    Mutant("soft_cross_entropy: no factor for the temperature", "losses/logit.py", "-(temperature**2) * (p_t", "-(p_t", LOSSES),
+    Mutant("lskd: C in the variance", "losses/logit.py", "math.sqrt(logits.shape[-1] - 1)", "math.sqrt(logits.shape[-1])", LOSSES),
+    Mutant("wsld: weight the other way round", "losses/logit.py", "-h_s / (h_t + 1e-7)", "-h_t / (h_s + 1e-7)", LOSSES),
+    Mutant("wsld: gradient through the weight", "losses/logit.py", "with torch.no_grad():", "with torch.enable_grad():", LOSSES),
+    Mutant("tf_kd: probabilities do not sum to 1", "losses/logit.py", "(1 - probability) / max(student.shape[-1] - 1, 1)", "(1 - probability) / student.shape[-1]", LOSSES),
+    Mutant("ctkd: gradient not reversed", "losses/logit.py", "(learned.detach() - learned)", "(learned - learned.detach())", LOSSES),
+    Mutant("ctkd: reversed at once", "losses/logit.py", "(1 - math.cos(math.pi * passed)) / 2", "1.0", LOSSES),
+    Mutant("dkd: weights exchanged", "losses/decoupled.py", "alpha * first + beta * second", "beta * first + alpha * second", DECOUPLED),
+    Mutant("dkd: second part sees the label", "losses/decoupled.py", "log_softmax(log_p.masked_fill(label, -torch.inf), dim=-1)", "log_softmax(log_p, dim=-1)", DECOUPLED),
+    Mutant("nkd: teacher's probability forgotten", "losses/decoupled.py", "log_t.exp() * log_s * label", "log_s * label", DECOUPLED),
+    Mutant("dist: cosine for correlation", "losses/batchwise.py", "    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)\n", "", BATCHWISE),
+    Mutant("dist: over classes twice", "losses/batchwise.py", "_correlation(p_s.T, p_t.T)", "_correlation(p_s, p_t)", BATCHWISE),
+    Mutant("mlld: the sure rows kept", "losses/batchwise.py", "x <= x.sort()", "x >= x.sort()", BATCHWISE),
+    Mutant("dist: rows of this process alone", "losses/batchwise.py", "return everywhere(student), everywhere(teacher)", "return student, teacher", PROCESSES),
+    Mutant("losses: teacher not detached", "losses/inputs.py", "(teacher.detach() if teacher.requires_grad else teacher).to(student.dtype)\n\n\ndef measured", "teacher.to(student.dtype)\n\n\ndef measured", LOSSES),
+    Mutant("losses: ignored rows counted", "losses/inputs.py", "counted = (target != IGNORED)", "counted = (target == target)", LOSSES),
+    Mutant("losses: ignored rows related", "losses/inputs.py", "chosen = target != IGNORED", "chosen = target == target", BATCHWISE),
+    Mutant("losses: autocast reaches products", "losses/precision.py", "enabled=False", "enabled=True", BATCHWISE),
     Mutant("hard: smoothing forgotten", "losses/logit.py", ", label_smoothing=label_smoothing", "", LOSSES),
     Mutant("mse: sum over outputs", "losses/regression.py", "(student - teacher).square().mean(", "(student - teacher).square().sum(", LOSSES),
     Mutant("label_mse: absolute error", "losses/regression.py", "(student - target).square().mean(", "(student - target).abs().mean(", LOSSES),
@@ -62,11 +85,8 @@ MUTANTS = [
     Mutant("teacher_bounded: bound reversed", "losses/regression.py", "margin > of_teacher", "margin < of_teacher", LOSSES),
     Mutant("teacher_bounded: margin's sign", "losses/regression.py", "of_student + margin >", "of_student - margin >", LOSSES),
     Mutant("teacher_bounded: tie counted", "losses/regression.py", "margin > of_teacher", "margin >= of_teacher", LOSSES),
-    Mutant("kd: NaN hidden", "losses/logit.py", "masked_fill(p_t == 0, 0)", "masked_fill(~(p_t > 0), 0)", LOSSES),
     Mutant("teacher_bounded: NaN hidden", "losses/regression.py", "of_student, done)", "of_student, 0)", LOSSES),
-    Mutant("losses: teacher not detached", "losses/inputs.py", "teacher.detach()", "teacher", LOSSES),
     Mutant("losses: half precision kept", "losses/inputs.py", "else student.float()", "else student", LOSSES),
-    Mutant("losses: ignored rows counted", "losses/inputs.py", "target != IGNORED", "target == target", LOSSES),
     Mutant("losses: empty batch is NaN", "losses/inputs.py", "max(rows.numel(), 1)", "rows.numel()", LOSSES),
     Mutant("losses: shapes may broadcast", "losses/inputs.py", "if student.shape != target.shape:", "if False:", LOSSES),
     # objective

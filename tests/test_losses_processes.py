@@ -33,6 +33,7 @@ def columns(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
 
 
 LOSSES = {"square": square, "columns": columns}
+RELATED = ("dist", "mlld")  # losses of the library
 
 
 def loss_of(name: str) -> Any:
@@ -73,7 +74,7 @@ def process(rank: int, folder: Path) -> None:
     found: dict[str, Any] = {}
     for first in PARTS:
         rows = slice(0, first) if rank == 0 else slice(first, ROWS)
-        for name in LOSSES:
+        for name in (*LOSSES, *RELATED):
             found[f"{name} {first}"] = step(network(), name, rows, world=2)
         found[f"integers {first}"] = everywhere(torch.arange(ROWS)[rows])
         found[f"maps {first}"] = everywhere(torch.arange(ROWS * 6, dtype=torch.float32).view(ROWS, 2, 3)[rows])
@@ -100,7 +101,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("first", PARTS)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [*LOSSES, *RELATED])
 def test_value_and_gradient_are_those_of_the_whole_batch(found: list[dict[str, Any]], name: str, first: int) -> None:
     whole = step(network(), name, slice(0, ROWS), world=1)
     assert any(gradient.abs().max() > 1e-4 for gradient in whole["gradients"])
