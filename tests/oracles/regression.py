@@ -42,16 +42,37 @@ def teacher_bounded(student: Rows, teacher: Rows, target: Rows, margin: float = 
     return total / len(student)
 
 
+def label_quantile(student: Rows, teacher: Rows, target: Rows, quantile: float = 0.5) -> float:
+    errors = []
+    for row, wanted in zip(student, target, strict=True):
+        for s, y in zip(row, wanted, strict=True):
+            errors.append(quantile * (y - s) if s < y else (1 - quantile) * (s - y))
+    return sum(errors) / len(errors)
+
+
+def attentive_imitation(student: Rows, teacher: Rows, target: Rows, loss: nn.Module) -> float:
+    """The first value: only the rows of this batch have been seen."""
+    errors = [sum((a - b) ** 2 for a, b in zip(t, y, strict=True)) for t, y in zip(teacher, target, strict=True)]
+    reach = max(errors) - min(errors)
+    total = 0.0
+    for s, t, error in zip(student, teacher, errors, strict=True):
+        total += max(0.0, 1 - error / reach) * sum((a - b) ** 2 for a, b in zip(s, t, strict=True))
+    return total / len(student)
+
+
 ORACLES: dict[str, Callable[..., float]] = {
     "label_mse": label_mse,
     "label_smooth_l1": label_smooth_l1,
     "mse": mse,
     "teacher_bounded": teacher_bounded,
+    "label_quantile": label_quantile,
+    "attentive_imitation": attentive_imitation,
 }
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "label_smooth_l1": [{"beta": 0.3}, {"beta": 0.0}],
     "teacher_bounded": [{"margin": 0.7}, {"margin": 100.0}],
+    "label_quantile": [{"quantile": 0.1}, {"quantile": 0.9}],
 }
 
 BEST: dict[str, Callable[[Tensor, nn.Module], tuple[Tensor | None, Tensor, float]]] = {
@@ -59,6 +80,8 @@ BEST: dict[str, Callable[[Tensor, nn.Module], tuple[Tensor | None, Tensor, float
     "label_smooth_l1": lambda s, _: (None, s.clone(), 0.0),
     "mse": lambda s, _: (s.clone(), torch.zeros_like(s), 0.0),
     "teacher_bounded": lambda s, _: (torch.zeros_like(s), s.clone(), 0.0),
+    "label_quantile": lambda s, _: (None, s.clone(), 0.0),
+    "attentive_imitation": lambda s, _: (s.clone(), torch.zeros_like(s), 0.0),
 }
 
 

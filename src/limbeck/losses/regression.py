@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.losses.inputs import mean, measured, taught
+from limbeck.losses.inputs import everywhere, mean, measured, taught
 
 
 def label_mse(student: Tensor, _teacher: Tensor | None, target: Tensor) -> Tensor:
@@ -122,9 +122,86 @@ def teacher_bounded(student: Tensor, teacher: Tensor, target: Tensor, *, margin:
     return mean(torch.where(of_student + margin > of_teacher, of_student, done), target)
 
 
+class AttentiveImitation(nn.Module):
+    """Squared difference from the teacher, which counts the less in a row the further the teacher is off there.
+
+    Mean over rows of w ||s - t||^2, where w = 1 - e / eta, at least 0; e = ||t - y||^2 is the teacher's squared error
+    in the row, and eta its greatest less its least of all rows seen so far. In the square of the target's unit.
+
+    Source: Saputra et al. 2019, "Distilling Knowledge From a Deep Pose Regressor Network", the attentive imitation
+    loss of section 4.
+
+    Blind to: rows in which the teacher errs as far as it ever did.
+
+    Extra cost: none; the two ends of the teacher's error are kept, saved and restored.
+
+    The paper takes eta over the whole training set before it begins; seen so far is the same after the first epoch. Its
+    weight is below 0 where the error is above eta, and would push the student away from the teacher: here it ends at 0.
+    As long as all rows seen have the same error, each counts in full. The paper adds this to the student's own error
+    (`label_mse`); the balance of the two is the terms' weights.
+
+    Raises:
+        UserError: no teacher, or shapes that differ.
+    """
+
+    least: Tensor
+    greatest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("least", torch.tensor(torch.inf))
+        self.register_buffer("greatest", torch.tensor(-torch.inf))
+
+    def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """Values [B, K] of student, teacher and target -> scalar."""
+        student, teacher = taught(student, teacher)
+        student, target = measured(student, target)
+        error = (teacher - target).square().sum(dim=-1)
+        seen = everywhere(error).flatten()
+        with torch.no_grad():
+            self.least.copy_(torch.cat([self.least[None], seen]).min())
+            self.greatest.copy_(torch.cat([self.greatest[None], seen]).max())
+        reach = (self.greatest - self.least).to(error.dtype)
+        weight = torch.where(reach == 0, 1.0, 1 - error / reach).clamp(min=0)
+        return mean(weight * (student - teacher).square().sum(dim=-1), target)
+
+
+def label_quantile(student: Tensor, _teacher: Tensor | None, target: Tensor, *, quantile: float = 0.5) -> Tensor:
+    """Pinball loss: its least is where the target lies below the student in the given share of cases.
+
+    Mean over rows and outputs of quantile (y - s) where s < y, and (1 - quantile) (s - y) elsewhere. In the target's
+    unit. At 0.5 it is half the absolute error.
+
+    Source: Koenker and Bassett 1978, "Regression Quantiles", the definition of a sample quantile by its least.
+
+    Blind to: the teacher, and outliers' size: only on which side of the student a target lies moves it.
+
+    Extra cost: none.
+
+    Args:
+        student: values [B, K].
+        target: values [B, K].
+        quantile: between 0 and 1.
+
+    Raises:
+        UserError: the shapes differ, or `quantile` is not between 0 and 1.
+
+    Example:
+        >>> label_quantile(torch.zeros(1, 2), None, torch.tensor([[1.0, -1.0]]), quantile=0.9)
+        tensor(0.5000)
+    """
+    if not 0 < quantile < 1:
+        raise UserError(f"`quantile` is between 0 and 1, not {quantile}")
+    student, target = measured(student, target)
+    missing = target - student
+    return mean(torch.maximum(quantile * missing, (quantile - 1) * missing).mean(dim=-1), target)
+
+
 LOSSES: dict[str, Callable[..., Any]] = {
     "label_mse": label_mse,
     "label_smooth_l1": label_smooth_l1,
+    "label_quantile": label_quantile,
     "mse": mse,
     "teacher_bounded": teacher_bounded,
+    "attentive_imitation": AttentiveImitation,
 }
