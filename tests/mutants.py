@@ -33,6 +33,9 @@ LOSSES = ("test_losses_logit.py", "test_losses_regression.py", "test_losses.py")
 DECOUPLED = ("test_losses_decoupled.py", "test_losses.py")
 BATCHWISE = ("test_losses_batchwise.py", "test_losses.py")
 PROCESSES = ("test_losses_processes.py",)
+FEATURE = ("test_losses_feature.py",)
+JOINT = ("test_losses_joint.py",)
+TRANSFER = ("test_losses_transfer.py",)
 OBJECTIVE = ("test_objective.py",)
 TAPS = ("test_taps.py",)
 TEACHERS = ("test_teachers.py",)
@@ -74,6 +77,22 @@ MUTANTS = [
     Mutant("dist: over classes twice", "losses/batchwise.py", "_correlation(p_s.T, p_t.T)", "_correlation(p_s, p_t)", BATCHWISE),
     Mutant("mlld: the sure rows kept", "losses/batchwise.py", "x <= x.sort()", "x >= x.sort()", BATCHWISE),
     Mutant("dist: rows of this process alone", "losses/batchwise.py", "return everywhere(student), everywhere(teacher)", "return student, teacher", PROCESSES),
+    Mutant("at: maps not scaled", "losses/feature.py", "F.normalize(feature.square().mean(dim=1).flatten(1), dim=1)", "feature.square().mean(dim=1).flatten(1)", FEATURE),
+    Mutant("nst: cross term counted once", "losses/feature.py", "- 2 * _alike", "- _alike", FEATURE),
+    Mutant("cwd: over channels, not pixels", "losses/feature.py", "torch.log_softmax(teacher.flatten(2) / self.temperature, dim=2)", "torch.log_softmax(teacher.flatten(2) / self.temperature, dim=1)", FEATURE),
+    Mutant("mgd: kept and masked exchanged", "losses/feature.py", ">= self.masked)", "< self.masked)", FEATURE),
+    Mutant("vid: variance not trained", "losses/feature.py", "F.softplus(self.log_scale)", "F.softplus(self.log_scale.detach())", FEATURE),
+    Mutant("tokens: last patch left out, not the class token", "losses/projectors.py", "feature[:, first:]", "feature[:, : side**2]", FEATURE),
+    Mutant("projectors: batch norm of a single value", "losses/projectors.py", "x.shape[0] * x.shape[2] * x.shape[3] < 2", "False", FEATURE),
+    Mutant("ofd: margin forgotten", "losses/joint.py", "torch.maximum(theirs, margin(theirs))", "theirs + 0 * margin(theirs)", JOINT),
+    Mutant("ofd: margin of the last batch alone", "losses/joint.py", "self.seen += count", "self.seen.copy_(count)", JOINT),
+    Mutant("ofd: earlier stages count whole", "losses/joint.py", "part / 2**earlier", "part", JOINT),
+    Mutant("reviewkd: shares exchanged", "losses/joint.py", "ours * share[:, :1] + deeper * share[:, 1:]", "ours * share[:, 1:] + deeper * share[:, :1]", JOINT),
+    Mutant("reviewkd: sizes weigh alike", "losses/joint.py", "weight /= 2", "weight /= 1", JOINT),
+    Mutant("fsp: sum over pixels", "losses/joint.py", "one.transpose(1, 2) / one.shape[2]", "one.transpose(1, 2)", JOINT),
+    Mutant("srrl: classifier not copied", "losses/transfer.py", "head.weight.detach().clone().float()", "head.weight.detach()", TRANSFER),
+    Mutant("srrl: classifier's part forgotten", "losses/transfer.py", "self.beta * F.linear", "0 * F.linear", TRANSFER),
+    Mutant("simkd: last ReLU forgotten", "losses/transfer.py", "normed(narrow, wanted), nn.ReLU()", "normed(narrow, wanted)", TRANSFER),
     Mutant("losses: teacher not detached", "losses/inputs.py", "(teacher.detach() if teacher.requires_grad else teacher).to(student.dtype)\n\n\ndef measured", "teacher.to(student.dtype)\n\n\ndef measured", LOSSES),
     Mutant("losses: ignored rows counted", "losses/inputs.py", "counted = (target != IGNORED)", "counted = (target == target)", LOSSES),
     Mutant("losses: ignored rows related", "losses/inputs.py", "chosen = target != IGNORED", "chosen = target == target", BATCHWISE),

@@ -139,7 +139,7 @@ BEST: dict[str, Callable[[Tensor, Any], tuple[Tensor | None, Tensor, float]]] = 
     "nst": lambda s, _: (s.clone(), rowed(s), 0.0),
     "cwd": lambda s, loss: (projected(s, loss), rowed(s), 0.0),
     "mgd": lambda s, loss: (filled_in(s, loss), rowed(s), 0.0),
-    "vid": lambda s, loss: (projected(s, loss), rowed(s), math.log(1e-5 + math.log1p(math.exp(loss.log_scale[0]))) / 2),
+    "vid": lambda s, loss: (projected(s, loss), rowed(s), math.log(1e-5 + math.log1p(math.exp(loss.log_scale[0].item()))) / 2),
 }
 
 

@@ -134,8 +134,10 @@ def _alike(a: Tensor, b: Tensor) -> Tensor:
 def _spatial(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
     """The two as maps of one size, of more than one pixel."""
     student, teacher = features(student, teacher)
-    with_space(student.shape[1:], teacher.shape[1:], what)
-    return aligned(student, teacher)
+    ours, theirs = aligned(student, teacher)
+    if ours.shape[2] * ours.shape[3] < 2:
+        with_space(student.shape[1:], teacher.shape[1:], what)  # says so
+    return ours, theirs
 
 
 class Cwd(nn.Module):
