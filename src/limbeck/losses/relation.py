@@ -60,7 +60,7 @@ def pkt(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     """Divergence between the probabilities that two rows are neighbours.
 
     Mean over pairs (i, j) of rows of p_t log(p_t / p_s), where p(j | i) is (1 + cosine of the features of i and j) / 2,
-    scaled to sum 1 over j. In nats; about a quarter when every row is given twice, so that it fits one size of batch.
+    scaled to sum 1 over j. In nats; it halves when every row is given twice, so that it fits one size of batch.
 
     Source: Passalis and Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer", section 3.
 
