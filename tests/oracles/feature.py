@@ -133,18 +133,23 @@ def filled_in(student: Tensor, loss: Any) -> Tensor:
     return torch.from_numpy(generated(s, 4, loss))
 
 
+def spread(loss: Any) -> float:
+    """What vid costs where the teacher is as it expects: half the logarithm of the variance."""
+    return math.log(1e-5 + math.log1p(math.exp(loss.log_scale[0].item()))) / 2
+
+
 BEST: dict[str, Callable[[Tensor, Any], tuple[Tensor | None, Tensor, float]]] = {
     "fitnet": lambda s, loss: (projected(s, loss), rowed(s), 0.0),
     "at": lambda s, _: (s.clone(), rowed(s), 0.0),
     "nst": lambda s, _: (s.clone(), rowed(s), 0.0),
     "cwd": lambda s, loss: (projected(s, loss), rowed(s), 0.0),
     "mgd": lambda s, loss: (filled_in(s, loss), rowed(s), 0.0),
-    "vid": lambda s, loss: (projected(s, loss), rowed(s), math.log(1e-5 + math.log1p(math.exp(loss.log_scale[0].item()))) / 2),
+    "vid": lambda s, loss: (projected(s, loss), rowed(s), spread(loss)),
 }
 
 
 def sample(name: str, *, rows: int = 6, width: int = 5, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     noise = torch.Generator().manual_seed(seed)
-    student = torch.randn(rows, width, 3, 2, generator=noise, dtype=torch.float64)
-    teacher = torch.randn(rows, 4, 2, 4, generator=noise, dtype=torch.float64)
+    student = torch.randn(rows, width, 3, 1, generator=noise, dtype=torch.float64)
+    teacher = torch.randn(rows, 4, 2, 2, generator=noise, dtype=torch.float64)
     return student, teacher, torch.randint(3, (rows,), generator=noise)

@@ -117,7 +117,7 @@ BEST: dict[str, Callable[[Any, Any], tuple[list[Tensor], Tensor, float]]] = {
 
 def sample(name: str, *, rows: int = 6, width: int = 5, seed: int = 0) -> tuple[list[Tensor], list[Tensor], Tensor]:
     noise = torch.Generator().manual_seed(seed)
-    sizes = [(width, 2, 3), (2, 2, 2)], [(3, 3, 2), (4, 2, 1)]
+    sizes = [(width, 1, 3), (2, 2, 1)], [(3, 2, 2), (4, 2, 1)]
     student, teacher = (
         [torch.randn(rows, *size, generator=noise, dtype=torch.float64) for size in side] for side in sizes
     )

@@ -62,8 +62,8 @@ BEST: dict[str, Callable[[Tensor, Any], tuple[Tensor | None, Tensor, float]]] = 
 
 def sample(name: str, *, rows: int = 6, width: int = 5, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     noise = torch.Generator().manual_seed(seed)
-    student = torch.randn(rows, width, 3, 2, generator=noise, dtype=torch.float64)
-    teacher = torch.randn(rows, 4, 2, 4, generator=noise, dtype=torch.float64)
+    student = torch.randn(rows, width, 3, 1, generator=noise, dtype=torch.float64)
+    teacher = torch.randn(rows, 4, 2, 2, generator=noise, dtype=torch.float64)
     return student, teacher, torch.randint(CLASSES, (rows,), generator=noise)
 
 

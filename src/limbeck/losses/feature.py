@@ -81,8 +81,8 @@ def at(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         UserError: no teacher, other rows, or features without space.
 
     Example:
-        >>> maps = torch.tensor([[[[1.0, 2.0], [0.0, -1.0]]]])
-        >>> at(maps, -3 * maps.expand(1, 5, 2, 2), torch.tensor([0]))
+        >>> maps = torch.tensor([[[[3.0, 2.0], [0.0, -1.0]]]])
+        >>> at(maps, -2 * maps.expand(1, 4, 2, 2), torch.tensor([0]))  # other channels in the same places
         tensor(0.)
     """
     student, teacher = _spatial(student, teacher, "attention is spread over space")
