@@ -33,6 +33,9 @@ LOSSES = ("test_losses_logit.py", "test_losses_regression.py", "test_losses.py")
 DECOUPLED = ("test_losses_decoupled.py", "test_losses.py")
 BATCHWISE = ("test_losses_batchwise.py", "test_losses.py")
 PROCESSES = ("test_losses_processes.py",)
+RELATION = ("test_losses_relation.py", "test_losses.py")
+MEMORY = ("test_losses_memory.py",)
+UNCERTAIN = ("test_losses_gaussian.py", "test_losses_multilabel.py", "test_losses_ordinal.py")
 FEATURE = ("test_losses_feature.py",)
 JOINT = ("test_losses_joint.py",)
 TRANSFER = ("test_losses_transfer.py",)
@@ -77,6 +80,30 @@ MUTANTS = [
     Mutant("dist: over classes twice", "losses/batchwise.py", "_correlation(p_s.T, p_t.T)", "_correlation(p_s, p_t)", BATCHWISE),
     Mutant("mlld: the sure rows kept", "losses/batchwise.py", "x <= x.sort()", "x >= x.sort()", BATCHWISE),
     Mutant("dist: rows of this process alone", "losses/batchwise.py", "return everywhere(student), everywhere(teacher)", "return student, teacher", PROCESSES),
+    Mutant("sp: rows not scaled", "losses/relation.py", "unit(student @ student.T) - unit(teacher @ teacher.T)", "student @ student.T - teacher @ teacher.T", RELATION),
+    Mutant("pkt: divergence flipped", "losses/relation.py", "p_t * ((p_t + 1e-7) / (p_s + 1e-7)).log()", "p_s * ((p_s + 1e-7) / (p_t + 1e-7)).log()", RELATION),
+    Mutant("cc: pairs of a row with itself", "losses/relation.py", ".square().sum() - apart.square().sum()", ".square().sum()", RELATION),
+    Mutant("rkd_distance: not in units of the mean", "losses/relation.py", "apart / torch.where(average > 0, average, 1)", "apart", RELATION),
+    Mutant("rkd_distance: mean over all pairs", "losses/relation.py", "(apart > 0).sum().clamp(min=1)", "max(apart.numel(), 1)", RELATION),
+    Mutant("rkd_angle: directions not scaled", "losses/relation.py", "directions = unit(x[None] - vertices[:, None])", "directions = x[None] - vertices[:, None]", RELATION),
+    Mutant("relations: dead rows blow up", "losses/relation.py", "torch.where(zero, 1, square).sqrt()).masked_fill(zero, 0)", "square.sqrt().clamp(min=1e-12))", RELATION),
+    Mutant("relations: rows of this process alone", "losses/relation.py", "return everywhere(student.flatten(1)), everywhere(teacher.flatten(1))", "return student.flatten(1), teacher.flatten(1)", PROCESSES),
+    Mutant("ickd: mean over all pairs of channels", "losses/relation.py", "apart.square().sum(dim=2).mean(dim=1)", "apart.square().mean(dim=2).mean(dim=1)", RELATION),
+    Mutant("everywhere: gradients not summed", "losses/inputs.py", "        torch.distributed.all_reduce(gradient)\n", "", PROCESSES),
+    Mutant("crd: negatives of the same class", "losses/memory.py", "torch.where(draw >= first[:, None], draw + (end - first)[:, None], draw)", "draw", MEMORY),
+    Mutant("crd: banks exchanged", "losses/memory.py", "((v_s, self.bank_teacher), (v_t, self.bank_student))", "((v_s, self.bank_student), (v_t, self.bank_teacher))", MEMORY),
+    Mutant("crd: Z of every batch", "losses/memory.py", "torch.where(self.log_z.isnan(), found, self.log_z)", "found", MEMORY),
+    Mutant("crd: classes not saved", "losses/memory.py", "torch.full((rows,), UNSEEN))", "torch.full((rows,), UNSEEN), persistent=False)", MEMORY),
+    Mutant("crd: memory of this process's rows alone", "losses/memory.py", "found = everywhere(torch.cat([v_s, v_t, torch.stack(sums, dim=1)], dim=1).detach())", "found = torch.cat([v_s, v_t, torch.stack(sums, dim=1)], dim=1).detach()", PROCESSES),
+    Mutant("attentive_imitation: pushed away from a bad teacher", "losses/regression.py", "1 - error / reach).clamp(min=0)", "1 - error / reach)", LOSSES),
+    Mutant("attentive_imitation: forgets earlier batches", "losses/regression.py", "torch.cat([self.greatest[None], seen]).max()", "seen.max()", LOSSES),
+    Mutant("label_quantile: the other quantile", "losses/regression.py", "torch.maximum(quantile * missing, (quantile - 1) * missing)", "torch.maximum((1 - quantile) * missing, -quantile * missing)", LOSSES),
+    Mutant("gaussian_kl: variances exchanged", "losses/gaussian.py", "surer = log_t - log_s", "surer = log_s - log_t", UNCERTAIN),
+    Mutant("label_gaussian_nll: deviation for variance", "losses/gaussian.py", "rows = (LOG_TWO_PI + logs +", "rows = (LOG_TWO_PI + 2 * logs +", UNCERTAIN),
+    Mutant("binary_kd: the no forgotten", "losses/multilabel.py", "F.logsigmoid(-logits)]", "0 * logits]", UNCERTAIN),
+    Mutant("label_binary: mean over classes", "losses/multilabel.py", 'reduction="none").sum(dim=-1)', 'reduction="none").mean(dim=-1)', UNCERTAIN),
+    Mutant("ordinal_kd: complement forgotten", "losses/ordinal.py", "torch.stack([up_to, beyond], dim=-1)", "torch.stack([up_to, up_to], dim=-1)", UNCERTAIN),
+    Mutant("label_emd: classes not in order", "losses/ordinal.py", "class_shares(target, student)).cumsum(dim=-1)", "class_shares(target, student))", UNCERTAIN),
     Mutant("at: maps not scaled", "losses/feature.py", "F.normalize(feature.square().mean(dim=1).flatten(1), dim=1)", "feature.square().mean(dim=1).flatten(1)", FEATURE),
     Mutant("nst: cross term counted once", "losses/feature.py", "- 2 * _alike", "- _alike", FEATURE),
     Mutant("cwd: over channels, not pixels", "losses/feature.py", "torch.log_softmax(teacher.flatten(2) / self.temperature, dim=2)", "torch.log_softmax(teacher.flatten(2) / self.temperature, dim=1)", FEATURE),

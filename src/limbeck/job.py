@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from limbeck import augment, cache, losses, recipe, signatures
 from limbeck.data import Data, fetcher, pixels, targets
 from limbeck.errors import UserError
+from limbeck.fitting import Fitting, fit_terms, own_options, within
 from limbeck.models import Normalized, build, normalization
 from limbeck.objective import Objective, Term
 from limbeck.recipe import Augment, Network, Plan, Recipe
-from limbeck.runtime import Progress, fingerprint, fingerprint_file
+from limbeck.runtime import Progress, derive_seed, fingerprint, fingerprint_file
 from limbeck.stages import Stages
 from limbeck.taps import Taps
 from limbeck.teachers import Frozen
@@ -36,7 +38,8 @@ class Job:
 
     Attributes:
         views: how many augmented views of a row there are; 0 for endless ones, for which teachers are asked live.
-        feature_shapes: of one row of each feature that the losses ask of a teacher.
+        fittings: the losses as they fit each learner and whom it learns from: (learner, tutor, variant) -> fitting.
+            The tutor is "teachers", the name of an assistant, or "student"; the variant "" or a name in `compare`.
     """
 
     recipe: Recipe
@@ -46,17 +49,19 @@ class Job:
     progress: Progress
     stages: Stages
     views: int = 0
-    feature_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    fittings: dict[tuple[str, str, str], Fitting] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
         """Where networks run."""
         return torch.device(self.accelerator.device)
 
-    def key(self, spec: Network, *parts: object) -> str:
-        """What a network in this run depends on."""
+    def key(self, spec: Network, *parts: object, variant: str = "") -> str:
+        """What a network in this run depends on; with `variant` those losses of `compare` stand for `losses`."""
         weights = fingerprint_file(Path(spec.weights)) if spec.weights else None
         shared = self.recipe.model_dump(mode="json", include={"augment", "views", "combine", "losses", "run", "task"})
+        if variant:
+            shared["losses"] = {n: t.model_dump(mode="json") for n, t in self.recipe.compare[variant].items()}
         codec = self.recipe.cache.model_dump(include={"dtype", "top_k"})
         return fingerprint(SCHEMA, self.data.fingerprint, spec.model_dump(mode="json"), weights, shared, codec, parts)
 
@@ -112,29 +117,36 @@ class Job:
         )
         return made(pictures)
 
-    def frozen(self, network: nn.Module, dtype: torch.dtype) -> Frozen:
-        """A network as a teacher that gives the features this run's losses ask for."""
-        taps = self.objective(self.recipe.student.train).teacher_taps
+    def teacher_shapes(self, tutor: str) -> dict[str, tuple[int, ...]]:
+        """Shape of one row of each feature that anybody who learns from `tutor` asks of it."""
+        own = [fitting.teacher_shapes for (_, of, _), fitting in self.fittings.items() if of == tutor]
+        return {name: shape for shapes in own for name, shape in shapes.items()}
+
+    def frozen(self, tutor: str, network: nn.Module, dtype: torch.dtype) -> Frozen:
+        """A network as a teacher that gives the features its learners ask for."""
+        taps = tuple(self.teacher_shapes(tutor))
         return Frozen(network, taps=taps, dtype=dtype, device=self.device, probabilities=False)
 
-    def answers(self, name: str, network: nn.Module, dtype: torch.dtype) -> tuple[Teacher, list[dict[str, Any]]]:
+    def answers(
+        self, tutor: str, name: str, network: nn.Module, dtype: torch.dtype
+    ) -> tuple[Teacher, list[dict[str, Any]]]:
         """A network as a teacher of the training rows, and what is told of its stored answers.
 
         Every answer is asked for once and stored, and all students read it; with `views: 0` nothing is stored and the
         network answers live.
         """
         if not self.views:
-            return self.frozen(network, dtype), []
-        stored = self.stored(name, network, dtype)
+            return self.frozen(tutor, network, dtype), []
+        stored = self.stored(tutor, name, network, dtype)
         told = {"asked": stored.report["rows_asked"], "found": stored.report["rows_found"]}
         keep = ("key", "bytes", "rows", "views", "dtype", "top_k", "taps", "seconds")
         return stored, [{"teacher": name, **{k: stored.report[k] for k in keep}, **told}]
 
-    def stored(self, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:
+    def stored(self, tutor: str, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:
         """The stored answers of a network; what is not there yet is asked for."""
         data, spec = self.data, self.recipe.cache
         return cache.outputs(
-            self.frozen(network, dtype),
+            self.frozen(tutor, network, dtype),
             self.fetch(stored=True),
             data.train,
             identity={
@@ -147,7 +159,7 @@ class Job:
             kind=data.task.kind,
             dtype=spec.dtype,
             top_k=self.top_k,
-            taps=self.objective(self.recipe.student.train).teacher_taps,
+            taps=tuple(self.teacher_shapes(tutor)),
             batch_size=512 if self.device.type == "cuda" else 64,  # larger ones only take memory on a CPU
             **self._shelf,
         )
@@ -174,53 +186,81 @@ class Job:
             "world": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         }
 
-    def objective(self, plan: Plan) -> Objective:
-        """What a student with a teacher minimises."""
-        return Objective([_term(n, t, plan, t.weight) for n, t in self.recipe.losses.items()])
+    def objective(
+        self, learner: str, tutor: str, plan: Plan, *, variant: str = "", seed: int = 0, weights: Path | None = None
+    ) -> Objective:
+        """What a learner minimises beside a tutor.
+
+        Args:
+            learner: "student" or the name of an assistant.
+            tutor: whom it learns from; see `fittings`.
+            plan: of the learner.
+            variant: a name in `compare`, or "" for `losses`.
+            seed: the learner's, from which weights of losses follow.
+            weights: the tutor's file, for losses that take its classifier.
+        """
+        fitting = self.fittings[learner, tutor, variant]
+        head = None
+        if fitting.needs_head:
+            assert weights is not None
+            head = linear(weights, fitting.head)
+        return fitting.objective(plan, derive_seed("losses", seed), head)
 
     def label_objective(self, plan: Plan) -> Objective:
         """What a network without a teacher minimises: the recipe's own label terms, their weights summing to 1."""
         known = signatures.losses()
-        own = {n: t for n, t in self.recipe.losses.items() if not known[t.loss].needs_teacher and t.weight > 0}
+        own = {n: t for n, t in self.recipe.losses.items() if not known[t.loss].needs_teacher and t.learns}
         if not own:
             name = "hard" if self.recipe.task == "classification" else "label_mse"
             own = {name: recipe.Term(loss=name)}
-        total = sum(term.weight for term in own.values())
-        return Objective([_term(n, t, plan, t.weight / total) for n, t in own.items()])
+        # One that moves, or is to be found, says nothing of its share: it counts as 1.
+        shares = {n: t.weight if isinstance(t.weight, float | int) else 1.0 for n, t in own.items()}
+        terms = []
+        for name, term in own.items():
+            loss = losses.bind(term.loss, **own_options(term, plan))
+            student = term.student if isinstance(term.student, str) else term.student[0]
+            terms.append(Term(name, loss, shares[name] / sum(shares.values()), student, ramps=term.ramps))
+        return Objective(terms, epochs=plan.epochs)
 
-    def rehearse(self, student: nn.Module, teachers: Sequence[nn.Module]) -> None:
+    def rehearse(self, learner: str, student: nn.Module, tutor: str, teachers: Sequence[nn.Module]) -> None:
         """The losses of two rows by networks that know nothing yet: taps, shapes and options that fit raise nothing.
 
         Raises:
             UserError: something in `losses` fits neither the networks nor the data.
         """
-        objective, data = self.objective(self.recipe.student.train), self.data
-        if len(teachers) > 1 and objective.teacher_taps:
-            raise UserError("features are tapped from one teacher, and there are several", where="losses")
+        data, plan = self.data, self.recipe.student.train
         # With the largest label among them: a feature used as if it were logits may have too few.
         largest = data.y[data.train.to(data.y.device)].reshape(len(data.train), -1)[:, 0].argmax().cpu()
         rows = torch.stack([data.train[0], data.train[largest]])
         batch = Batch(pixels(data, rows), targets(data, rows), rows)
-        with _within("teacher"):
+        variants = {"": self.recipe.losses, **(self.recipe.compare if learner == "student" else {})}
+        for variant, terms in variants.items():
+            with within(f"compare.{variant}") if variant else nullcontext():
+                one = teachers[0] if len(teachers) == 1 else None
+                fitting = fit_terms(terms, student, one, batch.x, rows=len(data.x), classes=data.task.width)
+                self.fittings[learner, tutor, variant] = fitting
+                head = one.get_submodule(fitting.head) if one is not None and fitting.head else None
+                objective = fitting.objective(plan, 0, head)  # type: ignore[arg-type]
+                self._tried(objective, student, teachers, batch)
+        self._tried(self.label_objective(plan), student, (), batch)
+
+    def _tried(self, objective: Objective, student: nn.Module, teachers: Sequence[nn.Module], batch: Batch) -> None:
+        with within("teacher"):
             told = [Frozen(teacher, taps=objective.teacher_taps)(batch) for teacher in teachers]
-        with _within("student"):
+        with within("student"):
             given = Taps(student.eval(), objective.student_taps)(student, batch.x)
-        for tried in (objective, self.label_objective(self.recipe.student.train)):
-            if not tried(given, told[0] if told else None, batch)["total"].requires_grad:
-                hint = "tap a module that comes after one with weights"
-                raise UserError("no loss depends on the student's weights", where="losses", hint=hint)
-        self.feature_shapes = {n: tuple(f.shape[1:]) for n, f in told[0].features.items()} if told else {}
+        objective.watch(student.parameters())
+        if not objective(given, told[0] if told else None, batch)["total"].requires_grad:
+            hint = "tap a module that comes after one with weights"
+            raise UserError("no loss depends on the student's weights", where="losses", hint=hint)
 
 
-@contextmanager
-def _within(place: str) -> Iterator[None]:
-    """Say where an error arose that does not know it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(error.what, where=error.where or place, hint=error.hint) from error
-
-
-def _term(name: str, spec: recipe.Term, plan: Plan, weight: float) -> Term:
-    smoothing = {"label_smoothing": plan.label_smoothing} if spec.loss == "hard" else {}
-    return Term(name, losses.bind(spec.loss, **smoothing, **spec.options), weight, spec.student, spec.teacher)
+def linear(file: Path, name: str) -> nn.Linear:
+    """The linear layer of that dotted name in a file of weights."""
+    with safe_open(file, framework="pt") as opened:
+        weight = opened.get_tensor(f"{name}.weight")
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=f"{name}.bias" in opened.keys())  # noqa: SIM118
+        layer.weight.data = weight
+        if layer.bias is not None:
+            layer.bias.data = opened.get_tensor(f"{name}.bias")
+    return layer

@@ -24,7 +24,7 @@ from limbeck.recipe import Network, Recipe
 from limbeck.report import write_report
 from limbeck.runtime import Progress, environment, locked, read_json, write_json, write_text
 from limbeck.stages import Stages
-from limbeck.study import Lessons, Studied, study
+from limbeck.study import Studied, study
 from limbeck.teach import Faculty
 
 # What may change from one start of a run to the next, since no result depends on it.
@@ -86,17 +86,19 @@ def recheck(folder: Path, *, sample: int = 64, progress: Progress | None = None)
         torch.set_num_threads(checked.run.threads)
     with locked(folder):
         job = _begin(checked, folder, make_accelerator(checked.run, folder), progress)
+        _dry_build(job)
         _choose_views(job)
         faculty = teach.assemble(job)
         if faculty is None or not job.views:
             why = "it has no teacher" if faculty is None else "`views: 0` asks the teacher live"
             raise UserError(f"nothing is stored for this run: {why}", where=str(folder))
-        members = [*faculty.members, *teach.assistants(job, faculty).members]
+        members = [("teachers", member) for member in faculty.members]
+        members += [(member[0], member) for member in teach.assistants(job, faculty).members]
         found = {}
-        for name, build_it, dtype in members:
+        for tutor, (name, build_it, dtype) in members:
             network = build_it()
-            stored, fetch = job.stored(name, network, dtype), job.fetch(stored=False)
-            found[name] = cache.reask(stored, job.frozen(network, dtype), fetch, sample)
+            stored, fetch = job.stored(tutor, name, network, dtype), job.fetch(stored=False)
+            found[name] = cache.reask(stored, job.frozen(tutor, network, dtype), fetch, sample)
     return found
 
 
@@ -161,14 +163,14 @@ def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: P
     _dry_build(job)
     notes = _choose_views(job)
 
-    faculty, lessons = teach.assemble(job), Lessons()
+    faculty = teach.assemble(job)
     assisted: dict[str, dict[str, Any]] = {}
+    tutor = direct = None
     if faculty is not None:
         chain = teach.assistants(job, faculty)
-        assisted, lessons = chain.results, Lessons(chain.ask, chain.keys)
-        if assisted:
-            lessons.direct, lessons.direct_keys = partial(faculty.ask, job), list(faculty.keys.values())
-    studied = study(job, lessons)
+        assisted, tutor = chain.results, chain.end
+        direct = faculty.tutor(job) if assisted else None
+    studied = study(job, tutor, direct)
     # What is left needs one process.
     return _conclude(job, faculty, assisted, studied, notes) if accelerator.is_main_process else {}
 
@@ -185,14 +187,19 @@ def _dry_build(job: Job) -> None:
     teachers, chain, student = (
         [tried(spec) for spec in specs] for specs in (checked.teachers, checked.assistants, [checked.student])
     )
-    for assistant in chain:
-        job.rehearse(assistant, teachers)
-        teachers = [assistant]
+    tutor = "teachers"
+    if chain:
+        job.rehearse("student", student[0], tutor, teachers)
+    for spec, assistant in zip(checked.assistants, chain, strict=True):
+        job.rehearse(spec.name, assistant, tutor, teachers)
+        tutor, teachers = spec.name, [assistant]
     itself = bool(checked.student.generations or checked.student.peers)
     if itself:
-        job.rehearse(student[0], student)
+        job.rehearse("student", student[0], "student", student)
     if teachers or not itself:
-        job.rehearse(student[0], teachers)
+        job.rehearse("student", student[0], tutor, teachers)
+    for line in dict.fromkeys(line for fitting in job.fittings.values() for line in fitting.plan):
+        job.progress.say(f"taps of {line}")
 
 
 def _choose_views(job: Job) -> list[str]:
@@ -210,11 +217,15 @@ def _choose_views(job: Job) -> list[str]:
 
     def room(_: Path) -> dict[str, Any]:
         codec = checked.cache
-        one = learned_from * cache.size_bytes(
-            len(data.train), 1, data.task.width, dtype=codec.dtype, top_k=job.top_k, taps=job.feature_shapes
+        tutors = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
+        tutors += ["student"] * (len(checked.seeds) * (checked.student.generations or 0))
+        width, rows = data.task.width, len(data.train)
+        one = sum(
+            cache.size_bytes(rows, 1, width, dtype=codec.dtype, top_k=job.top_k, taps=job.teacher_shapes(tutor))
+            for tutor in tutors
         )
         if codec.pixels:
-            one += len(data.train) * data.x[0].numel()
+            one += rows * data.x[0].numel()
         return {"views": min(wanted, cache.room(int(codec.limit_gb * 1e9)) // one)}
 
     # Kept as a stage, since what has room may be another number when the run goes on.
@@ -269,6 +280,7 @@ def _conclude(
         "ensemble": _ensemble(job, faculty, measured["disagreement"]),
         "comparison": comparison,
         "comparisons": comparisons,
+        "methods": _methods(job, models, trained),
         "chosen": chosen,
         "views": job.views,
         "cache": [stored for t in trained.values() for stored in t.get("cache", [])],
@@ -309,6 +321,37 @@ def _comparisons(job: Job, models: Sequence[Mapping[str, Any]]) -> tuple[dict[st
         title = f"Generation {number} against generation {number - 1}"
         others.append({"title": title, **compared(before, after, f"generation {number}")})
     return compared(scores("", "student"), final, subject), others
+
+
+def _methods(
+    job: Job, models: Sequence[Mapping[str, Any]], trained: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The student of `losses` and those of `compare`, each held against the student alone; empty without `compare`."""
+    checked = job.recipe
+    if not checked.compare:
+        return []
+    metric, higher = evaluate.main_metric(job.data.task)
+    scores = {m["name"]: m["metrics"][metric] for m in models if m["format"] == "pytorch"}
+
+    def of(stage: str) -> list[float]:
+        return [scores[f"{stage}-seed{seed}"] for seed in checked.seeds]
+
+    found = []
+    for name, terms in {"distilled": checked.losses, **checked.compare}.items():
+        stages = [f"{name}-seed{seed}" for seed in checked.seeds]
+        against = evaluate.compare(of("student"), of(name), metric=metric, higher_is_better=higher, subject=name)
+        weights = [trained[stage].get("weights_found") or {} for stage in stages]
+        seconds = [sum(epoch["seconds"] for epoch in trained[stage]["epochs"]) for stage in stages]
+        found.append(
+            {
+                "name": name,
+                "losses": {n: t.model_dump(mode="json") for n, t in terms.items()},
+                "weights": weights if any(weights) else [],
+                "seconds": seconds,
+                **against,
+            }
+        )
+    return found
 
 
 def _ensemble(job: Job, faculty: Faculty | None, disagreement: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import torch
 from limbeck import doctor
 from limbeck.job import Job
 from limbeck.runtime import derive_seed, seed_everything
-from limbeck.teach import Ask
+from limbeck.teach import Answers, Tutor
 from limbeck.train import History, fit, fit_mutual
-from limbeck.types import Role, Teacher
+from limbeck.types import Role
 
 
 @dataclass(frozen=True)
@@ -29,60 +29,56 @@ class Studied:
     result: Mapping[str, Any]
 
 
-@dataclass
-class Lessons:
-    """Whom students learn from.
+def study(job: Job, tutor: Tutor | None, direct: Tutor | None = None) -> list[Studied]:
+    """Train every student of a run.
 
-    Attributes:
-        teacher: the one that counts: the teachers, or the last assistant; None where there is none.
-        keys: what it depends on.
-        direct: the teachers themselves, where assistants stand between; and what they depend on.
+    Args:
+        job: the run.
+        tutor: the one that counts: the teachers, or the last assistant; None where there is none.
+        direct: the teachers themselves, where assistants stand between.
     """
-
-    teacher: Ask | None = None
-    keys: Sequence[str] = ()
-    direct: Ask | None = None
-    direct_keys: Sequence[str] = field(default_factory=list)
-
-
-def study(job: Job, lessons: Lessons) -> list[Studied]:
-    """Train every student of a run."""
     found = []
     for seed in job.recipe.seeds:
-        alone = _one(job, f"student-seed{seed}", "student", seed, None, ())
+        alone = _one(job, f"student-seed{seed}", "student", seed, None)
         found.append(alone)
         if job.recipe.student.peers:
             found += _peers(job, seed)
             continue
-        if lessons.direct:
-            found.append(_one(job, f"direct-seed{seed}", "direct", seed, lessons.direct, lessons.direct_keys))
+        if direct:
+            found.append(_one(job, f"direct-seed{seed}", "direct", seed, direct))
         if job.recipe.student.generations:
-            found += _generations(job, seed, lessons, alone)
-        elif lessons.teacher:
-            found.append(_one(job, f"distilled-seed{seed}", "distilled", seed, lessons.teacher, lessons.keys))
+            found += _generations(job, seed, tutor, alone)
+        elif tutor:
+            found.append(_one(job, f"distilled-seed{seed}", "distilled", seed, tutor))
+            for variant in job.recipe.compare:
+                found.append(_one(job, f"{variant}-seed{seed}", "compared", seed, tutor, variant=variant))
     return found
 
 
 def _one(
-    job: Job, name: str, role: Role, seed: int, ask: Ask | None, keys: Sequence[str], generation: int = 1
+    job: Job, name: str, role: Role, seed: int, tutor: Tutor | None, *, generation: int = 1, variant: str = ""
 ) -> Studied:
     spec = job.recipe.student
-    key = job.key(spec, seed, *([list(keys)] if ask else []), *([generation] if generation > 1 else []))
-    result = job.stages.together(name, key, partial(_train, job, seed, ask, generation))
+    parts = [seed, *([list(tutor.keys)] if tutor else []), *([generation] if generation > 1 else [])]
+    key = job.key(spec, *parts, variant=variant)
+    result = job.stages.together(name, key, partial(_train, job, seed, tutor, generation, variant))
     return Studied(name, role, seed, job.weights(name, spec.train), result)
 
 
-def _train(job: Job, seed: int, ask: Ask | None, generation: int, folder: Path) -> dict[str, Any]:
+def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: str, folder: Path) -> dict[str, Any]:
     """Train one student. The seed fixes its first weights and its data order, the same with and without a teacher."""
     spec = job.recipe.student
     # A later generation begins anew: from the weights its teacher began with it would retrace its teacher's steps.
     seed = seed if generation == 1 else derive_seed("generation", seed, generation)
     seed_everything("student", seed)
     network = job.network(spec)
-    teacher, stored = ask() if ask else (None, [])
+    teacher, stored = tutor.ask() if tutor else (None, [])
+    objective = job.label_objective(spec.train)
+    if tutor:
+        objective = job.objective("student", tutor.name, spec.train, variant=variant, seed=seed, weights=tutor.file)
     history = fit(
         network,
-        job.objective(spec.train) if teacher else job.label_objective(spec.train),
+        objective,
         teacher,
         job.data,
         spec.train,
@@ -97,29 +93,31 @@ def _train(job: Job, seed: int, ask: Ask | None, generation: int, folder: Path) 
     return {**_outcome(job, history), "cache": stored, "files": [_file(job, folder.name)]}
 
 
-def _generations(job: Job, seed: int, lessons: Lessons, alone: Studied) -> list[Studied]:
+def _generations(job: Job, seed: int, tutor: Tutor | None, alone: Studied) -> list[Studied]:
     """Students that learn one after the other, each from the one before it."""
     count = job.recipe.student.generations
     assert count is not None
     found: list[Studied] = []
-    ask, keys = lessons.teacher, lessons.keys
     # Without a teacher the student trained alone is the first one.
-    generation = 1 if ask else 2
-    if ask is None:
-        ask, keys = partial(_ask, job, alone), [job.key(job.recipe.student, seed)]
+    generation = 1 if tutor else 2
+    tutor = tutor or _as_tutor(job, alone, [job.key(job.recipe.student, seed)])
     for number in range(1, count + 1):
         last = number == count
         name = f"distilled-seed{seed}" if last else f"distilled-seed{seed}-gen{number}"
-        found.append(_one(job, name, "distilled" if last else "generation", seed, ask, keys, generation))
-        ask, keys = partial(_ask, job, found[-1]), [*keys, name]
+        found.append(_one(job, name, "distilled" if last else "generation", seed, tutor, generation=generation))
+        tutor = _as_tutor(job, found[-1], [*tutor.keys, name])
         generation += 1
     return found
 
 
-def _ask(job: Job, studied: Studied) -> tuple[Teacher, list[dict[str, Any]]]:
+def _as_tutor(job: Job, studied: Studied, keys: Sequence[str]) -> Tutor:
+    return Tutor("student", partial(_ask, job, studied), keys, studied.file)
+
+
+def _ask(job: Job, studied: Studied) -> Answers:
     network = job.network(job.recipe.student, studied.file)
     low = doctor.bfloat16_is_safe(network.to(job.device), job.data, job.device)
-    return job.answers(studied.name, network, torch.bfloat16 if low else torch.float32)
+    return job.answers("student", studied.name, network, torch.bfloat16 if low else torch.float32)
 
 
 def _peers(job: Job, seed: int) -> list[Studied]:
@@ -144,7 +142,7 @@ def _together(job: Job, seed: int, folder: Path) -> dict[str, Any]:
         networks.append(job.network(spec))
     histories = fit_mutual(
         networks,
-        [job.objective(spec.train) for _ in networks],
+        [job.objective("student", "student", spec.train, seed=derive_seed("peer", seed, n)) for n in range(spec.peers)],
         job.data,
         spec.train,
         seed=seed,
@@ -163,7 +161,7 @@ def _outcome(job: Job, history: History) -> dict[str, Any]:
     plan = job.recipe.student.train
     selected = history.epochs[history.best_epoch - 1 if plan.select == "best" else -1]
     val = {k.removeprefix("val_"): v for k, v in selected.items() if k.startswith("val_")}
-    return {"epochs": history.epochs, "val": val}
+    return {"epochs": history.epochs, "val": val, "weights_found": history.weights}
 
 
 def _file(job: Job, name: str) -> str:

@@ -22,8 +22,25 @@ from limbeck.teachers import Combine, Ensemble, Joint, Stack, as_combine, combin
 from limbeck.train import fit
 from limbeck.types import Teacher
 
-Ask = Callable[[], tuple[Teacher, list[dict[str, Any]]]]  # a teacher, made when it is needed, and what it has stored
+Answers = tuple[Teacher, list[dict[str, Any]]]  # a teacher, and what is told of its stored answers
 Member = tuple[str, Callable[[], nn.Module], torch.dtype]  # name, how to build the trained network, in what it answers
+
+
+@dataclass(frozen=True)
+class Tutor:
+    """Whom somebody learns from.
+
+    Attributes:
+        name: "teachers", the name of an assistant, or "student".
+        ask: the teacher itself, made when it is needed.
+        keys: what its answers depend on.
+        file: its weights; None where several are one.
+    """
+
+    name: str
+    ask: Callable[[], Answers]
+    keys: Sequence[str]
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +63,16 @@ class Faculty:
     weights: Mapping[str, float] | None = None
     joint: Callable[[], Joint] | None = None
 
-    def ask(self, job: Job) -> tuple[Teacher, list[dict[str, Any]]]:
-        """All of them as the teacher of a student."""
+    def tutor(self, job: Job) -> Tutor:
+        """All of them as the one that a student learns from."""
+        spec = job.recipe.teachers[0]
+        file = job.weights(spec.name, spec.train) if len(self.members) == 1 else None
+        return Tutor("teachers", partial(self._ask, job), list(self.keys.values()), file)
+
+    def _ask(self, job: Job) -> Answers:
         asked, told = [], []
         for name, build, dtype in self.members:
-            teacher, stored = job.answers(name, build(), dtype)
+            teacher, stored = job.answers("teachers", name, build(), dtype)
             asked.append(teacher)
             told += stored
         return (asked[0] if self.combine is None else Ensemble(asked, self.combine)), told
@@ -88,23 +110,26 @@ def assemble(job: Job) -> Faculty | None:
     return Faculty(results, keys, members, combine, weights)
 
 
-def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, ask: Ask | None = None) -> dict[str, Any]:
+def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | None = None) -> dict[str, Any]:
     """Train or load one network that will teach, and look at it before anyone learns from it.
 
     Args:
         job: the run.
         spec: the network, its seed and its plan.
         folder: of its stage.
-        ask: whom it learns from itself, for an assistant.
+        tutor: whom it learns from itself, for an assistant.
     """
     seed_everything("teacher", spec.name, spec.seed)
     network = job.network(spec)
     result: dict[str, Any] = {"epochs": [], "cache": []}
     if spec.train:
-        teacher, result["cache"] = ask() if ask else (None, [])
+        teacher, result["cache"] = tutor.ask() if tutor else (None, [])
+        objective = job.label_objective(spec.train)
+        if tutor:
+            objective = job.objective(spec.name, tutor.name, spec.train, seed=spec.seed, weights=tutor.file)
         history = fit(
             network,
-            job.objective(spec.train) if teacher else job.label_objective(spec.train),
+            objective,
             teacher,
             job.data,
             spec.train,
@@ -116,7 +141,7 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, ask: Ask | None
             progress=job.progress,
             label=spec.name,
         )
-        result["epochs"] = history.epochs
+        result |= {"epochs": history.epochs, "weights_found": history.weights}
     elif job.accelerator.is_main_process:
         save_weights(network, folder / "best.safetensors", {"from": getattr(spec, "weights", None) or spec.model})
     result["files"] = [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
@@ -130,33 +155,29 @@ class Chain:
     Attributes:
         results: what came out of each by name.
         members: all of them.
-        keys: what a student of the last one depends on.
-        ask: the last one as a teacher.
+        end: whom the student learns from: the last one, or the teachers themselves where there is none.
     """
 
     results: dict[str, dict[str, Any]]
     members: Sequence[Member]
-    keys: Sequence[str]
-    ask: Ask
+    end: Tutor
 
 
 def assistants(job: Job, faculty: Faculty) -> Chain:
-    """Train the chain of assistants; without any, the teachers themselves are its end."""
-    results, keys, ask = {}, list(faculty.keys.values()), partial(faculty.ask, job)
+    """Train the chain of assistants."""
+    results, tutor = {}, faculty.tutor(job)
     members: list[Member] = []
     for spec in job.recipe.assistants:
-        keys.append(job.key(spec, *keys))
-        compute = partial(teach, job, spec, ask=ask)
-        results[spec.name] = job.stages.together(spec.name, keys[-1], compute)
+        key = job.key(spec, *tutor.keys)
+        results[spec.name] = job.stages.together(spec.name, key, partial(teach, job, spec, tutor=tutor))
         members.append(_member(job, spec, results[spec.name]))
         ask = partial(_ask, job, *members[-1])
-    return Chain(results, members, keys, ask)
+        tutor = Tutor(spec.name, ask, [*tutor.keys, key], job.weights(spec.name, spec.train))
+    return Chain(results, members, tutor)
 
 
-def _ask(
-    job: Job, name: str, build: Callable[[], nn.Module], dtype: torch.dtype
-) -> tuple[Teacher, list[dict[str, Any]]]:
-    return job.answers(name, build(), dtype)
+def _ask(job: Job, name: str, build: Callable[[], nn.Module], dtype: torch.dtype) -> Answers:
+    return job.answers(name, name, build(), dtype)
 
 
 def _member(job: Job, spec: TeacherSpec | Assistant, result: Mapping[str, Any]) -> Member:

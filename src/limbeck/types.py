@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["classification", "regression"]
 Role = Literal[
-    "teacher", "assistant", "student", "direct", "generation", "peer", "distilled", "compressed", "exported"
+    "teacher", "assistant", "student", "direct", "generation", "peer", "distilled", "compared", "compressed", "exported"
 ]  # fmt: skip
 Format = Literal["pytorch", "onnx", "litert", "executorch"]
 

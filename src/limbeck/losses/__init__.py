@@ -8,11 +8,12 @@ be given None for it. One whose weights are kept for every row has a fourth argu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from limbeck import signatures
 from limbeck.errors import UserError, did_you_mean
@@ -32,7 +33,7 @@ from limbeck.losses import (
 )
 from limbeck.types import Loss
 
-__all__ = ["LOSSES", "bind", "needs_teacher"]
+__all__ = ["LOSSES", "Each", "adjust", "bind", "fitted", "needs_index", "needs_teacher"]
 
 FITTED = ("student", "teacher", "rows", "classes", "head")  # what a loss with weights may have to fit
 
@@ -84,7 +85,7 @@ def bind(name: str, **options: Any) -> Loss:
     loss = LOSSES[name]
     if not inspect.isclass(loss):
         return cast(Loss, partial(loss, **options))
-    asked = [key for key in inspect.signature(loss).parameters if key in FITTED]
+    asked = fitted(name)
     if missing := [key for key in asked if key not in around]:
         raise UserError(
             f"this loss has weights that must fit, and is not told its `{missing[0]}`", where=f"loss '{name}'"
@@ -92,10 +93,58 @@ def bind(name: str, **options: Any) -> Loss:
     return cast(Loss, loss(**{key: around[key] for key in asked}, **options))
 
 
+def fitted(name: str) -> tuple[str, ...]:
+    """What the weights of the loss called `name` have to fit, of `FITTED`; nothing for a loss without weights."""
+    loss = LOSSES[name]
+    return tuple(key for key in inspect.signature(loss).parameters if key in FITTED) if inspect.isclass(loss) else ()
+
+
+def adjust(loss: Loss, **options: float) -> None:
+    """Give a loss that `bind` made other options from now on.
+
+    Raises:
+        UserError: the loss keeps no such number.
+    """
+    if isinstance(loss, partial):
+        loss.keywords.update(options)
+        return
+    for name, value in options.items():
+        if not isinstance(getattr(loss, name, None), int | float):
+            raise UserError(f"the option '{name}' of {type(loss).__name__} cannot be changed once it is made")
+        setattr(loss, name, value)
+
+
+class Each(nn.Module):
+    """One loss for each of several pairs of features; their sum.
+
+    Args:
+        losses: as many as there are pairs.
+    """
+
+    def __init__(self, losses: Sequence[Loss]) -> None:
+        super().__init__()
+        self.each = tuple(losses)
+        self.weighed = nn.ModuleList([loss for loss in losses if isinstance(loss, nn.Module)])
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], target: Tensor) -> Tensor:
+        """The sum over pairs of features, given in the same order."""
+        values = [loss(s, t, target) for loss, s, t in zip(self.each, student, teacher, strict=True)]
+        return torch.stack(values).sum()
+
+
 def needs_teacher(loss: Loss) -> bool:
     """Whether `loss` learns from a teacher: unless its second argument begins with an underscore."""
-    try:
-        arguments = list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters)
-    except ValueError:  # a callable that does not tell its arguments
-        return True
+    arguments = _arguments(loss)
     return len(arguments) < 2 or not arguments[1].startswith("_")
+
+
+def needs_index(loss: Loss) -> bool:
+    """Whether `loss` is told the rows' numbers: a fourth argument, `index`."""
+    return "index" in _arguments(loss)
+
+
+def _arguments(loss: Loss) -> list[str]:
+    try:
+        return list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters)
+    except ValueError:  # a callable that does not tell its arguments
+        return []

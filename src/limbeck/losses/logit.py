@@ -202,7 +202,8 @@ def lskd(
 def _standardised(logits: Tensor) -> Tensor:
     centred = logits - logits.mean(dim=-1, keepdim=True)
     deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(logits.shape[-1] - 1)
-    return centred / (deviation + 1e-7)
+    standard: Tensor = centred / (deviation + 1e-7)
+    return standard
 
 
 def wsld(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float = 2.0) -> Tensor:

@@ -122,4 +122,4 @@ class Srrl(nn.Module):
 
 
 LOSSES: dict[str, Callable[..., Any]] = {"simkd": SimKD, "srrl": Srrl}
-TAPS: dict[str, str] = {"simkd": "last", "srrl": "last"}
+TAPS: dict[str, str] = {"simkd": "last", "srrl": "pooled"}

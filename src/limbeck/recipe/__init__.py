@@ -2,10 +2,12 @@
 
 from limbeck.recipe.networks import Assistant, Combine, Network, Plan, Schedule, Student, Teacher
 from limbeck.recipe.reading import bundled, dump, load, parse
-from limbeck.recipe.schema import Cache, Recipe, Run, Term
+from limbeck.recipe.schema import Cache, Recipe, Run
 from limbeck.recipe.sources import Augment, Blur, Data, Jitter, Split
+from limbeck.recipe.terms import AUTO, Ramp, Term
 
 __all__ = [
+    "AUTO",
     "Assistant",
     "Augment",
     "Blur",
@@ -15,6 +17,7 @@ __all__ = [
     "Jitter",
     "Network",
     "Plan",
+    "Ramp",
     "Recipe",
     "Run",
     "Schedule",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from limbeck import signatures
-from limbeck.errors import did_you_mean
-from limbeck.recipe.networks import Assistant, Combine, Student, Teacher, check_options
+from limbeck.recipe.networks import FOLDER, Assistant, Combine, Student, Teacher
 from limbeck.recipe.sources import Augment, Data, Positive, Strict
+from limbeck.recipe.terms import AUTO, Term
 from limbeck.types import Kind
+
+
+TAKEN = ("student", "distilled", "direct")  # stages of other students
 
 
 class MisfitError(ValueError):
@@ -41,34 +44,6 @@ class Cache(Strict):
     pixels: bool = False
 
 
-class Term(Strict):
-    """One weighted loss of the objective. Options of the loss stand beside the weight."""
-
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
-
-    loss: str
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    student: str = "prediction"
-    teacher: str = "prediction"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the loss itself is given."""
-        return dict(self.__pydantic_extra__ or {})
-
-    @model_validator(mode="after")
-    def _known(self) -> Term:
-        known = signatures.losses()
-        if self.loss not in known:
-            raise ValueError(f"unknown loss '{self.loss}'; {did_you_mean(self.loss, known)}")
-        if "label_smoothing" in self.options:
-            raise ValueError("give `label_smoothing` in student.train, so that the student alone gets it too")
-        check_options(
-            f"loss '{self.loss}'", self.options, known[self.loss], beside=("weight", "student", "teacher", "loss")
-        )
-        return self
-
-
 class Run(Strict):
     """How a run uses the machine."""
 
@@ -92,6 +67,7 @@ class Recipe(Strict):
     assistants: list[Assistant] = []
     student: Student
     losses: dict[str, Term]
+    compare: dict[str, dict[str, Term]] = {}
     cache: Cache = Cache()
     seeds: list[int] = [0, 1, 2]
     export: list[Literal["onnx", "litert"]] = []
@@ -122,17 +98,14 @@ class Recipe(Strict):
     @field_validator("losses", mode="before")
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
-        """`kd: 0.9` stands for `kd: {weight: 0.9}`; the key names the loss unless `loss` does."""
+        return _spelled(value) if isinstance(value, dict) else value
+
+    @field_validator("compare", mode="before")
+    @classmethod
+    def _shorthands(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        spelled = {}
-        for name, term in value.items():
-            if term is None:
-                term = {}
-            elif isinstance(term, int | float) and not isinstance(term, bool):
-                term = {"weight": float(term)}
-            spelled[name] = {"loss": name, **term} if isinstance(term, dict) else term
-        return spelled
+        return {name: _spelled(terms) if isinstance(terms, dict) else terms for name, terms in value.items()}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -152,7 +125,15 @@ class Recipe(Strict):
                 raise MisfitError("cache.pixels", "has no effect without `augment`: there are no augmented images")
         self._teachers_fit()
         self._combine_fits()
-        self._losses_fit()
+        self._losses_fit("losses", self.losses)
+        for name, terms in self.compare.items():
+            if not re.fullmatch(FOLDER, name):
+                raise MisfitError(f"compare.{name}", "becomes part of a folder's name: letters, digits, - and _")
+            if name in TAKEN or name in {t.name for t in (*self.teachers, *self.assistants)}:
+                raise MisfitError(f"compare.{name}", "is the name of something else in this run; choose another")
+            self._losses_fit(f"compare.{name}", terms)
+        if self.compare and (not self.teachers or self.student.generations):
+            raise MisfitError("compare", "compares what students learn from `teachers`, in one generation")
         return self
 
     @property
@@ -190,21 +171,44 @@ class Recipe(Strict):
         if isinstance(combine.weights, list) and len(combine.weights) != count:
             raise MisfitError("combine.weights", f"has {len(combine.weights)} numbers for {count} teachers")
 
-    def _losses_fit(self) -> None:
+    def _losses_fit(self, place: str, terms: dict[str, Term]) -> None:
         known = signatures.losses()
-        if not any(term.weight > 0 for term in self.losses.values()):
-            raise MisfitError("losses", "has no term with a weight above 0")
-        for name, term in self.losses.items():
+        if not any(term.learns for term in terms.values()):
+            raise MisfitError(place, "has no term with a weight above 0")
+        if all(term.weight == AUTO for term in terms.values() if term.learns):
+            raise MisfitError(place, "`weight: auto` balances against terms with a number for a weight: give one")
+        for name, term in terms.items():
+            if term.loss == "hard" and term.options and place == "losses":
+                what = "give `label_smoothing` in student.train, so that the student alone gets it too"
+                raise MisfitError(f"{place}.{name}", what)
             family = known[term.loss].family
-            if family in ("logit", "decoupled", "batchwise") and self.task == "regression":
-                raise MisfitError(f"losses.{name}", "compares classes: it does not fit `task: regression`")
-            if family == "regression" and self.task == "classification" and term.loss != "mse":
-                raise MisfitError(f"losses.{name}", "compares measured values: it does not fit `task: classification`")
-        learns = [name for name, term in self.losses.items() if known[term.loss].needs_teacher]
+            if family in ("logit", "decoupled", "batchwise", "ordinal") and self.task == "regression":
+                raise MisfitError(f"{place}.{name}", "compares classes: it does not fit `task: regression`")
+            if family in ("regression", "gaussian") and self.task == "classification" and term.loss != "mse":
+                raise MisfitError(f"{place}.{name}", "compares measured values: it does not fit `task: classification`")
+            if family == "multilabel":
+                raise MisfitError(f"{place}.{name}", "takes rows of several classes, and no `task` has these")
+        learns = [name for name, term in terms.items() if known[term.loss].needs_teacher]
         if learns and not self.taught:
-            raise MisfitError(f"losses.{learns[0]}", "learns from a teacher, and `teachers` is empty")
-        if self.taught and not any(self.losses[name].weight > 0 for name in learns):
+            raise MisfitError(f"{place}.{learns[0]}", "learns from a teacher, and `teachers` is empty")
+        if self.taught and not any(terms[name].learns for name in learns):
+            if place != "losses":
+                return  # a method without a teacher, to hold the others against
             raise MisfitError(
-                "losses",
+                place,
                 "there is a teacher, but no loss with a weight above 0 learns from it (add `kd`, or `mse`)",
             )
+
+
+def _spelled(terms: dict[Any, Any]) -> dict[Any, Any]:
+    """`kd: 0.9` stands for `kd: {weight: 0.9}` and `at: auto` for taps to be found; the key alone names the loss."""
+    spelled = {}
+    for name, term in terms.items():
+        if term is None:
+            term = {}
+        elif term == AUTO:
+            term = {"student": AUTO, "teacher": AUTO}
+        elif isinstance(term, int | float) and not isinstance(term, bool):
+            term = {"weight": float(term)}
+        spelled[name] = {"loss": name, **term} if isinstance(term, dict) else term
+    return spelled

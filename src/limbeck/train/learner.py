@@ -35,11 +35,13 @@ class History:
         epochs: one mapping an epoch: epoch (from 1), lr, seconds, train_loss, train_<term>, val_loss, val_<metric>.
         best_epoch: the epoch with the best validation score, 0 before there is one.
         best: (validation score, higher is better; negative validation loss, which breaks ties).
+        weights: of terms whose weight was `auto`, by name.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best: tuple[float, float] = (-math.inf, -math.inf)
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -78,6 +80,7 @@ class Learner:
         self.layout = torch.channels_last if images else torch.contiguous_format
         self.network.to(self.device).to(memory_format=self.layout)
         self.objective.to(self.device)
+        self.objective.watch(self.network.parameters())
         average = get_ema_multi_avg_fn(self.plan.ema) if self.plan.ema else None  # type: ignore[no-untyped-call]
         self.ema = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True) if average else None
         self.forward, prepared = self.accelerator.prepare(self.network, self._make_optimizer())
@@ -120,8 +123,15 @@ class Learner:
                 hint="take the softmax off, or train limbeck.as_logits(network, example)",
             )
 
-    def pace(self, lr: float) -> None:
-        """Set the learning rate of the next step."""
+    @property
+    def losses(self) -> Objective:
+        """The objective itself, whatever Accelerate has put around it."""
+        inner: Objective = self.accelerator.unwrap_model(self.objective)
+        return inner
+
+    def pace(self, lr: float, epoch: float) -> None:
+        """Set the learning rate of the next step, and of the losses what moves with the epochs."""
+        self.losses.pace(epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
@@ -184,7 +194,7 @@ class Learner:
         """All that the next epoch depends on."""
         return {
             "network": self.network.state_dict(),
-            "objective": self.accelerator.unwrap_model(self.objective).state_dict(),
+            "objective": self.losses.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "epochs": self.history.epochs,
@@ -194,7 +204,7 @@ class Learner:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to where `state` was asked for."""
         self.network.load_state_dict(state["network"])
-        self.accelerator.unwrap_model(self.objective).load_state_dict(state["objective"])
+        self.losses.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
@@ -209,6 +219,7 @@ class Learner:
 
     def close(self) -> None:
         """Take off the network what the training put around it."""
+        self.history.weights = self.losses.balanced
         self.taps.close()
         self.forward = self.accelerator.unwrap_model(self.forward, keep_fp32_wrapper=False)
 

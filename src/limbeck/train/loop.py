@@ -227,7 +227,7 @@ class _Loop:
             # Warm-up counts the step it is about to take, or the first one would be for nothing.
             lr = learning_rate(self.plan, epoch + (step + bool(self.plan.warmup_epochs)) / self.steps)
             for learner in self.learners:
-                learner.pace(lr)
+                learner.pace(lr, epoch + step / self.steps)
             losses = self._step(batch, count * self.accelerator.num_processes / whole)
             for tally, values in zip(tallies, losses, strict=True):
                 tally.add(values, count)
