@@ -13,7 +13,6 @@ from limbeck.recipe.sources import Augment, Data, Positive, Strict
 from limbeck.recipe.terms import AUTO, Term
 from limbeck.types import Kind
 
-
 TAKEN = ("student", "distilled", "direct")  # stages of other students
 
 
@@ -129,7 +128,8 @@ class Recipe(Strict):
         for name, terms in self.compare.items():
             if not re.fullmatch(FOLDER, name):
                 raise MisfitError(f"compare.{name}", "becomes part of a folder's name: letters, digits, - and _")
-            if name in TAKEN or name in {t.name for t in (*self.teachers, *self.assistants)}:
+            others = [*(t.name for t in self.teachers), *(a.name for a in self.assistants)]
+            if name in TAKEN or name in others:
                 raise MisfitError(f"compare.{name}", "is the name of something else in this run; choose another")
             self._losses_fit(f"compare.{name}", terms)
         if self.compare and (not self.teachers or self.student.generations):
