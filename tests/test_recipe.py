@@ -67,7 +67,7 @@ def test_every_bundled_recipe_is_sound(name):
         ("temperature: 4", "temperature: hot", "option 'temperature' is a float"),
         ("  kd:", "  kdd:", "unknown loss 'kdd'; did you mean 'kd'"),
         ("student:\n  model: mlp", "student:\n  model: mpl", "unknown model 'mpl'; did you mean 'mlp'"),
-        ("  hard: 0.1", "  hard: -0.1", "greater than or equal to 0"),
+        ("  hard: 0.1", "  hard: -0.1", "is a number from 0 on, `auto`, or {start: ..., end: ...}, not -0.1"),
         ("    train: {epochs: 1}", "    name: big", "job.yaml:3: teachers.0: give `train` to train it here"),
         ("  kd: {weight: 0.9, temperature: 4}", "", "no loss with a weight above 0 learns from it"),
         ("teachers:\n  - model: mlp\n    train: {epochs: 1}\n", "", "`teachers` is empty"),
@@ -79,6 +79,8 @@ def test_every_bundled_recipe_is_sound(name):
         ("source: digits", "source: folder", "source 'folder' needs `path`"),
         ("source: digits", "source: digits, classes: 3", "`classes` has no effect"),
         ("losses:", "task: regression\nlosses:", "`task: regression` does not fit"),
+        ("  hard: 0.1", "  gaussian_kl: 1", "gaussian_kl: compares measured values: it does not fit"),
+        ("  hard: 0.1", "  binary_kd: 1", "binary_kd: takes rows of several classes, and no `task` has these"),
         ("losses:", "seeds: [1, 1]\nlosses:", "different ones"),
         ("losses:", "name: ../out\nlosses:", "name: the name becomes a folder"),
         ("losses:", "name: ''\nlosses:", "name: the name becomes a folder"),
@@ -111,6 +113,20 @@ def test_faults_are_told_in_one_line_with_their_place(tmp_path, old, new, expect
     message = refused(tmp_path, GOOD.replace(old, new, 1))
     assert expected in message
     assert "job.yaml" in message
+
+
+def test_losses_are_held_against_the_task(tmp_path):
+    values = (
+        GOOD.replace("digits", "diabetes")
+        .replace("losses:", "task: regression\nlosses:")
+        .replace("hard:", "label_mse:")
+    )
+    terms = "kd: {weight: 0.9, temperature: 4}"
+    assert "ordinal_kd: compares classes" in refused(tmp_path, values.replace(terms, "ordinal_kd: 1"))
+    for either in ("rkd_distance", "crd"):
+        assert either in recipe.load(write(tmp_path, values.replace(terms, f"{either}: 1"))).losses
+        assert either in recipe.load(write(tmp_path, GOOD.replace(terms, f"{either}: 1"))).losses
+    assert "ordinal_kd" in recipe.load(write(tmp_path, GOOD.replace(terms, "ordinal_kd: 1"))).losses
 
 
 def test_every_fault_is_told_at_once(tmp_path):
