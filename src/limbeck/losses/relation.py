@@ -48,7 +48,7 @@ def sp(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
 
     Example:
         >>> feature = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-        >>> sp(feature, feature.flip(1) * 3, torch.tensor([0, 1]))
+        >>> sp(feature, feature.flip(1) * 4, torch.tensor([0, 1]))
         tensor(0.)
     """
     student, teacher = _related(student, teacher, target)
