@@ -369,6 +369,46 @@ def test_scores_that_do_not_pair_are_refused(student, distilled, message):
         evaluate.compare(student, distilled, metric="accuracy", higher_is_better=True)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8))
+def test_p_values_against_scipy_and_against_the_interval(gains):
+    if np.std(gains) < 1e-6:  # scipy warns and gives nan where there is no spread
+        return
+    p = stats.ttest_1samp(gains, 0).pvalue
+    assert evaluate.p_value(gains) == pytest.approx(p, rel=1e-9)
+    if abs(p - 0.05) > 1e-9:
+        low, high = evaluate.interval(gains)
+        assert (evaluate.p_value(gains) < 0.05) == (low > 0 or high < 0)
+
+
+def test_p_values_without_spread():
+    assert evaluate.p_value([0.5, 0.5]) == 0.0
+    assert evaluate.p_value([0.0, 0.0, 0.0]) == 1.0
+    assert evaluate.p_value([0.3]) == 1.0  # one seed shows nothing
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.5))
+def test_holm_rejects_what_its_paper_s_steps_reject(p_values, level):
+    """Holm 1979: go through them from the smallest, reject while p <= level / (how many are left), stop for good."""
+    rejected = set()
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[i] > level / (len(p_values) - rank):
+            break
+        rejected.add(i)
+    found = evaluate.holm(p_values)
+    near = {i for i, p in enumerate(found) if abs(p - level) < 1e-9}
+    assert {i for i, p in enumerate(found) if p <= level} - near == rejected - near
+    assert all(p <= q <= 1 for p, q in zip(p_values, found, strict=True))
+
+
+def test_holm_by_hand():
+    assert evaluate.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert evaluate.holm([0.9, 0.6]) == [1.0, 1.0]
+    assert evaluate.holm([0.02]) == [0.02]
+    assert evaluate.holm([]) == []
+
+
 def test_the_main_metric_is_among_the_metrics():
     assert evaluate.main_metric(COLOURS) == ("accuracy", True)
     assert evaluate.main_metric(PAIR) == ("rmse", False)
