@@ -14,9 +14,9 @@ SRC = Path(__file__).parents[1] / "src"
 # From the top down. A room may look into the rooms of lower rows only; inside a room all may see each other.
 ROWS = (
     ("cli",),
-    ("pipeline",),
+    ("pipeline", "tune"),
     ("study",),
-    ("teach", "measure"),
+    ("teach", "measure", "start"),
     ("job",),
     ("train", "benchmark", "report", "doctor", "stages", "fitting"),
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
@@ -33,7 +33,7 @@ EXEMPT = ("limbeck", "limbeck.__main__")
 # Libraries that are optional or slow to import: only inside the function that needs them.
 HEAVY = {
     *("onnx", "onnxruntime", "onnxscript", "litert_torch", "ai_edge_litert", "executorch", "keras", "mlflow", "wandb"),
-    *("tensorboard", "plotly", "jinja2", "pandas", "sklearn", "timm"),
+    *("tensorboard", "plotly", "jinja2", "pandas", "sklearn", "timm", "optuna"),
 }
 
 # Where `limbeck check` and `--help` pass through, which must not wait for torch.

@@ -1,0 +1,132 @@
+"""How a run starts: its folder is claimed, networks and losses are tried together, views are chosen."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from limbeck import cache, recipe
+from limbeck.data import load, on_device
+from limbeck.errors import UserError
+from limbeck.job import Job
+from limbeck.models import build
+from limbeck.recipe import Network, Recipe
+from limbeck.runtime import Progress, write_text
+from limbeck.stages import Stages
+
+# What may change from one start of a run to the next, since no result depends on it.
+FREE = ("cache.strict", "cache.limit_gb")
+
+
+def claim(folder: Path, checked: Recipe) -> None:
+    """Make `folder` this recipe's, or refuse."""
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        strangers = [p.name for p in folder.iterdir() if p.name != ".lock"]
+        if strangers:
+            raise UserError(
+                f"is not empty and holds no run ({strangers[0]}, ...)", where=str(folder), hint="choose another --out"
+            )
+        write_text(path, recipe.dump(checked))
+        return
+    if not any(folder.glob("*/stage.json")):
+        # Nothing was begun by the recipe before, most likely because it had a fault that this one has not.
+        write_text(path, recipe.dump(checked))
+        return
+    before, now = (_flat(r.model_dump(mode="json")) for r in (recipe.load(path), checked))
+    changed = [
+        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in FREE
+    ]
+    if changed:
+        shown = "\n  ".join(changed[:10] + ([f"and {len(changed) - 10} more"] if len(changed) > 10 else []))
+        raise UserError(
+            f"this run was begun with another recipe; what changed:\n  {shown}",
+            where=str(folder),
+            hint="choose another --out, or give the recipe it was begun with",
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict | list) and value:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return {
+            k: v for key, inner in pairs for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+        }
+    return {prefix: value}
+
+
+def begin(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> Job:
+    """The recipe's data, and the run around it."""
+    stages, started = Stages(folder, accelerator), time.monotonic()
+    data = on_device(load(checked.data, checked.task, progress), accelerator.device)
+    stages.seconds["data"] = round(time.monotonic() - started, 3)
+    return Job(checked, folder, data, accelerator, progress, stages)
+
+
+def dry_build(job: Job) -> None:
+    """Build every network and try the losses once, so that a misfit is told before anything is trained."""
+
+    def tried(spec: Network) -> torch.nn.Module:
+        if spec.weights and not Path(spec.weights).is_file():
+            raise UserError("there is no such file", where=spec.weights)
+        return build(spec.model_copy(update={"pretrained": False}), job.data.shape, job.data.task.width)
+
+    checked = job.recipe
+    teachers, chain, student = (
+        [tried(spec) for spec in specs] for specs in (checked.teachers, checked.assistants, [checked.student])
+    )
+    tutor = "teachers"
+    if chain:
+        job.rehearse("student", student[0], tutor, teachers)
+    for spec, assistant in zip(checked.assistants, chain, strict=True):
+        job.rehearse(spec.name, assistant, tutor, teachers)
+        tutor, teachers = spec.name, [assistant]
+    itself = bool(checked.student.generations or checked.student.peers)
+    if itself:
+        job.rehearse("student", student[0], "student", student)
+    if teachers or not itself:
+        job.rehearse("student", student[0], tutor, teachers)
+    for line in dict.fromkeys(line for fitting in job.fittings.values() for line in fitting.plan):
+        job.progress.say(f"taps of {line}")
+
+
+def choose_views(job: Job) -> list[str]:
+    """Settle how many augmented views there are: one an epoch where the recipe does not say and they have room."""
+    checked, data = job.recipe, job.data
+    learned_from = len(checked.teachers) + len(checked.assistants)
+    learned_from += len(checked.seeds) * (checked.student.generations or 0)
+    if checked.views is not None or not learned_from:
+        job.views = checked.views or 0
+        return []
+    if not checked.augment.active:
+        job.views = 1
+        return []
+    wanted = checked.student.train.epochs
+
+    def room(_: Path) -> dict[str, Any]:
+        codec = checked.cache
+        tutors = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
+        tutors += ["student"] * (len(checked.seeds) * (checked.student.generations or 0))
+        width, rows = data.task.width, len(data.train)
+        one = sum(
+            cache.size_bytes(rows, 1, width, dtype=codec.dtype, top_k=job.top_k, taps=job.teacher_shapes(tutor))
+            for tutor in tutors
+        )
+        if codec.pixels:
+            one += rows * data.x[0].numel()
+        return {"views": min(wanted, cache.room(int(codec.limit_gb * 1e9)) // one)}
+
+    # Kept as a stage, since what has room may be another number when the run goes on.
+    job.views = job.stages.together("views", job.key(checked.student, "views"), room)["views"]
+    if job.views == wanted:
+        return []
+    shown = f"{job.views} of {wanted}" if job.views else "none: teachers are asked live in every step"
+    note = f"stored views: {shown}, for want of room (see `cache.limit_gb` and `limbeck cache prune`)"
+    job.progress.say(f"note: {note}")
+    return [note]
