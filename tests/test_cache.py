@@ -365,6 +365,23 @@ def test_features_of_one_shape_are_not_confused(tmp_path):
         assert torch.equal(output.features["a"], output.prediction + 2)
 
 
+def test_features_that_nobody_wants_are_not_read(tmp_path):
+    teacher = Teacher(features=("conv.2", "act"))
+    stored = answers(tmp_path, teacher, torch.arange(70), taps=["conv.2", "act"])
+    rows = torch.tensor([60, 3])
+    whole = stored(batch_of(rows))
+    for taps in ([], ["act"], ["conv.2"], ["act", "conv.2"]):
+        narrowed = stored.only(taps)
+        output = narrowed(batch_of(rows))
+        assert torch.equal(output.prediction, whole.prediction)
+        assert set(output.features) == set(taps)
+        assert all(torch.equal(feature, whole.features[name]) for name, feature in output.features.items())
+        assert len(narrowed._read.tensors) == 1 + len(taps)
+    assert set(stored(batch_of(rows)).features) == {"conv.2", "act"}
+    with pytest.raises(UserError, match=r"the feature 'conv\.3' is not stored"):
+        stored.only(["conv.3"])
+
+
 @pytest.mark.parametrize("top_k", [None, 2])
 def test_what_does_not_fit_into_float16_is_refused(tmp_path, top_k):
     def teacher(batch):

@@ -128,19 +128,19 @@ class Job:
         return Frozen(network, taps=taps, dtype=dtype, device=self.device, probabilities=False)
 
     def answers(
-        self, tutor: str, name: str, network: nn.Module, dtype: torch.dtype
+        self, tutor: str, name: str, network: nn.Module, dtype: torch.dtype, taps: Sequence[str]
     ) -> tuple[Teacher, list[dict[str, Any]]]:
         """A network as a teacher of the training rows, and what is told of its stored answers.
 
-        Every answer is asked for once and stored, and all students read it; with `views: 0` nothing is stored and the
-        network answers live.
+        Every answer is asked for once and stored with all features that anybody wants, and all students read it, each
+        the features in `taps`; with `views: 0` nothing is stored and the network answers live.
         """
         if not self.views:
             return self.frozen(tutor, network, dtype), []
         stored = self.stored(tutor, name, network, dtype)
         told = {"asked": stored.report["rows_asked"], "found": stored.report["rows_found"]}
         keep = ("key", "bytes", "rows", "views", "dtype", "top_k", "taps", "seconds")
-        return stored, [{"teacher": name, **{k: stored.report[k] for k in keep}, **told}]
+        return stored.only(taps), [{"teacher": name, **{k: stored.report[k] for k in keep}, **told}]
 
     def stored(self, tutor: str, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:
         """The stored answers of a network; what is not there yet is asked for."""

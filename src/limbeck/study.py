@@ -72,10 +72,11 @@ def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: s
     seed = seed if generation == 1 else derive_seed("generation", seed, generation)
     seed_everything("student", seed)
     network = job.network(spec)
-    teacher, stored = tutor.ask() if tutor else (None, [])
-    objective = job.label_objective(spec.train)
+    teacher, objective = None, job.label_objective(spec.train)
+    stored: list[dict[str, Any]] = []
     if tutor:
         objective = job.objective("student", tutor.name, spec.train, variant=variant, seed=seed, weights=tutor.file)
+        teacher, stored = tutor.ask(objective.teacher_taps)
     history = fit(
         network,
         objective,
@@ -114,10 +115,10 @@ def _as_tutor(job: Job, studied: Studied, keys: Sequence[str]) -> Tutor:
     return Tutor("student", partial(_ask, job, studied), keys, studied.file)
 
 
-def _ask(job: Job, studied: Studied) -> Answers:
+def _ask(job: Job, studied: Studied, taps: Sequence[str]) -> Answers:
     network = job.network(job.recipe.student, studied.file)
     low = doctor.bfloat16_is_safe(network.to(job.device), job.data, job.device)
-    return job.answers("student", studied.name, network, torch.bfloat16 if low else torch.float32)
+    return job.answers("student", studied.name, network, torch.bfloat16 if low else torch.float32, taps)
 
 
 def _peers(job: Job, seed: int) -> list[Studied]:

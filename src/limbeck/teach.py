@@ -32,13 +32,13 @@ class Tutor:
 
     Attributes:
         name: "teachers", the name of an assistant, or "student".
-        ask: the teacher itself, made when it is needed.
+        ask: makes the teacher itself when it is needed, given the features that are wanted of it.
         keys: what its answers depend on.
         file: its weights; None where several are one.
     """
 
     name: str
-    ask: Callable[[], Answers]
+    ask: Callable[[Sequence[str]], Answers]
     keys: Sequence[str]
     file: Path | None = None
 
@@ -69,10 +69,10 @@ class Faculty:
         file = job.weights(spec.name, spec.train) if len(self.members) == 1 else None
         return Tutor("teachers", partial(self._ask, job), list(self.keys.values()), file)
 
-    def _ask(self, job: Job) -> Answers:
+    def _ask(self, job: Job, taps: Sequence[str]) -> Answers:
         asked, told = [], []
         for name, build, dtype in self.members:
-            teacher, stored = job.answers("teachers", name, build(), dtype)
+            teacher, stored = job.answers("teachers", name, build(), dtype, taps)
             asked.append(teacher)
             told += stored
         return (asked[0] if self.combine is None else Ensemble(asked, self.combine)), told
@@ -123,10 +123,10 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | 
     network = job.network(spec)
     result: dict[str, Any] = {"epochs": [], "cache": []}
     if spec.train:
-        teacher, result["cache"] = tutor.ask() if tutor else (None, [])
-        objective = job.label_objective(spec.train)
+        teacher, objective = None, job.label_objective(spec.train)
         if tutor:
             objective = job.objective(spec.name, tutor.name, spec.train, seed=spec.seed, weights=tutor.file)
+            teacher, result["cache"] = tutor.ask(objective.teacher_taps)
         history = fit(
             network,
             objective,
@@ -176,8 +176,8 @@ def assistants(job: Job, faculty: Faculty) -> Chain:
     return Chain(results, members, tutor)
 
 
-def _ask(job: Job, name: str, build: Callable[[], nn.Module], dtype: torch.dtype) -> Answers:
-    return job.answers(name, name, build(), dtype)
+def _ask(job: Job, name: str, build: Callable[[], nn.Module], dtype: torch.dtype, taps: Sequence[str]) -> Answers:
+    return job.answers(name, name, build(), dtype, taps)
 
 
 def _member(job: Job, spec: TeacherSpec | Assistant, result: Mapping[str, Any]) -> Member:

@@ -64,8 +64,8 @@ def encode(output: Output, arrays: Sequence[Array], taps: Sequence[str]) -> dict
 
 
 def decode(parts: Mapping[str, Tensor], arrays: Sequence[Array], taps: Sequence[str]) -> Output:
-    """The answer of which these parts were stored, float32."""
-    features = {name: parts[f"tap{i}"].float() for i, name in enumerate(taps)}
+    """The answer of which these parts were stored, float32; without the features whose parts were not read."""
+    features = {name: parts[f"tap{i}"].float() for i, name in enumerate(taps) if f"tap{i}" in parts}
     if arrays[0].name == "prediction":
         return Output(parts["prediction"].float(), features)
     values, classes, width = parts["values"].float(), parts["classes"].long(), arrays[1].below

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,18 @@ class Stored:
     def views(self) -> int:
         """How many views can be read."""
         return self._read.views
+
+    def only(self, taps: Sequence[str]) -> Stored:
+        """The same answers with these features alone: what nobody wants is not read.
+
+        Raises:
+            UserError: a feature that is not stored.
+        """
+        if unknown := set(taps) - set(self.taps):
+            raise UserError(f"the feature '{min(unknown)}' is not stored; there are {list(self.taps)}")
+        narrowed = copy.copy(self)
+        narrowed._read = self._read.without({f"tap{n}" for n, name in enumerate(self.taps) if name not in taps})
+        return narrowed
 
 
 class Pixels:
@@ -103,6 +116,13 @@ class Reader:
         """Without looking at the numbers, which would make the processor wait for the GPU in every step."""
         places = self.table.index_select(0, index.clamp(-1, self.width) % (self.width + 1))
         return (places + view * self.count).clamp_max(self.views * self.count)
+
+    def without(self, names: Collection[str]) -> Reader:
+        """The same reader of fewer arrays."""
+        narrowed = copy.copy(self)
+        narrowed.tensors = {name: tensor for name, tensor in self.tensors.items() if name not in names}
+        narrowed._tried = set(self._tried)
+        return narrowed
 
     def hold(self, device: torch.device) -> None:
         """Keep everything on a device, with one more row, of NaN, for rows that are not stored."""

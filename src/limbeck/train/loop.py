@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from limbeck import evaluate
 from limbeck.data import Data, fetcher, parts
 from limbeck.devices import make_accelerator
 from limbeck.errors import UserError
+from limbeck.losses.inputs import IGNORED
 from limbeck.objective import Objective
 from limbeck.recipe import Plan, Run
 from limbeck.runtime import Progress, derive_seed, seed_everything, write_bytes
@@ -264,7 +265,7 @@ class _Loop:
         )
         for step, part in enumerate(itertools.islice(source, self.steps)):
             # The last batch can be smaller than the number of processes, yet every process must take the step.
-            batch = self.fetch(part if len(part) else rows[:1], view)
+            batch = self.fetch(part, view) if len(part) else _idle(self.fetch(rows[:1], view))
             yield batch, len(part), min(size, len(rows) - step * size)
 
     def _step(self, batch: Batch, share: float) -> list[Mapping[str, Tensor]]:
@@ -272,9 +273,9 @@ class _Loop:
         for learner in self.learners:
             learner.optimizer.zero_grad(set_to_none=True)
         found: list[list[Mapping[str, Tensor]]] = []
-        pieces = _split(batch, self.plan.accumulate)
-        for number, piece in enumerate(pieces, start=1):
-            fraction = len(piece.index) / len(batch.index)
+        pieces = _split(batch, self.plan.accumulate, everybody=self.accelerator.num_processes > 1)
+        for number, (piece, rows) in enumerate(pieces, start=1):
+            fraction = rows / len(batch.index)
             with contextlib.ExitStack() as unsynchronised:
                 if number < len(pieces):
                     for learner in self.learners:
@@ -353,12 +354,24 @@ class _Loop:
         return done
 
 
-def _split(batch: Batch, count: int) -> list[Batch]:
-    """A batch in `count` nearly equal pieces, empty ones left out."""
+def _split(batch: Batch, count: int, *, everybody: bool = False) -> list[tuple[Batch, int]]:
+    """A batch in `count` nearly equal pieces, and how many rows of each count; empty ones are left out.
+
+    Where `everybody` must take every step, as losses that look at all processes' rows ask, an idle row stands for them.
+    """
     if count == 1:
-        return [batch]
-    pieces = zip(batch.x.chunk(count), batch.y.chunk(count), batch.index.chunk(count), strict=True)
-    return [Batch(x, y, index, batch.view) for x, y, index in pieces]
+        return [(batch, len(batch.index))]
+    parts = zip(*(part.tensor_split(count) for part in (batch.x, batch.y, batch.index)), strict=True)
+    pieces = [(Batch(x, y, index, batch.view), len(index)) for x, y, index in parts]
+    if everybody:
+        one = _idle(Batch(batch.x[:1], batch.y[:1], batch.index[:1], batch.view))
+        return [(piece, rows) if rows else (one, 0) for piece, rows in pieces]
+    return [(piece, rows) for piece, rows in pieces if rows]
+
+
+def _idle(batch: Batch) -> Batch:
+    """The same rows with labels that no loss counts. Shares of classes and measured values have no such label."""
+    return batch if batch.y.is_floating_point() else replace(batch, y=torch.full_like(batch.y, IGNORED))
 
 
 def _sum(losses: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
