@@ -1,0 +1,279 @@
+"""What a search found, as a page and in a terminal: tune.json, drawn and told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import UserError
+from limbeck.report import words
+from limbeck.report.figures import axis_title, plain, text
+from limbeck.runtime import write_text
+
+__all__ = ["ranked", "show_search", "write_search"]
+
+# A colour and a mark for each loss, so that either tells them apart.
+COLOURS = ("#0d9488", "#d97706", "#3b82c8", "#9669cd", "#659128", "#c2417c", "#64748b", "#b45309")
+MARKS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "x", "hexagon")
+BEST = 5
+OPTIMISTIC = (
+    "This score is optimistic: of many tries on the same validation rows, the best owes something to luck. "
+    "What it is worth, a run of the winner measures on the test split, with several seeds."
+)
+
+
+def write_search(found: Mapping[str, Any], path: Path) -> None:
+    """Write the page of a search, atomically.
+
+    Args:
+        found: the content of tune.json.
+        path: the HTML file, which belongs beside tune.json.
+
+    Raises:
+        UserError: this is no search, or the place cannot be written, or the disk is full.
+    """
+    if not isinstance(found, Mapping) or not {"trials", "space", "metric", "recipe_yaml"} <= found.keys():
+        raise UserError("is not the record of a search", where=str(Path(path).with_name("tune.json")))
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("limbeck", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["date"] = words.date
+    page = environment.get_template("search.html.j2").render(**_content(found), plotly=Markup(get_plotlyjs()))
+    write_text(Path(path), page)
+
+
+def show_search(found: Mapping[str, Any], folder: Path) -> None:
+    """Print the best trials, what they are worth, and how to find out more.
+
+    Args:
+        found: the content of tune.json.
+        folder: where it lies.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    done, failed = (
+        ranked(found["trials"], higher=found["higher_is_better"]),
+        [trial for trial in found["trials"] if trial["state"] == "failed"],
+    )
+    if done:
+        title = f"{found['name']}: the best of {len(done)} trials, on validation"
+        table = Table(title=escape(title), box=box.SIMPLE)
+        for heading, side in (("trial", "right"), ("loss", "left"), ("numbers", "left"), (found["metric"], "right")):
+            table.add_column(heading, justify=side)  # type: ignore[arg-type]
+        for trial in done[:BEST]:
+            value = words.metric(found["metric"], trial["value"])
+            table.add_row(str(trial["number"]), escape(trial["loss"]), _numbers(trial["params"]), value)
+        console.print(table)
+    for trial in failed[:BEST]:
+        console.print(f"[yellow]note:[/yellow] trial {trial['number']} failed: {escape(trial['reason'])}")
+    if done:
+        console.print(escape(OPTIMISTIC))
+        seeds = "" if len(found["recipe"]["seeds"]) > 2 else " seeds=5"
+        print(f"Measure it: limbeck run {folder / 'best.yaml'}{seeds}")
+    print(f"Report: {folder / 'report.html'}")
+
+
+def ranked(trials: Sequence[Mapping[str, Any]], *, higher: bool) -> list[Mapping[str, Any]]:
+    """The trials that have a score, the best first: by score, then by validation loss, then the earlier one."""
+    sign = -1 if higher else 1
+    done = [trial for trial in trials if trial["state"] == "done"]
+    return sorted(done, key=lambda trial: (sign * trial["value"], trial["val_loss"], trial["number"]))
+
+
+def _numbers(params: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in params.items())
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def _content(found: Mapping[str, Any]) -> dict[str, Any]:
+    done, metric = ranked(found["trials"], higher=found["higher_is_better"]), found["metric"]
+    failed = [trial for trial in found["trials"] if trial["state"] == "failed"]
+    plots = {"progress": _progress(found)} | {
+        f"by-{option}": _against(found, option) for option in _options(found) if done
+    }
+    return {
+        "found": found,
+        "metric": words.METRICS[metric][0],
+        "headline": _headline(found, done),
+        "tiles": _tiles(found, done, failed),
+        "rows": [_row(found, trial, place) for place, trial in enumerate([*done, *_without(found)])],
+        "space": [(c["loss"], [_range(o, *reach) for o, reach in c["ranges"].items()]) for c in found["space"]],
+        "options": {f"by-{option}": option for option in _options(found)},
+        "plots": {name: figure for name, figure in plots.items() if figure},
+        "machine": [(k.capitalize(), str(v)) for k, v in found["environment"].items() if k != "versions" and v],
+    }  # fmt: skip
+
+
+def _without(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [trial for trial in found["trials"] if trial["state"] != "done"]
+
+
+def _headline(found: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    if not done:
+        return {"title": "No trial has a score yet", "words": "Give the same command again to go on."}
+    best = done[0]
+    value = words.metric(found["metric"], best["value"])
+    return {
+        "title": f"{best['loss']}: {value} on validation",
+        "words": f"With {_numbers(best['params'])}. {OPTIMISTIC}",
+    }
+
+
+def _tiles(
+    found: Mapping[str, Any], done: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str, str]]:
+    """The few numbers that matter: label, value, remark."""
+    metric, seeds = found["metric"], found["seeds"]
+    title = words.METRICS[metric][0]
+    many = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    tiles = [("Trials", str(len(found["trials"])), f"{len(failed)} failed" if failed else "none failed")]
+    if done:
+        tiles.append((f"{title} of the best", words.metric(metric, done[0]["value"]), f"on validation, {many}"))
+    first = found["trials"][0] if found["trials"] else None
+    if first and first["state"] == "done":
+        remark = f"{first['loss']}, {_numbers(first['params'])}"
+        tiles.append((f"{title} of trial 0", words.metric(metric, first["value"]), remark))
+    taken = [trial["seconds"] for trial in found["trials"] if words.finite(trial["seconds"])]
+    if taken:
+        tiles.append(("Time", words.duration(math.fsum(taken)), f"{words.duration(max(taken))} the longest trial"))
+    openings = [opening for trial in found["trials"] for opening in trial["cache"]]
+    if openings:
+        asked = words.count(sum(opening["asked"] for opening in openings))
+        reused = words.count(sum(opening["found"] for opening in openings))
+        tiles.append(("Answers of teachers", f"{asked} asked", f"{reused} times one was stored already"))
+    return tiles
+
+
+def _row(found: Mapping[str, Any], trial: Mapping[str, Any], place: int) -> dict[str, Any]:
+    metric = found["metric"]
+    values = trial["values"] if len(trial["values"]) > 1 else []
+    return {
+        "number": trial["number"],
+        "loss": trial["loss"] or words.NOTHING,
+        "numbers": _numbers(trial["params"]),
+        "value": words.metric(metric, trial["value"]) if trial["state"] == "done" else trial["state"],
+        "each": ", ".join(words.metric(metric, value) for value in values),
+        "val_loss": words.number(trial["val_loss"]),
+        "time": words.duration(trial["seconds"]),
+        "reason": trial["reason"] or "",
+        "best": place == 0 and trial["state"] == "done",
+    }
+
+
+def _range(option: str, low: float, high: float) -> str:
+    return f"{option} {low:g} to {high:g}"
+
+
+def _options(found: Mapping[str, Any]) -> list[str]:
+    """Everything that is searched, the weight first."""
+    return list(dict.fromkeys(option for candidate in found["space"] for option in candidate["ranges"]))
+
+
+# --- the plots -----------------------------------------------------------------------------------
+
+
+def _scale(found: Mapping[str, Any]) -> tuple[float, str]:
+    return (100.0, " %") if words.METRICS[found["metric"]][2] else (1.0, "")
+
+
+def _progress(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The score of every trial, and the best so far."""
+    import plotly.graph_objects as go
+
+    scale, unit = _scale(found)
+    done = [trial for trial in found["trials"] if trial["state"] == "done"]
+    if not done:
+        return None
+    best: list[float] = []
+    for trial in done:
+        value = scale * trial["value"]
+        better = max if found["higher_is_better"] else min
+        best.append(better(best[-1], value) if best else value)
+    figure = go.Figure()
+    figure.add_trace(
+        go.Scatter(
+            x=[trial["number"] for trial in done],
+            y=best,
+            name="best so far",
+            mode="lines",
+            line={"shape": "hv", "width": 2, "color": COLOURS[0], "dash": "dot"},
+            hovertemplate=f"best so far %{{y:.4~g}}{unit}<extra></extra>",
+        )
+    )
+    for trace in _traces(found, lambda trial, _: trial["number"]):
+        figure.add_trace(trace)
+    _lay_out(figure, found, "trial", height=340)
+    figure.update_xaxes(tickformat="d", **({"dtick": 1} if len(done) <= 10 else {}))
+    return plain(figure)
+
+
+def _against(found: Mapping[str, Any], option: str) -> dict[str, Any] | None:
+    """The score of every trial against one number; weights as multiples of where their loss began."""
+    share = option == "weight"
+
+    def place(trial: Mapping[str, Any], start: Mapping[str, float]) -> float | None:
+        value = trial["params"].get(option)
+        return None if value is None else value / start[option] if share else value
+
+    import plotly.graph_objects as go
+
+    figure = go.Figure(list(_traces(found, place)))
+    if not figure.data:
+        return None
+    title = f"weight, {words.TIMES} where each loss began" if share else option
+    _lay_out(figure, found, title, height=300)
+    figure.update_xaxes(type="log", dtick="D2" if share else "D1", tickformat="~g")
+    return plain(figure)
+
+
+def _traces(found: Mapping[str, Any], place: Any) -> list[Any]:
+    """One set of points for each loss: where `place` says, as high as the score."""
+    import plotly.graph_objects as go
+
+    (scale, unit), traces = _scale(found), []
+    for number, candidate in enumerate(found["space"]):
+        loss = candidate["loss"]
+        own = [t for t in found["trials"] if t["state"] == "done" and t["loss"] == loss]
+        points = [(place(trial, candidate["start"]), trial) for trial in own]
+        points = [(x, trial) for x, trial in points if x is not None]
+        if not points:
+            continue
+        traces.append(
+            go.Scatter(
+                x=[x for x, _ in points],
+                y=[scale * trial["value"] for _, trial in points],
+                customdata=[text(f"trial {t['number']}: {loss}, {_numbers(t['params'])}") for _, t in points],
+                name=text(loss),
+                mode="markers",
+                marker={"size": 9, "color": COLOURS[number % 8], "symbol": MARKS[number % 8]},
+                hovertemplate=f"%{{customdata}}<br>%{{y:.4~g}}{unit}<extra></extra>",
+            )
+        )
+    return traces
+
+
+def _lay_out(figure: Any, found: Mapping[str, Any], title: str, *, height: int) -> None:
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        xaxis={"title": axis_title(text(title)), "automargin": True},
+        yaxis={"automargin": True, "ticksuffix": _scale(found)[1]},
+    )
