@@ -50,6 +50,7 @@ AUGMENT = ("test_augment.py",)
 DATA = ("test_data_core.py",)
 RUNTIME = ("test_runtime.py",)
 REPORT = ("test_report_teaching.py",)
+METHODS = ("test_report_methods.py",)
 STARTUP = ("test_startup.py",)
 STORE = ("test_store.py",)
 CACHE = ("test_cache.py",)
@@ -212,6 +213,10 @@ MUTANTS = [
     Mutant("report: seeds of a generation not told apart from another's", "report/roles.py", 'f"generation {number[1]}") if number', '"generation") if number', REPORT),
     Mutant("report: size of a store counted at every opening", "report/stored.py", "for key in keys)", 'for key in (o["key"] for o in group))', REPORT),
     Mutant("report: intervals of the ensemble's students forgotten", "report/scores.py", "reach or (mean, mean), name", "(mean, mean), name", REPORT),
+    Mutant("report: verdicts of methods not corrected", "report/methods.py", "adjusted = holm([p_value(entry[\"gain\"][\"values\"]) for entry in entries])", "adjusted = [p_value(entry[\"gain\"][\"values\"]) for entry in entries]", METHODS),
+    Mutant("report: methods in the order of the recipe", "report/methods.py", "sorted(found, key=lambda method: -method.mean)", "found", METHODS),
+    Mutant("report: compared students among the curves", "report/figures.py", "if name not in compared}", "}", METHODS),
+    Mutant("report: options of a loss that are 0 not told", "report/words.py", "and value is not None:", "and value:", METHODS),
     Mutant("report: every comparison on an axis of its own", "report/__init__.py", "figures.gains(other, ends)", "figures.gains(other)", REPORT),
     # the command line
     Mutant("start-up: every installed package searched", "cli.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),

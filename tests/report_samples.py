@@ -258,6 +258,49 @@ def peers(seeds=5, n=1000):
     return taught(spec, models, subject="learning together")
 
 
+# Losses, and how much better than 0.85 their students are. One collapses; the last is as good as the student alone.
+METHODS = {
+    "at": ({"hard": 1.0, "at": {"student": ["act1", "act2"], "teacher": ["act1", "act3"]}}, 0.012),
+    "fitnet": ({"hard": 1.0, "fitnet": {"weight": "auto"}}, 0.03),
+    "ctkd": ({"hard": 0.1, "ctkd": {"weight": {"start": 0, "end": 0.9, "epochs": 2}}}, 0.02),
+    "mlld": ({"hard": 0.1, "mlld": {}}, -0.6),
+    "lskd-dkd": ({"hard": 0.1, "soft": {"loss": "lskd", "wraps": "dkd", "alpha": 0.0}}, 0.04),
+    "srrl": ({"hard": 1.0, "srrl": {}}, -0.04),
+    "label-smoothing": ({"hard": {"weight": 1.0, "label_smoothing": 0.1}}, 0.0),
+}
+
+
+def compared(count=7, seeds=5, n=1000):
+    """Several sets of losses in one run, each against the same students alone."""
+    names = [*METHODS, *(f"variant{i}-of-the-same-loss" for i in range(count))][:count]
+    chosen = {name: METHODS.get(name, METHODS["at"]) for name in names}
+    terms = {name: losses for name, (losses, _) in chosen.items()}
+    kd = {"hard": 0.1, "kd": {"weight": 0.9, "temperature": {"start": 8, "end": 2, "shape": "cosine"}}}
+    recipe_of = {"data": {"source": "digits"}, "student": {"model": "conv-pool"}, "losses": kd, "compare": terms}
+    recipe_of |= {"teachers": [{"model": "conv-pool", "train": {}}], "seeds": seeds, "name": "compare-losses"}
+    spec = recipe.load(recipe_of)
+    models = [model("teacher", "teacher", None, classified(CLOTHES, 0.93, n, 1), "teacher/best.safetensors")]
+    models += students("student", 0.85, seeds, n, offset=1) + students("distilled", 0.885, seeds, n, offset=2)
+    for i, (name, (_, gain)) in enumerate(chosen.items()):
+        models += [m | {"role": "compared"} for m in students(name, 0.85 + gain, seeds, n, offset=3 + i)]
+    result = taught(spec, models)
+    for name, rows in result["curves"].items():
+        for row in rows:
+            row["seconds"] = 5.0 if name.startswith("fitnet") else 2.0
+    return result | {"methods": [_method(result, name) for name in ("distilled", *chosen)]}
+
+
+def _method(result, name):
+    def of(stage):
+        return [m["metrics"]["accuracy"] for m in result["models"] if m["name"].startswith(f"{stage}-seed")]
+
+    losses = result["recipe"]["losses"] if name == "distilled" else result["recipe"]["compare"][name]
+    found = [{"fitnet": 0.2 + 0.1 * seed} for seed in range(len(of(name)))] if name == "fitnet" else []
+    seconds = [sum(e["seconds"] for e in rows) for n, rows in result["curves"].items() if n.startswith(f"{name}-seed")]
+    against = compare(of("student"), of(name), metric="accuracy", higher_is_better=True, subject=name)
+    return {"name": name, "losses": losses, "weights": found, "seconds": seconds, **against}
+
+
 def regression_ensemble():
     """Two teachers of measured values, joined by their median."""
     result = regression()

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 from conftest import need
-from report_samples import CLOTHES, alone, born_again, chain, classification, classified, ensemble, model, regression
+from report_samples import (
+    CLOTHES,
+    alone,
+    born_again,
+    chain,
+    classification,
+    classified,
+    compared,
+    ensemble,
+    model,
+    regression,
+)
 
 from limbeck import recipe
 from limbeck.evaluate import compare, interval
@@ -64,7 +75,7 @@ def test_the_story_says_what_the_recipe_says():
         "conv-leaky (channels 256, 512) with 1.21 M parameters, trained here for 5 epochs"
     )
     assert "from the same initial weights" in told["Student"]
-    assert f"0.1 {words.TIMES} hard + 0.9 {words.TIMES} kd (temperature 10)" in told["Objective"]
+    assert "hard 0.1 + kd 0.9 (temperature 10)" in told["Objective"]
     assert told["Augmentation"].startswith("shift 2.")
 
 
@@ -318,6 +329,7 @@ CASES = [
     (regression, 390, "light", {"gains", "metric-curves", "loss-curves"}),
     (alone, 1400, "dark", {"confusion"}),
     (ensemble, 390, "light", {"gains", "members", "metric-curves", "loss-curves", "confusion"}),
+    (compared, 390, "light", {"gains", "intervals", "metric-curves", "loss-curves", "confusion"}),
     (chain, 1400, "dark", {"gains", "gains-0", "metric-curves", "loss-curves", "confusion"}),
     (
         born_again,

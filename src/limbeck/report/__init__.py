@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from limbeck.errors import UserError
 from limbeck.evaluate import interval
-from limbeck.report import figures, roles, scores, words
+from limbeck.report import figures, methods, roles, scores, words
 from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
 from limbeck.runtime import write_text
@@ -71,9 +72,12 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
     names = [n for n in words.METRICS if any(n in m["metrics"] for m in models)]
     others = list(result.get("comparisons") or [])
     ends = figures.reach(others)
+    compared = methods.methods(result)
+    groups = [_group(row, names, name) for row in roles.rows(result)]
     plots = {
         "gains": figures.gains(result["comparison"]) if result.get("comparison") else None,
         **{f"gains-{i}": figures.gains(other, ends) for i, other in enumerate(others)},
+        "intervals": methods.intervals(compared, metric),
         "generations": scores.generations(result, metric),
         "members": scores.members(result, metric),
         "metric-curves": figures.curves(result, f"val_{metric}"),
@@ -86,10 +90,14 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "headline": _headline(result),
         "tiles": _tiles(result, chosen),
         "comparisons": [_comparison(other) for other in others],
+        "methods": [{**asdict(m), "tone": VERDICTS[m.verdict][0]} for m in compared],
+        "said_of_methods": methods.said(compared) if compared else [],
+        "alone": methods.alone(result) if compared else None,
         "notes": _notes(result),
         "story": words.story(result),
         "columns": [words.METRICS[n][:2] for n in names] + [(c[0], c[2]) for c in COSTS.values()],
-        "groups": [_group(row, names, name) for row in roles.rows(result)],
+        "groups": [group for group in groups if not _folded(group)],
+        "folded": [group for group in groups if _folded(group)],
         "ensemble": result.get("ensemble"),
         "apart": scores.apart(result),
         "plots": {key: figure for key, figure in plots.items() if figure},
@@ -195,6 +203,11 @@ def _group(row: roles.Row, names: Sequence[str], chosen: str | None) -> dict[str
             known = [m["cost"][key] for m in row.models if words.finite(m["cost"].get(key))]
             summary.append((say(known[0] if known else None), ""))
     return {"role": row.role, "title": row.title, "rows": rows, "summary": summary, "n": len(row.models)}
+
+
+def _folded(group: Mapping[str, Any]) -> bool:
+    """Whether models stand in a table of their own, to be opened: compared ones, of which there may be many."""
+    return group["role"] == "compared" and not any(row["chosen"] for row in group["rows"])
 
 
 def _over_seeds(name: str, values: Sequence[Any]) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from limbeck.report.words import METRICS, finite
 # Each stands out from white and from near-black; dashes tell them apart without colour.
 COLOURS = {
     "teacher": (100, 116, 139), "assistant": (59, 130, 200), "student": (217, 119, 6), "direct": (150, 105, 205),
-    "generation": (101, 145, 40), "peer": (101, 145, 40), "distilled": (13, 148, 136),
+    "generation": (101, 145, 40), "peer": (101, 145, 40), "distilled": (13, 148, 136), "bad": (214, 69, 65),
 }  # fmt: skip
 DASHES = {
     "teacher": ("dot",), "assistant": ("dashdot",), "student": ("dash",), "direct": ("longdash",),
@@ -86,8 +86,9 @@ def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
 
 
 def _runs(result: Mapping[str, Any]) -> list[tuple[str, str, str, list[Any]]]:
-    """(label, role, dash, the runs of all seeds), in the order of the table of models."""
-    recorded = result.get("curves") or {}
+    """(label, role, dash, the runs of all seeds), in the order of the table of models; without those of `compare`."""
+    compared = {m["name"] for m in result.get("models") or [] if m["role"] == "compared"}
+    recorded = {name: rows for name, rows in (result.get("curves") or {}).items() if name not in compared}
     assistants = {spec.get("name", "assistant") for spec in result["recipe"].get("assistants") or []}
     roles = {name: _role(name, "assistant" if name in assistants else "teacher") for name in recorded}
     found: list[tuple[str, str, str, list[Any]]] = []

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SEEDED = ("student", "direct", "generation", "distilled", "peer")
+SEEDED = ("student", "direct", "generation", "distilled", "peer", "compared")
 ORDER = ("teacher", "assistant", *SEEDED, "compressed", "exported")
 
 
@@ -67,6 +67,7 @@ def named(name: str, role: str, result: Mapping[str, Any]) -> tuple[str, str]:
         "generation": (f"Generation {number[1]}", f"generation {number[1]}") if number else ("Generation", name),
         "distilled": (said.title, said.short),
         "peer": (f"Peer {number[1]}", f"peer {number[1]}") if number else ("Peer", name),
+        "compared": (re.sub(r"-seed-?\d+$", "", name),) * 2,
     }.get(role, (role.capitalize(), name))
 
 

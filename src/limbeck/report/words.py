@@ -53,6 +53,13 @@ def spread(name: str, reach: Sequence[float] | None) -> str:
     return f"± {100 * half:.2f}" if METRICS[name][2] else f"± {number(half, 2)}"
 
 
+def change(name: str, value: Any) -> str:
+    """A difference of a metric, with its sign: points of a per cent, or four significant digits at most."""
+    if not finite(value):
+        return NOTHING
+    return f"{100 * value:+.2f}" if METRICS[name][2] else f"{'-' if value < 0 else '+'}{number(abs(value), 3)}"
+
+
 def count(value: Any) -> str:
     """A number of things: 20,490 or 1.21 M."""
     if not finite(value):
@@ -246,6 +253,9 @@ def _student(spec: Mapping[str, Any], seeds: Sequence[int], result: Mapping[str,
         )
     else:
         said.append(f"For every seed it was trained twice, alone and with the teacher, {same}.")
+        if compared := recipe.get("compare"):
+            further = f"{len(compared)} other set{'s' if len(compared) != 1 else ''} of losses"
+            said[-1] = f"For every seed it was trained alone, with the teacher, and so by {further}; {same}."
         if recipe.get("assistants"):
             said[-1] = (
                 f"For every seed it was trained alone, taught by the teacher itself, and by the assistant; {same}."
@@ -262,15 +272,38 @@ def _often(times_: int) -> str:
     return {1: "once", 2: "twice"}.get(times_, f"{times_} times")
 
 
+def formula(losses: Mapping[str, Any]) -> str:
+    """A set of losses with their weights: `hard 0.1 + kd 0.9 (temperature 4)`."""
+    return " + ".join(_term(name, term) for name, term in losses.items())
+
+
+def _term(name: str, term: Mapping[str, Any]) -> str:
+    loss = term.get("loss", name)
+    details = [loss] if loss != name else []
+    for key, value in term.items():
+        if key not in ("weight", "loss", "student", "teacher") and value is not None:
+            details.append(key.replace("_", " ") if value is True else f"{key.replace('_', ' ')} {_moving(value)}")
+    ours, theirs = (_names(term.get(side, "prediction")) for side in ("student", "teacher"))
+    if not {*ours, *theirs} <= {"auto", "prediction"}:
+        details += [f"{s} from {t}" for s, t in zip(ours, theirs, strict=True)]
+    return f"{name} {_moving(term.get('weight', 1))}" + (f" ({', '.join(details)})" if details else "")
+
+
+def _names(taps: str | Sequence[str]) -> list[str]:
+    return [taps] if isinstance(taps, str) else list(taps)
+
+
+def _moving(value: Any) -> str:
+    """A number, or where it begins and ends."""
+    if not isinstance(value, Mapping):
+        return "no" if value is False else _plain(value)
+    over = f" over {value['epochs']:g} epochs" if value.get("epochs") else ""
+    shape = " as a cosine" if value.get("shape") == "cosine" else ""
+    return f"{value['start']:g} to {value['end']:g}{over}{shape}"
+
+
 def _objective(losses: Mapping[str, Any], taught: bool) -> str:
-    terms = []
-    for name, term in losses.items():
-        known = {"weight", "loss", "student", "teacher"}
-        options = settings({k: v for k, v in term.items() if k not in known})
-        loss = term.get("loss", name)
-        label = name if loss == name else f"{name} ({loss})"
-        terms.append(f"{term.get('weight', 1):g} {TIMES} {label}{f' ({options})' if options else ''}")
-    total = " + ".join(terms)
+    total = formula(losses)
     return (
         f"When taught: {total}. Alone: the terms that use labels, their weights summing to 1."
         if taught
