@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -225,3 +229,32 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(finished, tmp_path, monk
         assert all(torch.equal(value, b[key]) for key, value in a.items())
     results = [json.loads((run / "result.json").read_text()) for run in (whole, tmp_path / "cut")]
     assert results[0]["comparison"] == results[1]["comparison"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("losses", [{"hard": 1, "sp": {}, "vid": {}}, {"hard": 1, "crd": {"weight": "auto"}}], ids=str)
+def test_two_processes_train_what_one_does(tmp_path, monkeypatch, losses: dict[str, object]) -> None:
+    """Losses that relate rows see those of both; a projector's gradient is that of the whole batch."""
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "cache"))
+    # No loss with batch norm, whose statistics are each process's own.
+    plan = {"epochs": 1, "batch_size": 16, "lr": 1e-3, "optimizer": "sgd"}
+    small = {**TINY, "losses": losses, "student": {**TINY["student"], "train": plan}}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(small))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "limbeck"]
+    limbeck.run(path, out=tmp_path / "one")
+    shutil.copytree(tmp_path / "one" / "teacher", tmp_path / "two" / "teacher")  # the same teacher for both
+    shutil.copy(tmp_path / "one" / "recipe.yaml", tmp_path / "two")
+    command = [*launch, "run", str(path), "--out", str(tmp_path / "two")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / run / "distilled-seed0" / "last.safetensors") for run in ("one", "two"))
+    if "crd" in losses:  # each process draws its own negatives
+        stage = json.loads((tmp_path / "two" / "distilled-seed0" / "stage.json").read_text())["result"]
+        assert stage["weights_found"]["crd"] > 0
+        assert stage["epochs"][0]["train_crd"] > 0
+        assert not all(torch.equal(value, two[key]) for key, value in one.items())
+        return
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=2e-3, rtol=2e-3)
