@@ -7,12 +7,16 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from conftest import need
+from report_samples import classification, compared
+
+from limbeck.report import words
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -109,6 +113,49 @@ def test_rounds_let_everybody_begin_once(turns):
     assert asked == [("a", 3), ("b", 3), ("a", 100), ("b", 5), ("b", 5), ("a", 100), ("a", 100), ("b", 5)]
     assert times["a"] == pytest.approx([1.0] * 3)
     assert times["b"] == pytest.approx([20.0] * 3)
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], list[str]]:
+    """The lines that results_table.py prints for a folder."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import results_table
+
+    def lines(folder: Path) -> list[str]:
+        results_table.main([str(folder)])
+        return capsys.readouterr().out.splitlines()
+
+    return lines
+
+
+def test_rows_of_results_carry_the_numbers_of_the_run(tmp_path, printed):
+    result = classification()
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    [row] = printed(tmp_path)
+    cells = row.strip("| ").split(" | ")
+    gain = result["comparison"]["gain"]
+    low, high = (100 * end for end in gain["ci95"])
+    assert cells[:3] == ["`mnist-distiller`", "Fashion-MNIST", "5"]
+    assert cells[6:9] == [f"{100 * gain['mean']:+.2f} [{low:+.2f}, {high:+.2f}]", "helps", "30x"]
+    (tmp_path / "result.json").write_text(json.dumps(classification(seeds=1)))
+    assert "±" not in printed(tmp_path)[0]  # one seed has no interval
+
+
+def test_a_run_that_compared_losses_prints_a_row_for_each(tmp_path, printed):
+    result = compared()
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    lines = printed(tmp_path)
+    assert sum(line.startswith("| `compare-losses`") for line in lines) == 1
+    rows = [line.strip("| ").split(" | ") for line in lines[6:]]
+    assert [len(cells) for cells in rows] == [7] * 8
+    gains = {m["name"]: m["gain"]["mean"] for m in result["methods"]}
+    assert [cells[0].strip("`") for cells in rows] == sorted(gains, key=gains.get, reverse=True)
+    found = {cells[0].strip("`"): cells for cells in rows}
+    assert found["fitnet"][1] == "hard 1 + fitnet weight auto; found: fitnet 0.20 to 0.60"
+    assert found["fitnet"][4:] == ["helps", "holds", f"2.5{words.TIMES}"]
+    assert found["at"][4:6] == ["helps", "does not hold"]
+    assert found["ctkd"][3].startswith(f"{100 * gains['ctkd']:+.2f} [")
+    assert found["ctkd"][4:6] == ["no evidence", ""]
 
 
 @pytest.mark.slow

@@ -3,12 +3,16 @@
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from limbeck import recipe
+from limbeck import recipe, signatures
 from limbeck.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -44,10 +48,41 @@ def test_the_documented_keys_are_the_recipe_s(tmp_path):
     names = {a or b for a, b in shown}
     models = [recipe.Recipe, recipe.Data, recipe.Split, recipe.Augment, recipe.Blur, recipe.Jitter, recipe.Teacher]
     models += [recipe.Assistant, recipe.Combine, recipe.Student, recipe.Plan, recipe.Schedule, recipe.Cache, recipe.Run]
+    models += [recipe.Term, recipe.Ramp]
     known = {key for model in models for key in model.model_fields}
     mentioned = set(re.findall(r"\w+", (ROOT / "docs/recipe.md").read_text()))
-    assert names - known <= {"hard", "kd", "weight", "temperature", "channels", "hidden"}
+    assert names - known <= {"hard", "kd", "temperature", "attention", "maps", "channels", "hidden"}
     assert known - mentioned <= {"momentum", "step_size", "gamma"}
+
+
+@pytest.mark.parametrize("block", [b for file in ("docs/losses.md", "docs/recipe.md") for b in blocks(file, "yaml")])
+def test_the_documented_losses_are_sound(block):
+    shown = {k: v for k, v in yaml.safe_load(block).items() if k in ("losses", "compare")}
+    frame = {"data": {"source": "digits"}, "teachers": [{"model": "conv-pool", "train": {}}]}
+    checked = recipe.load(frame | {"student": {"model": "conv-pool"}} | shown)
+    assert checked.losses.keys() == shown["losses"].keys()
+
+
+def test_the_tables_of_losses_are_what_the_source_says():
+    script = [sys.executable, ROOT / "docs" / "losses.py", "--check"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = re.findall(r"^\| `(\w+)", (ROOT / "docs/losses.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(signatures.losses())
+    recipes = (ROOT / "docs/recipe.md").read_text()
+    beyond = {"label_binary", "binary_kd", "label_gaussian_nll", "gaussian_kl"}  # of no task, or no reference network
+    assert {name for name in listed if f"`{name}`" not in recipes} == beyond
+
+
+def test_a_table_of_losses_that_is_out_of_date_is_noticed(tmp_path):
+    for name in ("losses.py", "losses.md"):
+        shutil.copy(ROOT / "docs" / name, tmp_path / name)
+    page = tmp_path / "losses.md"
+    page.write_text(page.read_text().replace("`kd(temperature=4", "`kd(temperature=5"))
+    script = [sys.executable, tmp_path / "losses.py"]
+    assert subprocess.run([*script, "--check"], capture_output=True, check=False).returncode == 1
+    subprocess.run(script, check=True)
+    assert page.read_text() == (ROOT / "docs" / "losses.md").read_text()
 
 
 @pytest.mark.parametrize("line", [line for block in blocks("README.md", "sh") for line in block.splitlines()])

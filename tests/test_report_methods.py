@@ -43,7 +43,7 @@ def survivors(result):
     ("losses", "expected"),
     [
         ({"hard": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}}, "hard 0.1 + kd 0.9 (temperature 4)"),
-        ({"fitnet": {"weight": "auto", "student": "auto", "teacher": "auto"}}, "fitnet auto"),
+        ({"fitnet": {"weight": "auto", "student": "auto", "teacher": "auto"}}, "fitnet weight auto"),
         ({"kd": {"weight": {"start": 0.0, "end": 0.9, "epochs": 2.0, "shape": "linear"}}}, "kd 0 to 0.9 over 2 epochs"),
         (
             {"kd": {"weight": 1, "temperature": {"start": 8, "end": 2, "epochs": None, "shape": "cosine"}}},
@@ -63,7 +63,7 @@ def test_the_story_tells_weights_that_are_no_numbers():
     result = compared()
     result["recipe"]["losses"]["fitnet"] = {"loss": "fitnet", "weight": "auto", "student": "auto", "teacher": "auto"}
     told = dict(words.story(result))
-    assert "hard 0.1 + kd 0.9 (temperature 8 to 2 as a cosine) + fitnet auto." in told["Objective"][0]
+    assert "hard 0.1 + kd 0.9 (temperature 8 to 2 as a cosine) + fitnet weight auto." in told["Objective"][0]
     assert "with the teacher, and so by 7 other sets of losses" in told["Student"][1]
 
 
@@ -183,7 +183,7 @@ def test_the_page_shows_the_methods_around_the_student_alone(tmp_path):
     named = [m.name for m in methods.methods(result)]
     above = [m.name for m in methods.methods(result) if m.mean >= 0]
     assert [row.strip() for row in rows] == [*above, "student alone", *named[len(above) :]]
-    assert "hard 1 + fitnet auto; found: fitnet 0.20 to 0.60" in section
+    assert "hard 1 + fitnet weight auto; found: fitnet 0.20 to 0.60" in section
     assert section.count("not among 8") == 1
     for sentence in methods.said(methods.methods(result)):
         assert sentence.replace("'", "&#39;") in section

@@ -71,7 +71,7 @@ def _show_methods(result: Mapping[str, Any], console: Console) -> None:
     found, (score, spread) = methods(result), alone(result)
     title = words.METRICS[result["methods"][0]["metric"]][0].removesuffix(" %")
     table = Table(title="sets of losses, each against the student alone", box=None, padding=(0, 2, 0, 0))
-    table.add_column("losses", no_wrap=True, max_width=17)
+    table.add_column("losses", no_wrap=True, max_width=19)
     for heading in (title, "gain", "95 % interval", "verdict", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for method in found:

@@ -295,6 +295,8 @@ def _names(taps: str | Sequence[str]) -> list[str]:
 
 def _moving(value: Any) -> str:
     """A number, or where it begins and ends."""
+    if value == "auto":
+        return "weight auto"  # by itself it could mean the taps
     if not isinstance(value, Mapping):
         return "no" if value is False else _plain(value)
     over = f" over {value['epochs']:g} epochs" if value.get("epochs") else ""
