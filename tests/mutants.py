@@ -54,6 +54,7 @@ METHODS = ("test_report_methods.py",)
 STARTUP = ("test_startup.py",)
 STORE = ("test_store.py",)
 CACHE = ("test_cache.py",)
+TUNE = ("test_tune.py",)
 
 MUTANTS = [
     # losses
@@ -218,6 +219,12 @@ MUTANTS = [
     Mutant("report: compared students among the curves", "report/figures.py", "if name not in compared}", "}", METHODS),
     Mutant("report: options of a loss that are 0 not told", "report/words.py", "and value is not None:", "and value:", METHODS),
     Mutant("report: every comparison on an axis of its own", "report/__init__.py", "figures.gains(other, ends)", "figures.gains(other)", REPORT),
+    # the search
+    Mutant("tune: a search that goes on draws other trials", "tune/search.py", "TPESampler(seed=derive_seed(\"tune\", number) % 2**32)", "TPESampler()", TUNE),
+    Mutant("tune: an interrupted trial is left behind", "tune/search.py", "if trial.state == TrialState.RUNNING]", "if trial.state == TrialState.PRUNED]", TUNE),
+    Mutant("tune: terms of labels are lost", "tune/space.py", "return {**labels, candidate.term", "return {candidate.term", TUNE),
+    Mutant("tune: the largest error is the best", "tune/__init__.py", "ranked(trials, higher=setting.higher)", "ranked(trials, higher=True)", TUNE),
+    Mutant("tune: a full disk counts as a failed trial", "tune/__init__.py", "if not error.what.startswith(DIVERGED):", "if False:", TUNE),
     # the command line
     Mutant("start-up: every installed package searched", "cli.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
     Mutant("start-up: help reads recipes", "cli.py", "import gc\nimport os\n", "import gc\nimport os\nimport limbeck.recipe\n", STARTUP),
