@@ -14,7 +14,7 @@ from sklearn import metrics as reference
 from torch import nn
 
 from limbeck import evaluate
-from limbeck.data import from_arrays
+from limbeck.data import core, from_arrays
 from limbeck.errors import UserError
 from limbeck.types import Task
 
@@ -478,3 +478,33 @@ def test_assess_takes_the_test_split_unless_told_otherwise(images):
     assert evaluate.assess(knows, images)["n"] == len(images.test)
     found = evaluate.assess(knows, images, images.val)
     assert (found["n"], found["accuracy"]) == (len(images.val), 1.0)
+
+
+def test_how_sure_a_network_is_counts_in_the_target_s_own_unit():
+    """Two values, in hundreds and in thousandths; the log likelihood by the formula, row by row."""
+    task = Task("regression", ("large", "small"), spread=True)
+    scaling = core.Scaling(torch.tensor([50.0, 0.01]), torch.tensor([100.0, 0.001]))
+    means = [[0.5, -1.0], [0.0, 2.0], [1.0, 0.0]]
+    logs = [[0.0, -2.0], [1.0, 0.5], [-1.0, 3.0]]
+    truth = [[0.4, 1.5], [-3.5, 2.0], [1.0, 1.0]]
+    found = evaluate.metrics(
+        task, torch.tensor([m + v for m, v in zip(means, logs, strict=True)]), torch.tensor(truth), scaling
+    )
+    surprise, within = [], 0
+    for row, spread, wanted in zip(means, logs, truth, strict=True):
+        total = 0.0
+        for m, v, y, unit in zip(row, spread, wanted, (100.0, 0.001), strict=True):
+            deviation = math.exp(v / 2) * unit
+            z = (y - m) * unit / deviation
+            total += math.log(deviation * math.sqrt(2 * math.pi)) + z * z / 2
+            within += abs(z) <= 1.96
+        surprise.append(total)
+    assert found["nll"] == pytest.approx(sum(surprise) / 3, rel=1e-6)
+    assert found["coverage95"] == pytest.approx(within / 6)
+    plain = evaluate.metrics(Task("regression", task.names), torch.tensor(means), torch.tensor(truth), scaling)
+    assert {k: found[k] for k in plain} == plain
+
+
+def test_outputs_without_a_variance_are_refused_where_one_is_wanted():
+    with pytest.raises(UserError, match="a mean and the logarithm of a variance for each output"):
+        evaluate.metrics(Task("regression", ("a",), spread=True), torch.zeros(3, 1), torch.zeros(3, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -258,3 +259,40 @@ def test_two_processes_train_what_one_does(tmp_path, monkeypatch, losses: dict[s
         return
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=2e-3, rtol=2e-3)
+
+
+def test_networks_that_say_how_sure_they_are(tmp_path, monkeypatch) -> None:
+    """From a recipe to a file that answers with means and variances in the target's own unit."""
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "cache"))
+    plan = {"epochs": 3, "batch_size": 64, "lr": 3e-3}
+    result = limbeck.run(
+        {
+            "task": "regression",
+            "data": {"source": "diabetes"},
+            "teachers": [{"model": "mlp", "options": {"hidden": [16]}, "train": plan}],
+            "student": {"model": "mlp", "options": {"hidden": [4]}, "train": plan},
+            "losses": {"label_gaussian_nll": 0.5, "gaussian_kl": 0.5},
+            "seeds": [0],
+            "export": ["onnx"],
+            "run": {"threads": 1},
+        },
+        out=tmp_path / "run",
+    )
+    rows = {m["name"]: m for m in result["models"]}
+    for row in rows.values():
+        assert 0 <= row["metrics"]["coverage95"] <= 1
+        # No better than a Gaussian of the errors that it makes, in the target's own unit, and not far from it.
+        assert row["metrics"]["nll"] > math.log(row["metrics"]["rmse"]) - 1
+        assert row["metrics"]["nll"] < math.log(row["metrics"]["rmse"]) + 5
+    [file] = [m for m in result["models"] if m["role"] == "exported"]
+    assert file["metrics"]["nll"] == pytest.approx(rows[result["chosen"]["name"]]["metrics"]["nll"], rel=1e-4)
+    with pytest.raises(UserError, match="those of several teachers are none"):
+        recipe.load(
+            {
+                "task": "regression",
+                "data": {"source": "diabetes"},
+                "teachers": [{"name": n, "model": "mlp", "train": plan} for n in "ab"],
+                "student": {"model": "mlp"},
+                "losses": {"label_gaussian_nll": 0.5, "gaussian_kl": 0.5},
+            }
+        )

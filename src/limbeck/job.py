@@ -70,7 +70,7 @@ class Job:
         say: Callable[[str], None] | None = self.progress.say
         if weights is not None:
             spec, say = spec.model_copy(update={"pretrained": False, "weights": str(weights)}), None
-        model = build(spec, self.data.shape, self.data.task.width, say=say)
+        model = build(spec, self.data.shape, self.data.task.outputs, say=say)
         return Normalized(model, *normalization(spec, model, self.data.inputs.mean, self.data.inputs.std))
 
     def weights(self, name: str, plan: Plan | None) -> Path:
@@ -212,6 +212,7 @@ class Job:
         own = {n: t for n, t in self.recipe.losses.items() if not known[t.loss].needs_teacher and t.learns}
         if not own:
             name = "hard" if self.recipe.task == "classification" else "label_mse"
+            name = "label_gaussian_nll" if self.recipe.spread else name
             own = {name: recipe.Term(loss=name)}
         # One that moves, or is to be found, says nothing of its share: it counts as 1.
         shares = {n: t.weight if isinstance(t.weight, float | int) else 1.0 for n, t in own.items()}

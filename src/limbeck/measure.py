@@ -131,6 +131,7 @@ def _ship(
     scaling = data.targets
     if scaling is not None:
         # A shipped file answers in the targets' own units.
+        scaling = scaling.with_spread() if data.task.spread else scaling
         network = nn.Sequential(network, Rescale(scaling)).eval()
         reference = reference * scaling.std + scaling.mean
     x = pixels(data, data.test, "cpu")
@@ -139,7 +140,7 @@ def _ship(
     parity = export.parity(reference, given, data.task.kind)
     export.check_parity(path, parity, reference)
     standardised = given if scaling is None else (given - scaling.mean) / scaling.std
-    metrics = evaluate.metrics(data.task, standardised, targets(data, data.test, "cpu"), scaling)
+    metrics = evaluate.metrics(data.task, standardised, targets(data, data.test, "cpu"), data.targets)
     cost = replace(source.cost, size_bytes=path.stat().st_size)
     return Artifact(
         f"{source.name}.{kind}", "exported", source.seed, kind, str(path.relative_to(root)), metrics, cost, parity

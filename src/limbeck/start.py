@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def begin(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Pro
     """The recipe's data, and the run around it."""
     stages, started = Stages(folder, accelerator), time.monotonic()
     data = on_device(load(checked.data, checked.task, progress), accelerator.device)
+    data = replace(data, task=replace(data.task, spread=checked.spread))
     stages.seconds["data"] = round(time.monotonic() - started, 3)
     return Job(checked, folder, data, accelerator, progress, stages)
 
@@ -75,7 +77,7 @@ def dry_build(job: Job) -> None:
     def tried(spec: Network) -> torch.nn.Module:
         if spec.weights and not Path(spec.weights).is_file():
             raise UserError("there is no such file", where=spec.weights)
-        return build(spec.model_copy(update={"pretrained": False}), job.data.shape, job.data.task.width)
+        return build(spec.model_copy(update={"pretrained": False}), job.data.shape, job.data.task.outputs)
 
     checked = job.recipe
     teachers, chain, student = (
@@ -113,7 +115,7 @@ def choose_views(job: Job) -> list[str]:
         codec = checked.cache
         tutors = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
         tutors += ["student"] * (len(checked.seeds) * (checked.student.generations or 0))
-        width, rows = data.task.width, len(data.train)
+        width, rows = data.task.outputs, len(data.train)
         one = sum(
             cache.size_bytes(rows, 1, width, dtype=codec.dtype, top_k=job.top_k, taps=job.teacher_shapes(tutor))
             for tutor in tutors

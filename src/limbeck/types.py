@@ -22,15 +22,27 @@ Format = Literal["pytorch", "onnx", "litert", "executorch"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is predicted: a class out of `names`, or one value for each of `names`."""
+    """What is predicted: a class out of `names`, or one value for each of `names`.
+
+    Attributes:
+        kind: classification or regression.
+        names: of the classes or values.
+        spread: whether networks say how sure they are of each value: K means, then K logarithms of variances.
+    """
 
     kind: Kind
     names: tuple[str, ...]
+    spread: bool = False
 
     @property
     def width(self) -> int:
-        """How many numbers a network's head gives: C classes or K outputs."""
+        """How many things are told apart: C classes or K values."""
         return len(self.names)
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a network's head gives."""
+        return 2 * self.width if self.spread else self.width
 
 
 @dataclass(frozen=True, slots=True)

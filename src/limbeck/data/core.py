@@ -23,6 +23,10 @@ class Scaling:
     mean: Tensor
     std: Tensor
 
+    def with_spread(self) -> Scaling:
+        """The same for K values followed by the logarithms of their variances, which only move with the unit."""
+        return Scaling(torch.cat((self.mean, 2 * self.std.log())), torch.cat((self.std, torch.ones_like(self.std))))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:

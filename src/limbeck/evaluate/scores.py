@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,7 +62,7 @@ def predict(
         for module, training in modes.items():
             module.training = training
     # A copy made outside inference mode is an ordinary tensor, fit for autograd.
-    return torch.cat(found).clone() if found else torch.empty(0, data.task.width)
+    return torch.cat(found).clone() if found else torch.empty(0, data.task.outputs)
 
 
 def assess(
@@ -88,7 +89,9 @@ def metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | N
         Classification: accuracy, nll (nats), ece (15 bins of equal width; Guo et al. 2017), per_class_accuracy (name ->
         fraction, None for a class without a row), confusion (rows true, columns predicted) and n.
         Regression: mae, rmse and r2 as means over the outputs, n, and per_output where there are several. r2 is None
-        where it is not defined: fewer than two rows, or an output that never varies.
+        where it is not defined: fewer than two rows, or an output that never varies. Where networks say how sure they
+        are, also nll, the mean negative log likelihood of a row under their Gaussians (nats), and coverage95, the share
+        of values within 1.96 of their standard deviations.
 
     Raises:
         UserError: no rows, shapes that do not fit the task, or predictions that are not finite.
@@ -98,10 +101,27 @@ def metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | N
         if target.shape != prediction.shape[:1]:
             raise UserError(f"{len(prediction)} predictions need as many class indices, not {tuple(target.shape)}")
         return _classification(task, prediction.double().cpu(), target.long().cpu())
-    _check(task, target, "targets")
+    _check(replace(task, spread=False), target, "targets")
     if len(target) != len(prediction):
         raise UserError(f"{len(prediction)} predictions cannot be compared with {len(target)} targets")
-    return _regression(task, prediction.double().cpu(), target.double().cpu(), scaling)
+    given, truth = prediction.double().cpu(), target.double().cpu()
+    found = _regression(task, means(task, given), truth, scaling)
+    return found | (_spread(task, given, truth, scaling) if task.spread else {})
+
+
+def means(task: Task, prediction: Tensor) -> Tensor:
+    """What a network predicts, without how sure it is: the first K of its outputs [N, 2K]; others as they are."""
+    return prediction[:, : task.width] if task.spread else prediction
+
+
+def _spread(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | None) -> dict[str, Any]:
+    deviation = (prediction[:, task.width :].clamp(-30, 30) / 2).exp()
+    if scaling is not None:
+        deviation = deviation * scaling.std.double().cpu()
+    centre, truth = _unscaled(means(task, prediction), scaling), _unscaled(target, scaling)
+    surprise = nn.functional.gaussian_nll_loss(centre, truth, deviation.square(), full=True, eps=0, reduction="none")
+    within = (truth - centre).abs() <= 1.96 * deviation
+    return {"nll": surprise.sum(1).mean().item(), "coverage95": within.double().mean().item()}
 
 
 def agreement(task: Task, prediction: Tensor, teacher: Tensor, scaling: Scaling | None = None) -> dict[str, float]:
@@ -131,7 +151,7 @@ def agreement(task: Task, prediction: Tensor, teacher: Tensor, scaling: Scaling 
         same = student.argmax(1) == teacher.argmax(1)
         kl = kl_divergence(teacher.log_softmax(1), student.log_softmax(1), log_prob=True)
         return {"agreement": same.double().mean().item(), "kl": max(float(kl), 0.0)}
-    student, teacher = _unscaled(student, scaling), _unscaled(teacher, scaling)
+    student, teacher = _unscaled(means(task, student), scaling), _unscaled(means(task, teacher), scaling)
     rmse = mean_squared_error(student, teacher, squared=False, num_outputs=task.width)
     return {"rmse_to_teacher": rmse.mean().item()}
 
@@ -172,7 +192,7 @@ def disagreement(
     members, count = predictions.double().cpu(), predictions.shape[1]
     found: dict[str, Any] = {"names": list(names), "n": count}
     if task.kind == "regression":
-        members = _unscaled(members, scaling)
+        members = _unscaled(members[..., : task.width], scaling)
         spread = members.std(dim=0, correction=0).mean().item()
         return found | _pairs(lambda a, b: (a - b).square().mean(0).sqrt().mean(), members) | {"spread": spread}
     first, shares = members.argmax(2), members.softmax(2)
@@ -201,10 +221,11 @@ def main_metric(task: Task) -> tuple[str, bool]:
 
 
 def _check(task: Task, values: Tensor, what: str) -> None:
-    if values.ndim != 2 or values.shape[1] != task.width or not len(values):
+    if values.ndim != 2 or values.shape[1] != task.outputs or not len(values):
+        each = "a mean and the logarithm of a variance for each output" if task.spread else "one a class or output"
         raise UserError(
-            f"{what} have shape {tuple(values.shape)}, not [rows, {task.width}]",
-            hint=f"the network's head gives {task.width} numbers for each row: one a class or output",
+            f"{what} have shape {tuple(values.shape)}, not [rows, {task.outputs}]",
+            hint=f"the network's head gives {task.outputs} numbers for each row: {each}",
         )
     broken = int((~values.isfinite()).any(1).sum())
     if broken:

@@ -141,6 +141,14 @@ class Recipe(Strict):
         """Whether a student learns from anybody: teachers, an earlier generation or its peers."""
         return bool(self.teachers or self.student.generations or self.student.peers)
 
+    @property
+    def spread(self) -> bool:
+        """Whether networks say how sure they are of each value, as the losses on Gaussians ask."""
+        known = signatures.losses()
+        return any(
+            known[t.loss].family == "gaussian" for ts in (self.losses, *self.compare.values()) for t in ts.values()
+        )
+
     def _teachers_fit(self) -> None:
         names: set[str] = set()
         named = [(f"teachers.{i}", t.name) for i, t in enumerate(self.teachers)]
@@ -186,6 +194,8 @@ class Recipe(Strict):
                 raise MisfitError(f"{place}.{name}", "compares classes: it does not fit `task: regression`")
             if family in ("regression", "gaussian") and self.task == "classification" and term.loss != "mse":
                 raise MisfitError(f"{place}.{name}", "compares measured values: it does not fit `task: classification`")
+            if family == "gaussian" and len(self.teachers) > 1:
+                raise MisfitError(f"{place}.{name}", "compares Gaussians, and those of several teachers are none")
             if family == "multilabel":
                 raise MisfitError(f"{place}.{name}", "takes rows of several classes, and no `task` has these")
         learns = [name for name, term in terms.items() if known[term.loss].needs_teacher]

@@ -110,9 +110,9 @@ class Learner:
         """Look at some outputs before anything is trained on them."""
         task, rows = self.data.task, self.data.train[:32]
         given = evaluate.predict(self.network, self.data, rows, device=self.device)
-        if given.shape != (len(rows), task.width):
+        if given.shape != (len(rows), task.outputs):
             raise UserError(
-                f"the network gives {tuple(given.shape)} for {len(rows)} rows, not [{len(rows)}, {task.width}]",
+                f"the network gives {tuple(given.shape)} for {len(rows)} rows, not [{len(rows)}, {task.outputs}]",
                 where=self.label,
                 hint=f"its head has one output a {'class' if task.kind == 'classification' else 'value to predict'}",
             )
@@ -156,14 +156,18 @@ class Learner:
 
     def validate(self) -> dict[str, float]:
         """What the shown network is worth on the validation rows: val_loss and val_<metric>."""
-        data = self.data
+        data, task = self.data, self.data.task
         truth = targets(data, data.val, "cpu")
         given = evaluate.predict(
             self.shown, data, data.val, device=self.device, channels_last=self.layout == torch.channels_last
         )
-        found = evaluate.metrics(data.task, given, truth, data.targets)
+        found = evaluate.metrics(task, given, truth, data.targets)
         row = {f"val_{k}": v for k, v in found.items() if isinstance(v, float)}
-        row["val_loss"] = found["nll"] if data.task.kind == "classification" else float((given - truth).square().mean())
+        row["val_loss"] = (
+            found["nll"]
+            if task.kind == "classification"
+            else float((evaluate.means(task, given) - truth).square().mean())
+        )
         if self.accelerator.num_processes > 1:
             # Every process must stop and select alike, so the first one's figures are everyone's.
             row = broadcast_object_list([row])[0]
