@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from report_samples import classification, compared, ensemble
+from report_samples import classification, compared, ensemble, regression
 from scipy import stats
 
 from limbeck.report import figures, methods, roles, scores, words, write_report
@@ -234,6 +234,15 @@ def test_names_of_methods_and_taps_are_text(tmp_path):
     path = tmp_path / "report.html"
     write_report(result, path)
     assert evil not in path.read_text(encoding="utf-8")
+
+
+def test_networks_that_say_how_sure_they_are_have_a_column_for_it(tmp_path):
+    result = regression()
+    for row in result["models"]:
+        row["metrics"] |= {"nll": 1.25, "coverage95": 0.934}
+    text, _ = page_of(result, tmp_path / "report.html")
+    assert ">Coverage</th>" in text
+    assert "93.40 %" in text
 
 
 # --- the terminal ----------------------------------------------------------------------------------

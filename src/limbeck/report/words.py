@@ -19,6 +19,7 @@ METRICS = {
     "rmse": ("RMSE", "root of the mean squared error, lower is better", False),
     "mae": ("MAE", "mean absolute error, lower is better", False),
     "r2": ("R²", "share of the variance explained", False),
+    "coverage95": ("Coverage", "share of the values inside the 95 % interval the network gives them", True),
     "rmse_to_teacher": ("RMSE to teacher", "how far from what the teacher says", False),
 }
 
