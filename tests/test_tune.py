@@ -175,10 +175,13 @@ def test_several_seeds_are_averaged_and_features_are_asked_for_with_the_rest(tmp
 
 
 def test_values_are_searched_too_and_less_error_is_better(tmp_path):
-    found = tune(DIABETES, trials=3, out=tmp_path)
+    compare = {"plain": {"label_mse": 1.0}}
+    found = tune({**DIABETES, "compare": compare}, trials=3, out=tmp_path)
     assert [t["loss"] for t in found["trials"]] == ["mse", "teacher_bounded", "attentive_imitation"]
     assert not found["higher_is_better"]
     assert found["best"]["value"] == min(t["value"] for t in found["trials"])
+    # Whatever else the recipe says is in the winner's, too.
+    assert recipe.load(tmp_path / "tune" / "best.yaml").compare == recipe.load({**DIABETES, "compare": compare}).compare
 
 
 # --- what it may look at -------------------------------------------------------------------------

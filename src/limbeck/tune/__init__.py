@@ -227,7 +227,8 @@ def _written(setting: _Setting, trials: list[dict[str, Any]]) -> dict[str, Any]:
         "best_yaml": None,
     }
     if best:
-        winner = recipe_with(checked, best["losses"], name=f"{checked.name}-best")
+        others = checked.model_dump(mode="json", exclude_unset=True, include={"compare"})
+        winner = recipe_with(checked, best["losses"], name=f"{checked.name}-best", **others)
         found["best_yaml"] = recipe.dump(winner)
         file = setting.folder / "best.yaml"
         score = f"{found['metric']} {best['value']:.4f}"

@@ -102,6 +102,6 @@ def terms(checked: Recipe, candidate: Candidate, values: Mapping[str, float]) ->
 
 
 def recipe_with(checked: Recipe, losses: Mapping[str, Any], **changes: Any) -> Recipe:
-    """The recipe with other losses, checked as any other."""
+    """The recipe with other losses and nothing to compare them with, checked as any other."""
     raw = checked.model_dump(mode="json", exclude_unset=True, exclude={"compare"})
     return recipe.load({**raw, "losses": losses, **changes})
