@@ -179,6 +179,7 @@ def test_every_set_of_losses_is_held_against_the_student_alone(finished) -> None
         assert method["distilled"]["values"] == [scores[f"{method['name']}-seed0"]]
     found = {m["name"]: m["weights"] for m in result["methods"]}
     assert found["hint"][0]["fitnet"] > 0
+    assert result["weights"] == {"hint-seed0": found["hint"][0]}
     assert found["distilled"] == []
 
 

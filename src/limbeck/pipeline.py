@@ -166,6 +166,7 @@ def _conclude(
         "ensemble": _ensemble(job, faculty, measured["disagreement"]),
         "comparison": comparison,
         "comparisons": comparisons,
+        "weights": {name: t["weights_found"] for name, t in trained.items() if t.get("weights_found")},
         "methods": _methods(job, models, trained),
         "chosen": chosen,
         "views": job.views,
