@@ -238,7 +238,10 @@ def _against(found: Mapping[str, Any], option: str) -> dict[str, Any] | None:
         return None
     title = f"weight, {words.TIMES} where each loss began" if share else option
     _lay_out(figure, found, title, height=300)
-    figure.update_xaxes(type="log", dtick="D2" if share else "D1", tickformat="~g")
+    searched = [(c["ranges"][option], c["start"][option]) for c in found["space"] if option in c["ranges"]]
+    ends = [end / (start if share else 1) for reach, start in searched for end in reach]
+    span = [math.log10(min(ends)) - 0.05, math.log10(max(ends)) + 0.05]  # all that was searched, and room for a mark
+    figure.update_xaxes(type="log", dtick="D2", tickformat="~g", range=span)
     return plain(figure)
 
 
