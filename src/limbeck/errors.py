@@ -24,6 +24,10 @@ class UserError(Exception):
         super().__init__("".join((f"{where}: " if where else "", what, f"\n  hint: {hint}" if hint else "")))
 
 
+class DivergedError(UserError):
+    """A training whose loss became NaN or infinite."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A guess for a mistyped `word`, or the list of what is known."""
     known = sorted(known)

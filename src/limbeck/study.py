@@ -39,25 +39,36 @@ def study(job: Job, tutor: Tutor | None, direct: Tutor | None = None) -> list[St
     """
     found = []
     for seed in job.recipe.seeds:
-        alone = _one(job, f"student-seed{seed}", "student", seed, None)
+        alone = learn(job, f"student-seed{seed}", "student", seed, None)
         found.append(alone)
         if job.recipe.student.peers:
             found += _peers(job, seed)
             continue
         if direct:
-            found.append(_one(job, f"direct-seed{seed}", "direct", seed, direct))
+            found.append(learn(job, f"direct-seed{seed}", "direct", seed, direct))
         if job.recipe.student.generations:
             found += _generations(job, seed, tutor, alone)
         elif tutor:
-            found.append(_one(job, f"distilled-seed{seed}", "distilled", seed, tutor))
+            found.append(learn(job, f"distilled-seed{seed}", "distilled", seed, tutor))
             for variant in job.recipe.compare:
-                found.append(_one(job, f"{variant}-seed{seed}", "compared", seed, tutor, variant=variant))
+                found.append(learn(job, f"{variant}-seed{seed}", "compared", seed, tutor, variant=variant))
     return found
 
 
-def _one(
+def learn(
     job: Job, name: str, role: Role, seed: int, tutor: Tutor | None, *, generation: int = 1, variant: str = ""
 ) -> Studied:
+    """Train one student, or take it as it is where it has been trained: `generation` and `variant` name which.
+
+    Args:
+        job: the run.
+        name: of the stage.
+        role: what it is compared as.
+        seed: of its first weights and its data order.
+        tutor: whom it learns from; None for the labels alone.
+        generation: from the second on it begins from other weights.
+        variant: a name in `compare`, or "" for `losses`.
+    """
     spec = job.recipe.student
     parts = [seed, *([list(tutor.keys)] if tutor else []), *([generation] if generation > 1 else [])]
     key = job.key(spec, *parts, variant=variant)
@@ -105,7 +116,7 @@ def _generations(job: Job, seed: int, tutor: Tutor | None, alone: Studied) -> li
     for number in range(1, count + 1):
         last = number == count
         name = f"distilled-seed{seed}" if last else f"distilled-seed{seed}-gen{number}"
-        found.append(_one(job, name, "distilled" if last else "generation", seed, tutor, generation=generation))
+        found.append(learn(job, name, "distilled" if last else "generation", seed, tutor, generation=generation))
         tutor = _as_tutor(job, found[-1], [*tutor.keys, name])
         generation += 1
     return found

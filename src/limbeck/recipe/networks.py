@@ -13,7 +13,7 @@ from limbeck.errors import did_you_mean
 from limbeck.recipe.sources import Count, Fraction, Positive, Share, Strict
 
 OWN_NAMES = (
-    "ensemble", "export", "measured", "views", "recipe.yaml", "classes.json", "result.json", "report.html",
+    "ensemble", "export", "measured", "tune", "views", "recipe.yaml", "classes.json", "result.json", "report.html",
 )  # fmt: skip
 FOLDER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 STUDENTS = r"(student|distilled|direct)-seed"

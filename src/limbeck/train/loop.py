@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from limbeck import evaluate
 from limbeck.data import Data, fetcher, parts
 from limbeck.devices import make_accelerator
-from limbeck.errors import UserError
+from limbeck.errors import DivergedError, UserError
 from limbeck.losses.inputs import IGNORED
 from limbeck.objective import Objective
 from limbeck.recipe import Plan, Run
@@ -305,7 +305,7 @@ class _Loop:
         # What breaks in one peer reaches the others a step later: it is the first that is to be named.
         step, total, learner = min(bad, key=lambda one: one[0])
         kept = "the weights of the last finished epoch are kept" if learner.history.epochs else "no epoch was finished"
-        raise UserError(
+        raise DivergedError(
             f"the loss became {total} in epoch {epoch + 1}, step {step + 1} of {self.steps}; {kept}",
             where=learner.label,
             hint="lower lr, set clip_norm (1.0 is usual), add warmup_epochs, or use precision float32",

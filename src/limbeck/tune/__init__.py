@@ -12,14 +12,14 @@ import torch
 
 from limbeck import __version__, evaluate, recipe, teach
 from limbeck.devices import make_accelerator
-from limbeck.errors import UserError
+from limbeck.errors import DivergedError, UserError
 from limbeck.job import Job
 from limbeck.recipe import Recipe
 from limbeck.report.search import ranked, write_search
 from limbeck.runtime import Progress, environment, locked, read_json, write_json, write_text
 from limbeck.stages import Stages
 from limbeck.start import begin, choose_views, claim, dry_build
-from limbeck.study import _one as learn
+from limbeck.study import learn
 from limbeck.teach import Tutor
 from limbeck.tune import search
 from limbeck.tune.space import Candidate, candidates, recipe_with, terms
@@ -28,7 +28,6 @@ __all__ = ["tune"]
 
 SCHEMA = 1
 FOLDER = "tune"  # below the run directory, whose teachers it shares
-DIVERGED = "the loss became "  # how a training says that it has
 HEAVY = ("*.safetensors", "checkpoint.pt")
 
 
@@ -167,9 +166,7 @@ def _tried(
     told: dict[str, Any] = {"params": dict(values), "losses": losses, "value": None, "val_loss": None, "reason": None}
     try:
         learned = [learn(job, f"trial{number}-seed{seed}", "distilled", seed, tutor).result for seed in setting.seeds]
-    except UserError as error:
-        if not error.what.startswith(DIVERGED):
-            raise
+    except DivergedError as error:
         return told | {"reason": error.what.partition(";")[0]}
     metric, _ = evaluate.main_metric(job.data.task)
     scores = [result["val"][metric] for result in learned]
