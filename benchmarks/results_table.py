@@ -21,16 +21,18 @@ HEAD = """
 def row(result: Mapping[str, Any]) -> str:
     compared, models = result["comparison"], result["models"]
     scale, form = _unit(compared)
-    teacher = [m for m in models if m["role"] == "teacher"][-1]
+    # The last of the teachers is the ensemble where there is one; born-again and mutual learning have none.
+    teacher = next((m for m in reversed(models) if m["role"] == "teacher"), None)
     student = next(m for m in models if m["name"] == result["chosen"]["name"])
-    size = f"{teacher['cost']['size_bytes'] / student['cost']['size_bytes']:.0f}x"
+    weights = sum(m["cost"]["size_bytes"] for m in models if m["role"] == "teacher" and m["file"])
+    size = f"{weights / student['cost']['size_bytes']:.1f}x" if teacher else "-"
     files = ", ".join(
         f"{m['format']} {scale * m['metrics'][compared['metric']]:{form}}, {m['cost']['size_bytes'] / 1000:.0f} kB, "
         f"{m['cost']['latency_ms']:.3f} ms"
         for m in models
         if m["role"] == "exported"
     )
-    told = f"{scale * teacher['metrics'][compared['metric']]:{form}}"
+    told = f"{scale * teacher['metrics'][compared['metric']]:{form}}" if teacher else "-"
     cells = [f"`{result['name']}`", result["data"]["name"], compared["student"]["n"], told]
     cells += [_level(compared, "student"), _level(compared, "distilled")]
     return _line([*cells, _gain(compared), compared["verdict"], size, files])

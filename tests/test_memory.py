@@ -141,3 +141,31 @@ print(trained(data, terms, answers, fetch(images)))
         tmp_path,
     )
     assert said == "True True True True True"
+
+
+@pytest.mark.parametrize("seconds", [0.02, 1000.0], ids=["given back", "not looked at"])
+def test_a_heap_full_of_gaps_does_not_grow_without_end(seconds: float) -> None:
+    """Of 40 blocks each time 10 stay. The next ones are larger and do not fit between them."""
+    program = f"""
+import time
+from limbeck import runtime
+
+runtime.TRIM_SECONDS = {seconds}
+if not runtime.keep_heap():
+    raise SystemExit("no glibc")
+kept, idle = [], []
+before = runtime._resident_bytes()
+for turn in range(40):
+    blocks = [b"x" * ({MB} + turn * 16384) for _ in range(40)]
+    kept += blocks[::4]
+    blocks = None
+    time.sleep(0.06)
+    idle.append(runtime._resident_bytes() - before - sum(map(len, kept)))
+print(max(idle))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if "no glibc" in done.stderr:
+        pytest.skip("another C library")
+    assert done.returncode == 0, done.stderr
+    idle = int(done.stdout)
+    assert idle < 160 * MB if seconds < 1 else idle > 250 * MB

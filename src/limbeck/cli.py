@@ -294,7 +294,8 @@ def cache_verify(
             )
             wrong += found.disagreements
     if wrong:
-        raise UserError(f"{wrong} faults", hint="what is damaged is asked anew by the next run that needs it")
+        hint = "what is damaged is asked anew by the next run that needs it"
+        raise UserError(f"{wrong} fault{'' if wrong == 1 else 's'}", hint=hint)
 
 
 @answers.command("prune")
