@@ -52,6 +52,10 @@ class Term:
 class Objective(nn.Module):
     """A weighted sum of losses. Those with weights of their own are trained, moved and checkpointed with it.
 
+    Attributes:
+        terms: the losses with their weights.
+        balanced: the weights found so far of terms whose weight is "auto", by name.
+
     Args:
         terms: at least one with a weight above 0.
         epochs: how long the training takes; a `Ramp` without `epochs` of its own needs it.
@@ -62,6 +66,7 @@ class Objective(nn.Module):
     """
 
     balance: Tensor
+    balanced: dict[str, float]
 
     def __init__(self, terms: Sequence[Term], *, epochs: float | None = None) -> None:
         super().__init__()
@@ -85,40 +90,40 @@ class Objective(nn.Module):
         found = sum(t.weight == "auto" for t in terms)
         self.register_buffer("balance", torch.zeros(found, 2, dtype=torch.float64), persistent=found > 0)
         self._finder = Balancer()
-        self.register_load_state_dict_post_hook(lambda module, _: module._weigh())  # type: ignore[no-untyped-call]
-        self._weights = [0.0] * len(terms)
+        self.register_load_state_dict_post_hook(lambda module, _: module._recall())  # type: ignore[no-untyped-call]
+        self._epoch = 0.0
+        self._recall()
         self.pace(0.0)
 
     def pace(self, epoch: float) -> None:
         """Set what moves with time to its value at a moment, in epochs since the beginning."""
         for loss in self._paced:
             loss.pace(epoch)  # type: ignore[attr-defined]
-        if self._moving:
-            for term in self.terms:
-                if term.ramps:
-                    adjust(term.loss, **{name: ramp.at(epoch, self.epochs) for name, ramp in term.ramps.items()})
-        self._weigh(epoch)
+        if not self._moving:
+            return
+        for term in self.terms:
+            if term.ramps:
+                adjust(term.loss, **{name: ramp.at(epoch, self.epochs) for name, ramp in term.ramps.items()})
+        self._epoch = epoch
+        self._weigh()
 
-    def _weigh(self, epoch: float = 0.0) -> None:
-        found = iter(self.balance.tolist())
-        self._weights = [
-            term.weight.at(epoch, self.epochs)
-            if isinstance(term.weight, Ramp)
-            else _mean_ratio(*next(found))
-            if term.weight == "auto"
-            else float(term.weight)
-            for term in self.terms
-        ]
+    def _recall(self) -> None:
+        """Read what was found of weights that are `auto` from the buffer that keeps it."""
+        rows = self.balance.tolist()
+        names = [term.name for term in self.terms if term.weight == "auto"]
+        self.balanced = {name: math.exp(logs / n) if n else 0.0 for name, (logs, n) in zip(names, rows, strict=True)}
+        self._looks = rows[0][1] if rows else math.inf
+        self._weigh()
+
+    def _weigh(self) -> None:
+        self._weights = []
+        for term in self.terms:
+            weight = self.balanced[term.name] if term.weight == "auto" else term.weight
+            self._weights.append(weight.at(self._epoch, self.epochs) if isinstance(weight, Ramp) else float(weight))
 
     def watch(self, parameters: Iterable[nn.Parameter]) -> None:
         """Tell the student's parameters, in their order; weights that are `auto` need them to be found."""
         self._finder.watch(parameters)
-
-    @property
-    def balanced(self) -> dict[str, float]:
-        """The weights found so far for terms that are `auto`."""
-        pairs = zip(self.terms, self._weights, strict=True)
-        return {term.name: weight for term, weight in pairs if term.weight == "auto"}
 
     @property
     def needs_teacher(self) -> bool:
@@ -163,7 +168,7 @@ class Objective(nn.Module):
             elif teacher is not None or not taught:
                 with torch.no_grad():
                     values[term.name] = _value(term, taught, indexed, student, teacher, batch)
-        if len(self.balance) and torch.is_grad_enabled() and self.training:
+        if self._looks < BALANCE_STEPS and torch.is_grad_enabled() and self.training:
             self._find(values)
         total: Tensor | None = None
         for term, weight in zip(self.terms, self._weights, strict=True):
@@ -175,24 +180,13 @@ class Objective(nn.Module):
         return values
 
     def _find(self, values: Mapping[str, Tensor]) -> None:
-        """Look at the gradients of one more step, until there were enough."""
-        if float(self.balance[0, 1]) >= BALANCE_STEPS:
-            return
+        """Look at the gradients of one more step."""
         named = list(zip(self.terms, self._weights, strict=True))
         given = [values[term.name] * weight for term, weight in named if term.weight not in (0, "auto")]
-        ratios = self._finder.ratios(torch.stack(given).sum(), [values[t.name] for t, _ in named if t.weight == "auto"])
+        ratios = self._finder.ratios(torch.stack(given).sum(), [values[name] for name in self.balanced])
         if ratios is not None:
             self.balance += torch.stack((ratios.log(), torch.ones_like(ratios)), dim=1).to(self.balance)
-            self._weights = [
-                w if t.weight != "auto" else _mean_ratio(*self.balance[self._place(t)].tolist()) for t, w in named
-            ]
-
-    def _place(self, term: Term) -> int:
-        return [t.name for t in self.terms if t.weight == "auto"].index(term.name)
-
-
-def _mean_ratio(logs: float, count: float) -> float:
-    return math.exp(logs / count) if count else 0.0
+            self._recall()
 
 
 def _refuse_misfit(term: Term, epochs: float | None) -> None:
