@@ -136,7 +136,7 @@ def test_rows_of_results_carry_the_numbers_of_the_run(tmp_path, printed):
     gain = result["comparison"]["gain"]
     low, high = (100 * end for end in gain["ci95"])
     assert cells[:3] == ["`mnist-distiller`", "Fashion-MNIST", "5"]
-    assert cells[6:9] == [f"{100 * gain['mean']:+.2f} [{low:+.2f}, {high:+.2f}]", "helps", "30x"]
+    assert cells[6:9] == [f"{100 * gain['mean']:+.2f} [{low:+.2f}, {high:+.2f}]", "helps", "30.0x"]
     (tmp_path / "result.json").write_text(json.dumps(classification(seeds=1)))
     assert "±" not in printed(tmp_path)[0]  # one seed has no interval
 
