@@ -34,8 +34,26 @@ FAMILIES = {name: importlib.import_module(f"limbeck.losses.{name}") for name in 
 NAMED = {name: family for family in oracles.FAMILIES.values() for name in family.ORACLES}
 
 EVERY = [(name, options) for name in LOSSES for options in [{}, *OPTIONS.get(name, [])]]
-every_loss = pytest.mark.parametrize("name", LOSSES)
-every_case = pytest.mark.parametrize(("name", "options"), EVERY)
+
+
+def kept(name: str, test: Callable[..., None]) -> bool:
+    """Whether no family says that this test does not apply to a loss, and why."""
+    return test.__name__ not in EXCEPT.get(name, {})
+
+
+def every_loss(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.parametrize("name", [name for name in LOSSES if kept(name, test)])(test)
+
+
+def every_loss_on_predictions(test: Callable[..., None]) -> Callable[..., None]:
+    names = [name for name in LOSSES if kept(name, test) and not signatures.losses()[name].taps]
+    return pytest.mark.parametrize("name", names)(test)
+
+
+def every_case(test: Callable[..., None]) -> Callable[..., None]:
+    cases = [(name, options) for name, options in EVERY if kept(name, test)]
+    return pytest.mark.parametrize(("name", "options"), cases)(test)
+
 
 # --- how a loss is made and called ---------------------------------------------------------------
 
@@ -104,14 +122,6 @@ def plain(part: Any) -> Any:
 
 def with_labels() -> list[str]:
     return [name for name in LOSSES if name in NAMED and not sample(name)[2].is_floating_point()]
-
-
-@pytest.fixture(autouse=True)
-def _except(request: pytest.FixtureRequest) -> None:
-    """Leave out what a family says does not apply to a loss, and why."""
-    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
-    if why := EXCEPT.get(name, {}).get(request.node.originalname):
-        pytest.skip(f"{name}: {why}")
 
 
 # --- what there must be of each loss -------------------------------------------------------------
@@ -403,7 +413,7 @@ def test_target_of_another_shape_is_refused(name: str) -> None:
         value_of(name, {}, [student, teacher, wrong, *index])
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if not signatures.losses()[name].taps])
+@every_loss_on_predictions
 def test_output_without_a_batch_is_refused(name: str) -> None:
     student, teacher, target, *index = (part[0] for part in sample(name))
     with pytest.raises(UserError, match=r"shape \[5\], and a loss needs rows"):
