@@ -149,7 +149,7 @@ class Recipe(Strict):
     @property
     def taught(self) -> bool:
         """Whether a student learns from anybody: teachers, an earlier generation or its peers."""
-        return bool(self.teachers or self.student.generations or self.student.peers)
+        return not self.student.brought and bool(self.teachers or self.student.generations or self.student.peers)
 
     @property
     def spread(self) -> bool:
@@ -233,6 +233,12 @@ class Recipe(Strict):
             self._quantize_fits(place, steps)
         if self.smaller and self.student.peers:
             raise MisfitError("student.peers", "and `compress` do not go together: there is no one student to compress")
+        if self.student.brought and (self.compare or not (self.smaller or self.export)):
+            what = "takes the student as it is: then there is nothing but `compress`, `budget` and `export` to do"
+            raise MisfitError("student.train.epochs", what)
+        for number, teacher in enumerate(self.teachers):
+            if teacher.train and not teacher.train.epochs:
+                raise MisfitError(f"teachers.{number}.train.epochs", "is 1 or more; leave `train` out to load it only")
         if self.budget and self.budget.size_kb is None and self.budget.latency_ms is None:
             raise MisfitError("budget", "needs `size_kb`, `latency_ms` or both: what the model must keep to")
         if not self.export:
