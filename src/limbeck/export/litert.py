@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import UserError, require
-from limbeck.export.trace import captured, cause, check_installed, converting, refusal, trace
+from limbeck.export.chatter import captured, check_installed
+from limbeck.export.trace import lowering
 from limbeck.runtime import write_atomic
-
-_CAUSE = "limbeck: the conversion failed: "
 
 
 def check_litert() -> None:
@@ -50,50 +45,21 @@ def to_litert(model: nn.Module, example: Tensor, path: Path) -> Path:
         UserError: the extra is missing, the model cannot be converted, or the place cannot be written.
     """
     check_litert()
-    path = Path(path)
-    with converting("LiteRT", path) as log, tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
-        graph, lowered = Path(folder) / "graph.pt2", Path(folder) / "model.tflite"
-        torch.export.save(trace(model, example, dynamic_batch=False), graph)
-        if reason := _lower_elsewhere(graph, lowered, log):
-            raise refusal("LiteRT", path, reason)
-        write_atomic(path, lambda part: shutil.copyfile(lowered, part))
+    path, task = Path(path), "limbeck.export.litert:lower"
+    with lowering("LiteRT", task, model, example, path, dynamic_batch=False) as made:
+        write_atomic(path, lambda part: shutil.copyfile(made, part))
     return path
 
 
-def _lower_elsewhere(graph: Path, lowered: Path, log: Path) -> str | None:
-    """Run `lower` in a new process, whose output goes to the log. Gives the reason where that fails."""
-    call = "import sys; from limbeck.export.litert import lower; lower(*sys.argv[1:])"
-    command = [sys.executable, "-P", "-W", "default", "-c", call, str(graph), str(lowered)]
-    # The child sees what this process sees, whatever put it on the path; and it has no business on an accelerator.
-    own = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    with log.open("ab") as stream:
-        done = subprocess.run(
-            command, env={**os.environ, **own}, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, check=False
-        )
-    if done.returncode == 0 and lowered.exists():
-        return None
-    if done.returncode < 0:
-        return f"the converter was stopped by {signal.Signals(-done.returncode).name} (out of memory?)"
-    told = log.read_text(encoding="utf-8", errors="replace").rpartition(_CAUSE)
-    return told[2].strip() if told[1] else f"the converter ended with {done.returncode} and gave no reason"
-
-
 def lower(graph: str, lowered: str) -> None:
-    """Turn a saved graph into a LiteRT file and end the process with 1 if that fails; `to_litert` starts this."""
-    import traceback
+    """Turn a saved graph into a LiteRT file; `to_litert` has this done elsewhere."""
+    import litert_torch
 
-    try:
-        import litert_torch
-
-        program = torch.export.load(graph)
-        module = program.module()
-        module.training = False  # it was traced in eval mode; the flag only says so to the converter
-        inputs: Any = program.example_inputs
-        litert_torch.convert(module, inputs[0]).export(lowered)
-    except Exception as error:
-        traceback.print_exc()
-        sys.stderr.write(_CAUSE + cause(error) + "\n")
-        sys.exit(1)
+    program = torch.export.load(graph)
+    module = program.module()
+    module.training = False  # it was traced in eval mode; the flag only says so to the converter
+    inputs: Any = program.example_inputs
+    litert_torch.convert(module, inputs[0]).export(lowered)
 
 
 def session_litert(path: Path, threads: int = 1) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:

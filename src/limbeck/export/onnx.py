@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import UserError, require
-from limbeck.export.trace import check_installed, converting, trace
+from limbeck.export.chatter import check_installed
+from limbeck.export.trace import lowering
 from limbeck.runtime import write_atomic
 
 
@@ -41,18 +43,21 @@ def to_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
         UserError: the extra is missing, the model cannot be converted, or the place cannot be written.
     """
     check_onnx()
-    path = Path(path)
-    with converting("ONNX", path):
-        graph = trace(model, example, dynamic_batch=True)
-        program = torch.onnx.export(
-            graph, (), dynamo=True, verbose=False, input_names=["input"], output_names=["output"]
-        )
-        if program is None:
-            raise RuntimeError("torch.onnx.export gave nothing")
-        written = program
-        _forget_origins(written.model.graph)
-        write_atomic(path, lambda part: written.save(str(part), external_data=False))
+    path, task = Path(path), "limbeck.export.onnx:lower"
+    with lowering("ONNX", task, model, example, path, dynamic_batch=True) as made:
+        write_atomic(path, lambda part: shutil.copyfile(made, part))
     return path
+
+
+def lower(graph: str, lowered: str) -> None:
+    """Turn a saved graph into an ONNX file; `to_onnx` has this done elsewhere."""
+    program = torch.onnx.export(
+        torch.export.load(graph), (), dynamo=True, verbose=False, input_names=["input"], output_names=["output"]
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave nothing")
+    _forget_origins(program.model.graph)
+    program.save(lowered, external_data=False)
 
 
 def _forget_origins(graph: Any) -> None:
