@@ -33,7 +33,7 @@ EXEMPT = ("limbeck", "limbeck.__main__")
 # Libraries that are optional or slow to import: only inside the function that needs them.
 HEAVY = {
     *("onnx", "onnxruntime", "onnxscript", "litert_torch", "ai_edge_litert", "executorch", "keras", "mlflow", "wandb"),
-    *("tensorboard", "plotly", "jinja2", "pandas", "sklearn", "timm", "optuna"),
+    *("tensorboard", "plotly", "jinja2", "pandas", "sklearn", "timm", "optuna", "torch_pruning"),
 }
 
 # Where `limbeck check` and `--help` pass through, which must not wait for torch.
