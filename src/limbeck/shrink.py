@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from limbeck import benchmark, compress, evaluate, export, quantize, signatures
 from limbeck.data import batches
-from limbeck.errors import UserError
 from limbeck.fitting import within
 from limbeck.job import Job
 from limbeck.models import Normalized, load_weights, plain, save_weights
@@ -31,6 +30,38 @@ SCORED = 2048  # validation rows by which ranks are searched
 
 
 @dataclass(frozen=True)
+class Shrunk:
+    """A student made smaller.
+
+    Attributes:
+        name: of its stage.
+        role: "compressed" where it recovered with the teacher, "compressed-alone" where without.
+        variant: the way, in the recipe; or "budget".
+        seed: of the student it was made of.
+        start: the name of that student.
+        steps: what was done.
+        told: the same in words, with what came of it.
+        file: its weights, and in their metadata what was done.
+        result: what its last recovery gave.
+    """
+
+    name: str
+    role: Role
+    variant: str
+    seed: int
+    start: str
+    steps: Sequence[Step]
+    told: Sequence[str]
+    file: Path
+    result: Mapping[str, Any]
+
+    @property
+    def rounded(self) -> bool:
+        """Whether it learned with its numbers rounded, and can become integer files only."""
+        return bool(self.steps and self.steps[-1].quantize)
+
+
+@dataclass(frozen=True)
 class Chain:
     """A way to a smaller student.
 
@@ -43,16 +74,22 @@ class Chain:
     steps: Sequence[Step]
 
 
-def shrink(job: Job, studied: Sequence[Studied], tutor: Tutor | None) -> list[Studied]:
+def shrink(
+    job: Job, studied: Sequence[Studied], tutor: Tutor | None, searched: Mapping[str, Any] | None = None
+) -> list[Shrunk]:
     """Make the students of all seeds smaller in every way of the recipe.
 
     Args:
         job: the run.
         studied: those that were trained.
         tutor: whom they learned from; without one the student itself, as it was, teaches its smaller self.
+        searched: what a search within a budget found; its winner is one more way.
     """
     found = []
-    for name, steps in job.recipe.compress.items():
+    ways = dict(job.recipe.compress)
+    if searched and searched["winner"]:
+        ways["budget"] = [Step.model_validate(step) for step in searched["winner"]["steps"]]
+    for name, steps in ways.items():
         for start in starts(studied):
             found += shrink_one(job, Chain(name, steps), start, tutor)
     return found
@@ -64,12 +101,12 @@ def starts(studied: Sequence[Studied]) -> list[Studied]:
     return taught or [s for s in studied if s.role == "student"]
 
 
-def shrink_one(job: Job, chain: Chain, start: Studied, tutor: Tutor | None) -> list[Studied]:
+def shrink_one(job: Job, chain: Chain, start: Studied, tutor: Tutor | None) -> list[Shrunk]:
     """One student made smaller, recovered with the teacher and, where that can differ, without."""
     teacher = tutor or as_tutor(job, start, [job.key(job.recipe.student, start.seed)])
     if not learns_from_teacher(job.recipe, chain):
-        return [_walk(job, chain, start, None, "compressed")]
-    return [_walk(job, chain, start, teacher, "compressed"), _walk(job, chain, start, None, "compressed-alone")]
+        return [walk(job, chain, start, None, "compressed")]
+    return [walk(job, chain, start, teacher, "compressed"), walk(job, chain, start, None, "compressed-alone")]
 
 
 def learns_from_teacher(recipe: Recipe, chain: Chain) -> bool:
@@ -79,21 +116,22 @@ def learns_from_teacher(recipe: Recipe, chain: Chain) -> bool:
     return taught and any(step.recover.epochs for step in chain.steps)
 
 
-def _walk(job: Job, chain: Chain, start: Studied, tutor: Tutor | None, role: Role) -> Studied:
+def walk(job: Job, chain: Chain, start: Studied, tutor: Tutor | None, role: Role) -> Shrunk:
     """All steps of a chain in turn; the last one is the stage that gives the whole its name."""
     ending = "-alone" if role == "compressed-alone" else ""
     name = f"{chain.name}{ending}-seed{start.seed}"
     rounds = [(step, number) for step in chain.steps for number in range(step.rounds)]
+    told: list[str] = []
     before, key = start.file, job.key(job.recipe.student, start.name, *(tutor.keys if tutor else ()))
     for count, (step, number) in enumerate(rounds, start=1):
         stage = name if count == len(rounds) else f"{name}/step{count}"
-        told = step.model_dump(mode="json", exclude_none=True)
-        key = fingerprint(key, told, number)
+        key = fingerprint(key, step.model_dump(mode="json", exclude_none=True), number)
         with within(f"compress.{chain.name}"):
             compute = partial(_take, job, step, number, before, start, tutor)
             result = job.stages.together(stage, key, compute)
+        told += result["told"]
         before = job.folder / stage / "model.safetensors"
-    return Studied(name, role, start.seed, before, result)
+    return Shrunk(name, role, chain.name, start.seed, start.name, chain.steps, told, before, result)
 
 
 def _take(
@@ -114,9 +152,7 @@ def _take(
     if plan.epochs:
         teacher, objective = None, job.label_objective(plan)
         if tutor:
-            objective = job.objective(
-                "student", tutor.name, plan, seed=start.seed, weights=tutor.file, network=network
-            )
+            objective = job.objective("student", tutor.name, plan, seed=start.seed, weights=tutor.file, network=network)
             teacher, result["cache"] = tutor.ask(objective.teacher_taps)
         zeros = compress.keep_zeros(plain(network), edits)
         history = fit(
@@ -141,7 +177,7 @@ def _take(
         result["val"] = {k: v for k, v in found.items() if isinstance(v, float)}
     file = folder / "model.safetensors"
     if job.accelerator.is_main_process:
-        save_weights(network, file, {"edits": json.dumps(edits), "from": str(start.file.relative_to(job.folder))})
+        save_weights(network, file, {"edits": json.dumps(edits), "from": start.name})
     return {**result, "files": [str(file.relative_to(job.folder))]}
 
 

@@ -202,7 +202,7 @@ class Budget(Strict):
             classification, a share of the error for regression.
         size_kb: of the file.
         latency_ms: of one sample on one thread.
-        format: the file that size, latency and metric are those of.
+        runtime: whose files size, latency and metric are those of; how many bits they have is searched.
         trials: how many chains are tried.
         recover: epochs after each step of a trial, and of the chain that is found.
     """
@@ -210,7 +210,7 @@ class Budget(Strict):
     accuracy_drop: Annotated[float, Field(ge=0, lt=1)] = 0.01
     size_kb: Positive | None = None
     latency_ms: Positive | None = None
-    format: Deployable = "litert-int8"
+    runtime: Literal["litert", "onnx", "executorch", "openvino"] = "litert"
     trials: Count = 20
     recover: Recover = Recover(epochs=2)
 
