@@ -75,12 +75,16 @@ def refusal(target: str, path: Path, reason: str) -> UserError:
 def cause(error: BaseException, lines: int = 3) -> str:
     """The first lines of the error that started a chain of errors.
 
-    Converters wrap what went wrong in several layers of advice; the reason is in the innermost.
+    Converters wrap what went wrong in several layers of advice; the reason is in the innermost. Notes added to any of
+    them follow it.
     """
+    notes = list(getattr(error, "__notes__", ()))
     while error.__cause__ is not None:
         error = error.__cause__
+        notes += getattr(error, "__notes__", ())
     text = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "\n    ".join([f"{type(error).__name__}: {text[0]}" if text else type(error).__name__, *text[1:lines]])
+    told = [f"{type(error).__name__}: {text[0]}" if text else type(error).__name__, *text[1:lines], *notes]
+    return "\n    ".join(told)
 
 
 @contextlib.contextmanager
