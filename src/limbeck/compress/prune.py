@@ -44,10 +44,10 @@ def plan_prune(
     together go together. Of attention in timm's layout whole heads go; of `nn.MultiheadAttention`, whose width is the
     network's, the same channels of each head.
 
-    Importance "taylor" is the squared first-order estimate of what the loss changes by when nothing reads the channel
-    any more, summed over batches (Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning",
-    equation 8); "magnitude" is the squared norm of all weights that write or read the channel (Li et al. 2017);
-    "random" is the baseline.
+    Importance "taylor" is the first-order estimate of what the loss changes by when nothing reads the channel any more,
+    the root of its squares summed over batches (Molchanov et al. 2019, "Importance Estimation for Neural Network
+    Pruning", equation 8); many small batches tell more than few large ones. "magnitude" is the norm of all weights
+    that write or read the channel (Li et al. 2017); "random" is the baseline.
 
     Args:
         model: a network, with or without its input normalisation; not touched.
@@ -57,8 +57,8 @@ def plan_prune(
         target: the share of the cost that may remain; the smallest ratio that reaches it is searched.
         importance: what tells unimportant channels.
         losses: for "taylor": yields the loss of the model it is given, a scalar a batch; the model is in eval mode.
-        scope: "uniform" removes `ratio` of each group of channels. "global" ranks the channels of all groups together;
-            "isomorphic" those of groups that are built alike (Fang et al. 2024).
+        scope: "uniform" removes `ratio` of each group of channels. "global" ranks the channels of all groups together,
+            each in units of its group's mean; "isomorphic" those of groups that are built alike (Fang et al. 2024).
         cap: the most that is removed of one group, as a share.
         round_to: channels remain in multiples of it, and never fewer than it.
         keep: dotted names of modules whose outputs stay as they are.
@@ -73,11 +73,11 @@ def plan_prune(
     network, shape = plain(own), tuple(example.shape[1:])
     found = grouping.groups(network, shape, keep=keep, round_to=round_to)
     found, left = _sound(network, shape, [group for group in found if _fewest(group, cap) < len(group.units)])
-    if not found:
+    if not found and ratio != 0:
         raise UserError(
             f"no channels of {type(network).__name__} can be pruned",
             where="prune",
-            hint="only layers of torch.nn can (Keras layers cannot), and those in `keep` and the last are protected",
+            hint="only layers of torch.nn can (Keras layers cannot), wider than `round_to`; the last one is protected",
         )
     scores = _scores(own, found, importance, losses, seed)
 
@@ -172,8 +172,7 @@ def _scores(
         generator = torch.Generator().manual_seed(seed)
         return [torch.rand(len(group.units), generator=generator, dtype=torch.float64) for group in found]
     if importance == "magnitude":
-        sums = [_by_unit(group, lambda weight: weight.square(), reading=False) for group in found]
-        return [each / each.mean().clamp(min=1e-30) for each in sums]  # layers differ in the scale of their weights
+        return [_by_unit(group, lambda weight: weight.square(), reading=False).sqrt() for group in found]
     assert losses is not None
     own.eval().requires_grad_(True)
     totals = [torch.zeros(len(group.units), dtype=torch.float64) for group in found]
@@ -189,7 +188,7 @@ def _scores(
     if not batches or not all(total.isfinite().all() for total in totals):
         what = "are NaN or infinite" if batches else "are none"
         raise UserError(f"the losses for importance 'taylor' {what}", where="prune")
-    return totals
+    return [total.sqrt() for total in totals]
 
 
 def _change(weight: Tensor) -> Tensor:
@@ -245,9 +244,12 @@ def _wanted(pool: list[Group], scores: list[Tensor], share: float, cap: float) -
     counts = [len(group.units) for group in pool]
     if len(pool) == 1:
         return [(1 - share) * counts[0]]
+    # In units of the group's mean: layers differ in scale, and a first-order estimate of the loss, which would be
+    # comparable, empties some layers, as it does not see that their channels stand in for each other.
+    scaled = [each / each.mean().clamp(min=1e-300) for each in scores]
     ranked = sorted(
         (value, number)
-        for number, (group, each) in enumerate(zip(pool, scores, strict=True))
+        for number, (group, each) in enumerate(zip(pool, scaled, strict=True))
         for value in each.sort().values[: counts[number] - _fewest(group, cap)].tolist()
     )
     gone = [number for _, number in ranked[: round(share * sum(counts))]]
