@@ -19,9 +19,8 @@ from limbeck.data import Scaling, pixels, targets
 from limbeck.job import Job
 from limbeck.recipe import Deployable
 from limbeck.runtime import fingerprint
+from limbeck.timing import once
 from limbeck.types import Artifact, Cost, Format, Parity
-
-CALLS = 5  # one after the other for one measurement: a runtime of some microseconds has to get warm
 
 
 @dataclass(frozen=True)
@@ -208,6 +207,7 @@ def _card(job: Job, shipped: Shipped, row: Artifact, path: Path) -> None:
             "student": row.source,
             "seed": row.seed,
             "steps": list(shipped.told),
+            **({"background": job.recipe.data.background} if job.recipe.data.source == "folder" else {}),
         },
     )
 
@@ -223,8 +223,8 @@ def with_latency(job: Job, rows: Sequence[Artifact]) -> list[Artifact]:
         with contextlib.ExitStack() as stack:
             served = {row.name: stack.enter_context(export.Served(job.folder / str(row.file), form)) for row in own}
             one, many = (given(job, job.data.test[:count]) for count in (1, 64))
-            single = {name: partial(_time, file, one) for name, file in served.items()}
-            batch = {name: partial(_time, file, many) for name, file in served.items()}
+            single = {name: partial(once, file, one) for name, file in served.items()}
+            batch = {name: partial(once, file, many) for name, file in served.items()}
             with benchmark.threads(1):
                 times, batches = benchmark.latency(single), benchmark.latency(batch, rounds=10, seconds=1.0)
         for row in own:
@@ -236,10 +236,6 @@ def with_latency(job: Job, rows: Sequence[Artifact]) -> list[Artifact]:
             )
             found.append(replace(row, cost=cost))
     return found
-
-
-def _time(served: export.Served, x: np.ndarray[Any, Any]) -> float:
-    return float(np.median(served.time(x, calls=CALLS)))
 
 
 class Rescale(nn.Module):
