@@ -51,16 +51,18 @@ def lower(graph: str, lowered: str) -> None:
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
-    from executorch.runtime import Runtime
+    from executorch.extension.pybindings._C import _get_operator_names
 
     from limbeck.export.trace import naming
 
     program = torch.export.load(graph)
     with naming(program):
         made = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-        known = Runtime.get().operator_registry.operator_names
-        wanted = {op.name for op in made.executorch_program.execution_plan[0].operators}
-        if missing := sorted(wanted - {name.partition(".")[0] for name in known} - set(known)):
+        wanted = {
+            op.name + (f".{op.overload}" if op.overload else "")
+            for op in made.executorch_program.execution_plan[0].operators
+        }
+        if missing := sorted(wanted.difference(_get_operator_names())):
             raise RuntimeError(f"the runtime has no {', '.join(missing)}")
     Path(lowered).write_bytes(made.buffer)
 
@@ -75,19 +77,21 @@ def session_executorch(path: Path, threads: int = 1) -> Session:
     Raises:
         UserError: the extra is missing, or the file cannot be loaded.
     """
-    runtime = require("executorch.runtime", extra="executorch", purpose="running an ExecuTorch file")
+    # Its library itself: executorch.runtime brings the whole compiler with it, which takes ten seconds to import.
+    require("torch", extra="executorch", purpose="running an ExecuTorch file")  # the library needs torch's
+    runtime = require("executorch.extension.pybindings._C", extra="executorch", purpose="running an ExecuTorch file")
     import torch
-    from executorch.extension.pybindings import portable_lib
 
     try:
-        portable_lib._unsafe_reset_threadpool(threads)
-        method = runtime.Runtime.get().load_program(Path(path)).load_method("forward")
-        meta: Any = method.metadata.input_tensor_meta(0)
+        runtime._unsafe_reset_threadpool(threads)
+        program = runtime._load_program(str(path))
+        method = program.load_method("forward")
+        meta: Any = method.method_meta().input_tensor_meta(0)
     except Exception as error:
         raise UserError(f"ExecuTorch cannot load it ({error})", where=str(path)) from error
 
     def run(rows: Rows) -> Rows:
-        given: Rows = method.execute([torch.from_numpy(rows)])[0].numpy()
-        return given.copy()  # the program's own memory, which the next call writes to
+        given: Rows = method([torch.from_numpy(rows)])[0].numpy()
+        return given
 
     return Session("ExecuTorch", _TYPES.get(meta.dtype(), str(meta.dtype())), tuple(meta.sizes()[1:]), run)

@@ -36,10 +36,10 @@ SESSIONS: Mapping[str, Callable[[Path, int], Session]] = {
     "openvino": session_openvino,
 }
 _RUNTIMES = {
-    "onnx": "onnxruntime",
-    "litert": "ai_edge_litert.interpreter",
-    "executorch": "executorch.runtime",
-    "openvino": "openvino",
+    "onnx": ("onnxruntime",),
+    "litert": ("ai_edge_litert.interpreter",),
+    "executorch": ("torch", "executorch.extension.pybindings._C"),
+    "openvino": ("openvino",),
 }
 
 
@@ -211,7 +211,8 @@ def serve() -> None:
     asked = sys.stdin.buffer
     no_telemetry()
     with contextlib.suppress(ImportError):  # the session says it better
-        importlib.import_module(_RUNTIMES[form])
+        for module in _RUNTIMES[form]:
+            importlib.import_module(module)
     empty = _peak_bytes(reset=True)
     try:
         session = SESSIONS[form](path, threads)
