@@ -14,18 +14,19 @@ from torch import Tensor, nn
 
 from limbeck import benchmark, compress, evaluate, export, quantize, signatures
 from limbeck.data import batches
+from limbeck.errors import UserError
 from limbeck.fitting import within
 from limbeck.job import Job
-from limbeck.models import Normalized, load_weights, plain, save_weights
+from limbeck.models import Normalized, load_weights, metadata_of
 from limbeck.recipe import Factorise, Plan, Prune, Recipe, Recover, Step
 from limbeck.runtime import derive_seed, fingerprint, read_json, seed_everything, write_json
 from limbeck.study import Studied, as_tutor, outcome
 from limbeck.teach import Tutor
 from limbeck.train import fit
-from limbeck.types import Role
+from limbeck.types import Batch, Role
 
-LOOKED_AT = 512  # training rows by which channels are judged, and by which batch norms are measured anew
-PART = 64  # rows a batch of these
+LOOKED_AT = 1024  # training rows by which channels are judged, and by which batch norms are measured anew
+PART = 32  # rows a batch of these: many small batches tell more of a channel than few large ones
 SCORED = 2048  # validation rows by which ranks are searched
 
 
@@ -139,46 +140,68 @@ def _take(
 ) -> dict[str, Any]:
     """One step: planned, shown, done, recovered, written."""
     label, plan = str(folder.relative_to(job.folder)), recovery(job.recipe.student.train, step.recover)
-    seed = derive_seed("compress", start.seed, label.removesuffix("-alone"))
-    network = rebuild(job, before)
-    edits = compress.edits_of(before)
-    edit = _edit(job, step, number, network, seed, folder)
-    for line in compress.describe(edit):
+    seed = derive_seed("compress", start.seed, step.model_dump_json(), number)
+    network, edits = rebuild(job, before), list(compress.edits_of(before))
+    meta = {"from": start.name}
+    if isinstance(network, Normalized):  # what learns rounded has these inside
+        meta |= {name: json.dumps(getattr(network, name).tolist()) for name in ("mean", "std")}
+    if step.quantize:
+        told = [f"learns with weights of {step.quantize.weights} bits and activations of 8"]
+        meta["weight_bits"] = str(step.quantize.weights)
+    else:
+        edit = _edit(job, step, edits[len(edits) - number :], network, seed, folder)
+        told = compress.describe(edit)
+        edits.append(edit)
+    for line in told:
         job.progress.say(f"{label}: {line}")
-    network = edited(network, edit, job)
-    edits = [*edits, edit]
-    result: dict[str, Any] = {"epochs": [], "told": compress.describe(edit)}
+    network = rounded(job, network, step.quantize.weights) if step.quantize else compress.apply(network, edits[-1])
     seed_everything("compress", seed)
+    result: dict[str, Any] = {"told": told}
     if plan.epochs:
-        teacher, objective = None, job.label_objective(plan)
-        if tutor:
-            objective = job.objective("student", tutor.name, plan, seed=start.seed, weights=tutor.file, network=network)
-            teacher, result["cache"] = tutor.ask(objective.teacher_taps)
-        zeros = compress.keep_zeros(plain(network), edits)
-        history = fit(
-            network,
-            objective,
-            teacher,
-            job.data,
-            plan,
-            seed=seed,
-            folder=folder,
-            fetch=job.fetch(stored=True),
-            views=job.views,
-            run=job.recipe.run,
-            progress=job.progress,
-            label=label,
-        )
-        zeros.remove()
-        result |= outcome(plan, history)
+        result |= _recovered(job, network, edits, plan, start, tutor, seed, folder)
     else:
         network = compress.recalibrate(network, (batch.x for batch in _rows(job)))
         found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
         result["val"] = {k: v for k, v in found.items() if isinstance(v, float)}
     file = folder / "model.safetensors"
     if job.accelerator.is_main_process:
-        save_weights(network, file, {"edits": json.dumps(edits), "from": start.name})
+        compress.save(network, edits, file, metadata=meta)
     return {**result, "files": [str(file.relative_to(job.folder))]}
+
+
+def _recovered(
+    job: Job,
+    network: nn.Module,
+    edits: Sequence[compress.Edit],
+    plan: Plan,
+    start: Studied,
+    tutor: Tutor | None,
+    seed: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Train what was made smaller; weights that were made zero stay zero."""
+    teacher, objective = None, job.label_objective(plan)
+    stored: list[dict[str, Any]] = []
+    if tutor:
+        objective = job.objective("student", tutor.name, plan, seed=start.seed, weights=tutor.file, network=network)
+        teacher, stored = tutor.ask(objective.teacher_taps)
+    zeros = compress.keep_zeros(network, edits)
+    history = fit(
+        network,
+        objective,
+        teacher,
+        job.data,
+        plan,
+        seed=seed,
+        folder=folder,
+        fetch=job.fetch(stored=True),
+        views=job.views,
+        run=job.recipe.run,
+        progress=job.progress,
+        label=str(folder.relative_to(job.folder)),
+    )
+    zeros.remove()
+    return {**outcome(plan, history), "cache": stored}
 
 
 def recovery(plan: Plan, recover: Recover) -> Plan:
@@ -195,74 +218,64 @@ def recovery(plan: Plan, recover: Recover) -> Plan:
 # --- networks as they became ---------------------------------------------------------------------
 
 
-def rebuild(job: Job, file: Path) -> Normalized:
+def rebuild(job: Job, file: Path) -> nn.Module:
     """A student in a file, with everything that was done to it."""
-    spec = job.recipe.student.model_copy(update={"pretrained": False, "weights": None})
-    edits = compress.edits_of(file)
-    if not edits:
+    meta, spec = metadata_of(file), job.recipe.student.model_copy(update={"pretrained": False, "weights": None})
+    if "from" not in meta or "edits" not in meta:
         return job.network(spec, file)
-    network = job.network(spec)
-    for edit in edits:
-        network = edited(network, edit, job, weights=False)
+    known = {key: json.loads(meta[key]) for key in ("mean", "std")}
+    network = compress.replay(job.network(spec.model_copy(update=known)), compress.edits_of(file))
+    if bits := meta.get("weight_bits"):
+        network = rounded(job, network, int(bits))
     load_weights(network, file, fresh_head=False)
     return network
 
 
-def edited(network: Normalized, edit: compress.Edit, job: Job, *, weights: bool = True) -> Normalized:
-    """A network after one more edit; without `weights` only its architecture counts."""
-    inner = network.model
-    if edit["step"] == "quantize":
-        inner = quantize.prepare_qat(inner, example(job, network), weight_bits=edit["weights"])
-    else:
-        inner = compress.apply(inner, edit, weights=weights)
-    return Normalized(inner, network.mean, network.std)
+def rounded(job: Job, network: nn.Module, bits: int) -> nn.Module:
+    """A network that learns with its numbers rounded."""
+    return quantize.prepare_qat(network, torch.cat([batch.x for batch in _rows(job)]).cpu(), weight_bits=bits)
 
 
-def example(job: Job, network: Normalized) -> Tensor:
-    """Two rows as the plain network gets them."""
-    x = next(_rows(job)).x[:2].cpu()
-    shape = (-1,) + (1,) * (x.ndim - 2)
-    return (x - network.mean.cpu().view(shape)) / network.std.cpu().view(shape)
-
-
-def _rows(job: Job, count: int = LOOKED_AT) -> Iterator[Any]:
-    """Some training rows, not augmented, always the same."""
-    rows = job.data.train[torch.randperm(len(job.data.train), generator=torch.Generator().manual_seed(0))[:count]]
-    yield from batches(job.data, rows, PART, device=job.device)
+def _rows(job: Job) -> Iterator[Batch]:
+    """Some training rows on the CPU, not augmented, always the same."""
+    rows = job.data.train[torch.randperm(len(job.data.train), generator=torch.Generator().manual_seed(0))[:LOOKED_AT]]
+    yield from batches(job.data, rows, PART)
 
 
 # --- what a step does ----------------------------------------------------------------------------
 
 
-def _edit(job: Job, step: Step, number: int, network: Normalized, seed: int, folder: Path) -> compress.Edit:
-    """What this step does to this network. It is found once: a recovery that goes on must find the same network."""
+def _edit(
+    job: Job, step: Step, rounds: Sequence[compress.Edit], network: nn.Module, seed: int, folder: Path
+) -> compress.Edit:
+    """What this step does to this network after these earlier rounds of it.
+
+    It is found once: a recovery that goes on must find the same network.
+    """
     file = folder / "edit.json"
     if file.exists():
         return dict(read_json(file))
     if step.prune:
-        found = _prune(job, step.prune, number, network, seed)
-    elif step.sparsify:
-        wanted = step.sparsify
-        found = compress.plan_sparsify(network.model, amount=wanted.amount, pattern=wanted.pattern, keep=wanted.keep)
+        found = _prune(job, step.prune, rounds, network, seed)
     elif step.factorise:
         found = _factorise(job, step.factorise, network)
     else:
-        assert step.quantize is not None
-        found = {"step": "quantize", "weights": step.quantize.weights}
+        assert step.sparsify is not None
+        wanted = step.sparsify
+        found = compress.plan_sparsify(network, amount=wanted.amount, pattern=wanted.pattern, keep=wanted.keep)
     if job.accelerator.is_main_process:
         write_json(file, found)
     return found
 
 
-def _prune(job: Job, spec: Prune, number: int, network: Normalized, seed: int) -> compress.Edit:
-    def losses(inner: nn.Module) -> Iterator[Tensor]:
-        wrapped = Normalized(inner, network.mean, network.std).to(job.device)
+def _prune(job: Job, spec: Prune, rounds: Sequence[compress.Edit], network: nn.Module, seed: int) -> compress.Edit:
+    def losses(pruned: nn.Module) -> Iterator[Tensor]:
         for batch in _rows(job):
-            prediction = wrapped(batch.x)
+            prediction = pruned(batch.x)
             if job.data.task.kind == "classification":
                 yield nn.functional.cross_entropy(prediction, batch.y)
             else:
-                yield nn.functional.mse_loss(prediction[:, : job.data.task.width], batch.y)
+                yield nn.functional.mse_loss(evaluate.means(job.data.task, prediction), batch.y)
 
     given: dict[str, Any] = {
         "importance": spec.importance,
@@ -273,32 +286,41 @@ def _prune(job: Job, spec: Prune, number: int, network: Normalized, seed: int) -
         "seed": seed,
         "losses": losses,
     }
+    x = next(_rows(job)).x[:1]
     kind = next(kind for kind in ("ratio", "macs", "params", "latency") if getattr(spec, kind) is not None)
     share = getattr(spec, kind)
-    x = example(job, network)
     if kind == "ratio":
-        # So much of what is left that after the last round the whole share is gone.
-        done, next_ = share * number / spec.steps, share * (number + 1) / spec.steps
-        return compress.plan_prune(network.model, x, ratio=1 - (1 - next_) / (1 - done), **given)
-    cost = {"macs": lambda m: benchmark.macs(m, x), "params": benchmark.parameters, "latency": timed(x)}[kind]
-    return compress.plan_prune(network.model, x, cost=cost, target=share ** (1 / spec.steps), **given)
+        # So much of what is left that after the last round the whole share is gone. A round may be too small for layers
+        # whose widths are rounded; the next one then makes up for it.
+        gone = max((count for count, edit in enumerate(rounds, start=1) if edit["history"]), default=0)
+        done, then = share * gone / spec.steps, share * (len(rounds) + 1) / spec.steps
+        try:
+            return compress.plan_prune(network, x, ratio=1 - (1 - then) / (1 - done), **given)
+        except UserError:
+            if len(rounds) + 1 == spec.steps:
+                raise
+            return compress.plan_prune(network, x, ratio=0.0, **given)
+    cost: Callable[[nn.Module], float] = {
+        "macs": lambda pruned: benchmark.macs(pruned, x),
+        "params": benchmark.parameters,
+        "latency": lambda pruned: export.quick_latency(pruned, x),
+    }[kind]
+    return compress.plan_prune(network, x, cost=cost, target=share ** (1 / spec.steps), **given)
 
 
-def _factorise(job: Job, spec: Factorise, network: Normalized) -> compress.Edit:
+def _factorise(job: Job, spec: Factorise, network: nn.Module) -> compress.Edit:
     metric, higher = evaluate.main_metric(job.data.task)
 
-    def score(inner: nn.Module) -> float:
-        wrapped = Normalized(inner, network.mean, network.std).to(job.device)
-        found = float(evaluate.assess(wrapped, job.data, job.data.val[:SCORED], device=job.device)[metric])
-        return found if higher else -found
+    def score(thinner: nn.Module) -> float:
+        found = evaluate.assess(thinner.to(job.device), job.data, job.data.val[:SCORED], device=job.device)[metric]
+        return float(found) if higher else -float(found)
 
     def faster(layer: nn.Module, factors: nn.Module, x: Tensor) -> bool:
-        time = timed(x[:1])
-        return time(factors) < time(layer)
+        return export.quick_latency(factors, x) < export.quick_latency(layer, x)
 
     return compress.plan_factorise(
-        network.model,
-        example(job, network),
+        network,
+        next(_rows(job)).x[:1],
         method=spec.method,
         ranks=spec.ranks,
         energy=spec.energy,
@@ -307,12 +329,3 @@ def _factorise(job: Job, spec: Factorise, network: Normalized) -> compress.Edit:
         score=score if spec.ranks == "sensitivity" else None,
         faster=faster if spec.check_latency else None,
     )
-
-
-def timed(x: Tensor) -> Callable[[nn.Module], float]:
-    """What measures the time of a network for one row, in milliseconds, in ONNX Runtime on one thread."""
-
-    def cost(network: nn.Module) -> float:
-        return export.quick_latency(network, x)
-
-    return cost

@@ -45,8 +45,9 @@ class Prune(Strict):
         params: or: what shall be left of the parameters.
         latency: or: what shall be left of the time for one sample in ONNX Runtime on one thread.
         importance: what says which channels matter least.
-        scope: the same ratio in every layer, or the least important of all layers.
-        cap: with `global`, the largest share of one layer that may go.
+        scope: `uniform` takes the same ratio out of every layer, `global` what is least important in all of them,
+            `isomorphic` in those that are built alike.
+        cap: but for `uniform`, the largest share of one layer that may go.
         round_to: widths are multiples of this.
         steps: so many rounds, with recovery after each.
         keep: dotted names of layers that stay as they are; the head always does.
@@ -57,7 +58,7 @@ class Prune(Strict):
     params: Fraction | None = None
     latency: Fraction | None = None
     importance: Literal["taylor", "magnitude", "random"] = "taylor"
-    scope: Literal["uniform", "global"] = "uniform"
+    scope: Literal["uniform", "global", "isomorphic"] = "uniform"
     cap: Fraction = 0.9
     round_to: Count = 8
     steps: Count = 1
@@ -69,8 +70,8 @@ class Prune(Strict):
         if len(given) != 1:
             told = " and ".join(given) if given else "none of them"
             raise ValueError(f"one of `ratio`, `macs`, `params` and `latency` says how much, not {told}")
-        if "cap" in self.model_fields_set and self.scope != "global":
-            raise ValueError("`cap` has no effect with `scope: uniform`, only with global")
+        if "cap" in self.model_fields_set and self.scope == "uniform":
+            raise ValueError("`cap` has no effect with `scope: uniform`, only with global and isomorphic")
         return self
 
 
@@ -98,7 +99,7 @@ class Factorise(Strict):
     """Layers replaced by two or three thinner ones in a row.
 
     Attributes:
-        method: for convolutions; linear layers are split by SVD always.
+        method: for convolutions, which `svd` leaves alone; linear layers are split by SVD always.
         ranks: `energy` keeps that share of a weight's squared singular values; `evbmf` what stands out of noise;
             `sensitivity` as little of each layer as costs no more than `drop` on validation, all layers together.
         energy: for `ranks: energy`.
@@ -107,7 +108,7 @@ class Factorise(Strict):
         keep: dotted names of layers that stay as they are.
     """
 
-    method: Literal["spatial", "channel", "tucker"] = "spatial"
+    method: Literal["spatial", "channel", "tucker", "svd"] = "spatial"
     ranks: Literal["energy", "evbmf", "sensitivity"] = "energy"
     energy: Fraction = 0.9
     drop: Positive = 0.02

@@ -230,6 +230,10 @@ class Recipe(Strict):
                 raise MisfitError(place, "is the name of something else in this run; choose another")
             if not steps:
                 raise MisfitError(place, "has no steps")
+            thin = next((number for number, step in enumerate(steps) if step.sparsify), len(steps))
+            for number, step in enumerate(steps[thin + 1 :], start=thin + 1):
+                if step.factorise or step.quantize:
+                    raise MisfitError(f"{place}.{number}", "would fill the zeros of `sparsify`: take that after it")
             self._quantize_fits(place, steps)
         if self.smaller and self.student.peers:
             raise MisfitError("student.peers", "and `compress` do not go together: there is no one student to compress")
