@@ -31,6 +31,8 @@ class Session:
         Raises:
             UserError: the rows do not fit the file, or it fails.
         """
+        if not len(rows):
+            raise UserError("there are no rows to run it on")
         if rows.dtype != self.dtype or rows.shape[1:] != self.shape:
             raise UserError(
                 f"{self.runtime} cannot run it on {rows.dtype} rows {list(rows.shape[1:])}: it takes {self.dtype} rows "
