@@ -148,6 +148,6 @@ def _with_latency(rows: list[Artifact], timed: dict[str, nn.Module], example: Te
     return [found(row) for row in rows]
 
 
-def _build(row: Artifact) -> tuple[object, ...]:
+def _build(row: Artifact) -> tuple[int | None, int | None, bool]:
     """What two networks of the same architecture have in common."""
     return row.cost.params, row.cost.macs, row.role == "teacher"

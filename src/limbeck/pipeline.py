@@ -159,7 +159,7 @@ def _conclude(
         notes.append(
             f"the teacher ({metric} {told[-1]:.4f} on test) is worse than the student alone ({mean:.4f} on average)"
         )
-    trained = {**taught, **{s.name: s.result for s in (*studied, *smaller)}}
+    trained = {**taught, **{s.name: s.result for s in studied}, **{s.name: s.result for s in smaller}}
     result = {
         "schema": SCHEMA,
         "name": checked.name,
@@ -366,9 +366,9 @@ def _measured(
         formats = shipped.get(s.name, ())
         candidates.append(Candidate(s.name, s.role, s.seed, s.file, build, formats, s.name == chosen))
     for one in smaller:
-        formats, build = shipped.get(one.name, ()), partial(rebuild, job, one.file)
+        formats, again = shipped.get(one.name, ()), partial(rebuild, job, one.file)
         candidates.append(
-            Candidate(one.name, one.role, one.seed, one.file, build, formats, bool(formats), one.rounded, one.told)
+            Candidate(one.name, one.role, one.seed, one.file, again, formats, bool(formats), one.rounded, one.told)
         )
     rows, disagreement = measure(job, candidates, None if faculty is None or faculty.joint else faculty.combine, key)
     models = [asdict(row) for row in rows]
