@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from compress_samples import NETWORKS, Before, made, outputs, parameters
+from compress_samples import NETWORKS, Before, losses, made, outputs, parameters
 from safetensors.torch import save_file
 from torch import nn
 
@@ -113,6 +114,16 @@ def test_batch_norms_without_statistics_stay_without() -> None:
 def test_batches_that_tell_nothing_are_refused(batches: list, said: str) -> None:
     with pytest.raises(UserError, match=said):
         compress.recalibrate(made("mlp")[0], batches)
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "compress.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    model, x = made("cnn")
+    shown = {"model": model, "x": x, "losses": losses(x), "fresh_model": NETWORKS["cnn"][0]()}
+    monkeypatch.chdir(tmp_path)
+    exec(block, shown)
+    assert torch.equal(outputs(shown["again"], x), outputs(shown["smaller"], x))
 
 
 def test_edits_are_plain_json() -> None:

@@ -456,4 +456,4 @@ def test_networks_of_timm(name: str, options: dict, size: int) -> None:
     fresh = compress.replay(timm.create_model(name, in_chans=1, num_classes=10, **options), [edit])
     fresh.load_state_dict(small.state_dict())
     assert torch.equal(outputs(fresh, x), outputs(small, x))
-    assert fresh.forward_features(x[:1]).shape[-1 if "swin" in name else 1] == fresh.num_features
+    assert fresh.eval().forward_features(x[:1]).shape[-1 if "swin" in name else 1] == fresh.num_features
