@@ -55,6 +55,9 @@ STARTUP = ("test_startup.py",)
 STORE = ("test_store.py",)
 CACHE = ("test_cache.py",)
 TUNE = ("test_tune.py",)
+PRUNE = ("test_compress_prune.py",)
+FACTORISE = ("test_compress_factorise.py",)
+SPARSIFY = ("test_compress_sparsify.py",)
 
 MUTANTS = [
     # losses
@@ -235,6 +238,25 @@ MUTANTS = [
     Mutant("tune: terms of labels are lost", "tune/space.py", "return {**labels, candidate.term", "return {candidate.term", TUNE),
     Mutant("tune: the largest error is the best", "tune/__init__.py", "ranked(trials, higher=setting.higher)", "ranked(trials, higher=True)", TUNE),
     Mutant("tune: a full disk counts as a failed trial", "tune/__init__.py", "except DivergedError as error:", "except UserError as error:", TUNE),
+    # compress
+    Mutant("compress: layer norms lose their order", "compress/groups.py", "kept = sorted(set(range(shape[dim])) - set(idxs))", "kept = list(set(range(shape[dim])) - set(idxs))", PRUNE),
+    Mutant("compress: the caller's network pruned", "compress/prune.py", "    own = copy.deepcopy(model)\n    network, shape", "    own = model\n    network, shape", PRUNE),
+    Mutant("compress: the most important channels go", "compress/prune.py", "scores[n].argsort(stable=True)[:gone]", "scores[n].argsort(stable=True)[-gone:]", PRUNE),
+    Mutant("compress: batches cancel in taylor", "compress/prune.py", "_by_unit(group, _change, reading=True).square()", "_by_unit(group, _change, reading=True)", PRUNE),
+    Mutant("compress: heads not whole", "compress/groups.py", "width = attention.head_dim\n", "width = 1\n", PRUNE),
+    Mutant("compress: number of heads forgotten", "compress/groups.py", "module.num_heads = module.proj.in_features // module.head_dim", "pass", PRUNE),
+    Mutant("compress: torch's heads cut unevenly", "compress/groups.py", "return int(module.num_heads)", "return 1", PRUNE),
+    Mutant("compress: cap forgotten", "compress/prune.py", "allowed = math.ceil(round((1 - cap) * count, 6) / group.step) * group.step", "allowed = 0", PRUNE),
+    Mutant("compress: timm's widths forgotten", "compress/prune.py", "        correct(network, before, shapes(network, edit[\"shape\"]))\n", "", PRUNE),
+    Mutant("compress: spatial factors both vertical", "compress/lowrank.py", '"padding": _axis(layer.padding, 1)', '"padding": _axis(layer.padding, 0)', FACTORISE),
+    Mutant("compress: bias twice", "compress/lowrank.py", "_conv(first, None, layer, **same), _conv(second, layer.bias, layer))", "_conv(first, layer.bias[: len(first)] if layer.bias is not None else None, layer, **same), _conv(second, layer.bias, layer))", FACTORISE),
+    Mutant("compress: energy of values, not squares", "compress/lowrank.py", "values.square().cumsum(0) / values.square().sum()", "values.cumsum(0) / values.sum()", FACTORISE),
+    Mutant("compress: one sweep of Tucker on the wrong side", "compress/lowrank.py", '"oihw,or->irhw", weight, u_out', '"oihw,or->irhw", weight, u_out * 0 + 1', FACTORISE),
+    Mutant("compress: factors that save nothing", "compress/factorise.py", "return fewer and _macs([*factors], x) < _macs([own], x)", "return fewer", FACTORISE),
+    Mutant("compress: time not asked", "compress/factorise.py", "return faster is None or faster(", "return True or faster(", FACTORISE),
+    Mutant("compress: fused transformer path taken", "compress/factorise.py", "modules[parent].activation_relu_or_gelu = 0", "pass", FACTORISE),
+    Mutant("compress: zeros learn", "compress/sparsify.py", "gradient.masked_fill(~mask.to(gradient.device), 0)", "gradient", SPARSIFY),
+    Mutant("compress: fours along the outputs", "compress/sparsify.py", "last = weight.movedim(1, -1)", "last = weight.movedim(0, -1)", SPARSIFY),
     # the command line
     Mutant("start-up: every installed package searched", "cli.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
     Mutant("start-up: help reads recipes", "cli.py", "import gc\nimport os\n", "import gc\nimport os\nimport limbeck.recipe\n", STARTUP),
