@@ -54,7 +54,8 @@ class Way:
             found.append({"prune": self.ratio})
         if self.energy < 1:
             found.append({"factorise": self.energy})
-        return [Step.model_validate({**step, "recover": recover.model_dump()}) for step in found]
+        given = recover.model_dump(exclude_unset=True)
+        return [Step.model_validate({**step, "recover": given}) for step in found]
 
     def format(self, runtime: str) -> Deployable:
         """The name of its file's format."""
@@ -132,7 +133,7 @@ def _tried(job: Job, way: Way, start: Studied, tutor: Tutor, folder: Path) -> di
     assert spec is not None
     steps, format_ = way.steps(spec.recover), way.format(spec.runtime)
     told: dict[str, Any] = {
-        "way": asdict(way), "format": format_, "steps": [s.model_dump(mode="json", exclude_none=True) for s in steps],
+        "way": asdict(way), "format": format_, "steps": [s.model_dump(mode="json", exclude_unset=True) for s in steps],
         "value": None, "reason": None, "within": False,
     }  # fmt: skip
     own = replace(job, folder=folder, stages=Stages(folder, job.accelerator))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from limbeck import losses, recipe, signatures
 from limbeck.errors import UserError
+from limbeck.models import plain
 from limbeck.objective import PREDICTION, Objective, Term
 from limbeck.pairing import Anatomy, Stage, anatomy, pairs
 from limbeck.recipe import AUTO, Plan
@@ -92,8 +93,9 @@ class Fitting:
         Raises:
             UserError: it has no such tap any more.
         """
+        network = plain(student)
         pairings = {
-            name: replace(pairing, student=_named(student, [stage.name for stage in pairing.student], x, "student"))
+            name: replace(pairing, student=_named(network, [stage.name for stage in pairing.student], x, "student"))
             for name, pairing in self.pairings.items()
         }
         return replace(self, pairings=pairings)

@@ -29,7 +29,7 @@ from limbeck.teach import Faculty
 
 
 def run(
-    source: str | Path | Mapping[str, Any],
+    source: str | Path | Mapping[str, Any] | Recipe,
     *,
     out: str | Path | None = None,
     overrides: Iterable[str] = (),
@@ -38,7 +38,7 @@ def run(
     """Run a recipe from data to report, or go on with a run that was interrupted.
 
     Args:
-        source: a bundled name, the path of a YAML file, or the recipe as a mapping.
+        source: a bundled name, the path of a YAML file, or the recipe, as a mapping or checked.
         out: the run directory; `runs/<name of the recipe>` where it is not given.
         overrides: `key=value` texts with dotted keys.
         progress: where progress is shown; quiet where it is not given.
@@ -49,7 +49,7 @@ def run(
     Raises:
         UserError: anything the user can put right, before the expensive part where that is possible.
     """
-    checked = recipe.load(source, overrides)
+    checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     progress = progress or Progress(quiet=True)
     if checked.run.threads:

@@ -194,7 +194,7 @@ def _go_on(
     from limbeck import pipeline
     from limbeck.report.terminal import show
 
-    result = pipeline.run(checked.model_dump(mode="json"), out=folder, progress=Progress(quiet=quiet))
+    result = pipeline.run(checked, out=folder, progress=Progress(quiet=quiet))
     if result:
         show(result, folder)
 

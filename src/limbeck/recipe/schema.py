@@ -209,7 +209,7 @@ class Recipe(Strict):
             if family == "multilabel":
                 raise MisfitError(f"{place}.{name}", "takes rows of several classes, and no `task` has these")
         learns = [name for name, term in terms.items() if known[term.loss].needs_teacher]
-        if learns and not self.taught and not self.smaller:
+        if learns and not self.taught and not self.smaller and not self.student.brought:
             raise MisfitError(f"{place}.{learns[0]}", "learns from a teacher, and `teachers` is empty")
         if self.taught and not any(terms[name].learns for name in learns):
             if place != "losses":
