@@ -19,6 +19,7 @@ ROWS = (
     ("teach", "measure", "start"),
     ("job",),
     ("train", "benchmark", "report", "doctor", "stages", "fitting"),
+    ("quantize",),
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
     ("losses", "taps", "pairing", "models", "foreign", "augment", "data", "devices"),
     ("recipe", "store"),
