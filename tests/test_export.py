@@ -458,5 +458,5 @@ def test_a_quick_latency_grows_with_the_work(capfd: pytest.CaptureFixture[str]) 
     assert large.training
     assert all(torch.equal(value, before[key]) for key, value in large.state_dict().items())
     assert capfd.readouterr() == ("", "")
-    with pytest.raises(UserError, match="its time cannot be measured in ONNX Runtime: .*data-dependent"):
+    with pytest.raises(UserError, match=r"its time cannot be measured in ONNX Runtime: .*data-dependent"):
         export.quick_latency(Branches(), x)

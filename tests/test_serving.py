@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ def onnx_file(path: Path, *, weights: np.ndarray | None = None, rounds: int = 1)
     weights = np.arange(6, dtype=np.float32).reshape(3, 2) if weights is None else weights
     names = ["input", *(f"h{i}" for i in range(1, rounds)), "output"]
     graph = helper.make_graph(
-        [helper.make_node("MatMul", [a, "weights"], [b]) for a, b in zip(names[:-1], names[1:], strict=True)],
+        [helper.make_node("MatMul", [a, "weights"], [b]) for a, b in itertools.pairwise(names)],
         "product",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", weights.shape[0]])],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", weights.shape[1]])],

@@ -19,26 +19,6 @@ from limbeck.export.elsewhere import elsewhere
 from limbeck.export.interface import LARGEST_BATCH, Interface
 from limbeck.export.places import put
 
-INSIDE = "network"  # what the model is called inside Takes
-
-
-class Takes(nn.Module):
-    """A network that takes what the interface says."""
-
-    def __init__(self, network: nn.Module, interface: Interface) -> None:
-        super().__init__()
-        self.network = network
-        self.interface = interface
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] or values [B, K]."""
-        if self.interface.layout == "nhwc":
-            x = x.permute(0, 3, 1, 2)
-        if self.interface.input == "uint8":
-            x = x.to(torch.float32) / 255
-        given: Tensor = self.network(x)
-        return given
-
 
 def make(
     target: str, task: str, model: nn.Module, example: Tensor, path: Path, interface: Interface, **options: Any
@@ -89,9 +69,10 @@ def trace(model: nn.Module, example: Tensor, interface: Interface | None = None)
     # The clone keeps the graph from holding on to the whole data set that the example is a view of.
     row = example[:1].detach().to("cpu").clone(memory_format=torch.contiguous_format)
     row = _given(row.float() if row.is_floating_point() else row, interface)
-    takes = Takes(own, interface).eval()
+    # A hook rather than a module around it, which would put a word in front of the names of all layers and weights.
+    own.register_forward_pre_hook(lambda _, given: (_taken(given[0], interface),), prepend=True)
     with torch.no_grad():
-        output = takes(torch.cat([row, row]))
+        output = own(torch.cat([row, row]))
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
             shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise UserError(
@@ -103,12 +84,12 @@ def trace(model: nn.Module, example: Tensor, interface: Interface | None = None)
         rows = row.expand(LARGEST_BATCH, *row.shape[1:]).contiguous()
         batch = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
         try:
-            return torch.export.export(takes, (rows,), dynamic_shapes=(batch,), strict=False)
+            return torch.export.export(own, (rows,), dynamic_shapes=(batch,), strict=False)
         except Exception as error:
-            with _entered(takes) as entered, contextlib.suppress(Exception):
-                torch.export.export(takes, (rows,), dynamic_shapes=(batch,), strict=False)
-            if entered and (layer := _plain(entered[-1])):
-                error.add_note(f"in layer {layer!r}")
+            with _entered(own) as entered, contextlib.suppress(Exception):
+                torch.export.export(own, (rows,), dynamic_shapes=(batch,), strict=False)
+            if entered and entered[-1]:
+                error.add_note(f"in layer {entered[-1]!r}")
             raise
 
 
@@ -118,6 +99,13 @@ def _given(row: Tensor, interface: Interface) -> Tensor:
             raise UserError(f"layout nhwc is for images, not for rows {tuple(row.shape[1:])}", where="export")
         row = row.permute(0, 2, 3, 1).contiguous()
     return (row * 255).to(torch.uint8) if interface.input == "uint8" else row
+
+
+def _taken(x: Tensor, interface: Interface) -> Tensor:
+    """What the network takes, of what the file takes."""
+    if interface.layout == "nhwc":
+        x = x.permute(0, 3, 1, 2)
+    return x.to(torch.float32) / 255 if interface.input == "uint8" else x
 
 
 @contextlib.contextmanager
@@ -167,14 +155,8 @@ def layer_of(node: torch.fx.Node) -> str:
     """The innermost module a node comes from: its dotted name and class; empty for the model's own forward."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     name, kind = stack[-1] if stack else ("", "")
-    name = _plain(name)
     kind = kind if isinstance(kind, str) else kind.__name__
     return f"layer {name!r} ({kind.rpartition('.')[2]})" if name else ""
-
-
-def _plain(name: str) -> str:
-    """A module's name as the user knows it, of its name inside `Takes`."""
-    return name.removeprefix(INSIDE).removeprefix(".")
 
 
 def _everything(error: BaseException | None) -> str:
