@@ -51,6 +51,7 @@ DATA = ("test_data_core.py",)
 RUNTIME = ("test_runtime.py",)
 REPORT = ("test_report_teaching.py",)
 METHODS = ("test_report_methods.py",)
+SMALLER = ("test_report_compressed.py",)
 STARTUP = ("test_startup.py",)
 STORE = ("test_store.py",)
 CACHE = ("test_cache.py",)
@@ -229,9 +230,14 @@ MUTANTS = [
     Mutant("report: intervals of the ensemble's students forgotten", "report/scores.py", "reach or (mean, mean), name", "(mean, mean), name", REPORT),
     Mutant("report: verdicts of methods not corrected", "report/methods.py", "adjusted = holm([p_value(entry[\"gain\"][\"values\"]) for entry in entries])", "adjusted = [p_value(entry[\"gain\"][\"values\"]) for entry in entries]", METHODS),
     Mutant("report: methods in the order of the recipe", "report/methods.py", "sorted(found, key=lambda method: -method.mean)", "found", METHODS),
-    Mutant("report: compared students among the curves", "report/figures.py", "if name not in compared}", "}", METHODS),
+    Mutant("report: compared students among the curves", "report/figures.py", "if name not in left_out}", "}", METHODS),
     Mutant("report: options of a loss that are 0 not told", "report/words.py", "and value is not None:", "and value:", METHODS),
     Mutant("report: every comparison on an axis of its own", "report/__init__.py", "figures.gains(other, ends)", "figures.gains(other)", REPORT),
+    Mutant("report: int8 praised where it is slower", "report/files.py", "if by > NOISE]", "if by < -NOISE]", SMALLER),
+    Mutant("report: a front with points that others beat", "report/pareto.py", "(point.score - best[-1].score) > 0:", "(point.score - best[-1].score) >= 0:", SMALLER),
+    Mutant("report: recovery alone shown with the teacher's score", "report/smaller.py", 'alone = _level(metric, taught["student"])', 'alone = _level(metric, taught["distilled"])', SMALLER),
+    Mutant("report: trials outside the budget before those within", "report/budget.py", "key=lambda t: (not t[\"within\"], t[\"value\"])", "key=lambda t: t[\"size_kb\"]", SMALLER),
+    Mutant("report: shares of another runtime's float file", "report/files.py", "else plain.get(m[\"format\"]))", "else next(iter(plain.values()), None))", SMALLER),
     # the search
     Mutant("tune: a search that goes on draws other trials", "tune/search.py", "TPESampler(seed=derive_seed(\"tune\", number) % 2**32)", "TPESampler()", TUNE),
     Mutant("tune: an interrupted trial is left behind", "tune/search.py", "if trial.state == TrialState.RUNNING]", "if trial.state == TrialState.PRUNED]", TUNE),
