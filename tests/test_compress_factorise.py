@@ -14,7 +14,15 @@ from compress_samples import NETWORKS, Before, made, outputs, parameters, rebuil
 from torch import Tensor, nn
 
 from limbeck import compress
-from limbeck.compress.lowrank import channel_svd, energy_rank, evbmf_rank, spatial_svd, svd_linear, tucker2
+from limbeck.compress.lowrank import (
+    channel_svd,
+    energy_rank,
+    evbmf_rank,
+    singular_values,
+    spatial_svd,
+    svd_linear,
+    tucker2,
+)
 from limbeck.errors import UserError
 from limbeck.taps import Taps
 
@@ -105,6 +113,21 @@ def test_the_factors_of_a_layer_have_weights_of_one_size() -> None:
 
 
 # --- ranks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12), (1, 5), (7, 7)])
+def test_singular_values_are_numpys(shape: tuple[int, int]) -> None:
+    matrix = np.random.default_rng(0).normal(size=shape)
+    wanted = np.linalg.svd(matrix, compute_uv=False)
+    np.testing.assert_allclose(singular_values(torch.tensor(matrix)).numpy(), wanted, rtol=1e-10, atol=1e-7)
+
+
+def test_a_layer_of_zeros_has_factors() -> None:
+    layer = nn.Linear(6, 4)
+    nn.init.zeros_(layer.weight)
+    factors = svd_linear(layer, 2)
+    assert all((part.weight == 0).all() for part in factors)
+    assert energy_rank(singular_values(layer.weight.detach().double()), 0.9) == 1
 
 
 @pytest.mark.parametrize(("energy", "rank"), [(0.5, 1), (16 / 30, 1), (0.54, 2), (25 / 30, 2), (0.97, 4), (1.0, 4)])

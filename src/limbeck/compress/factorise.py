@@ -15,6 +15,7 @@ from limbeck.compress.lowrank import (
     channel_svd,
     energy_rank,
     evbmf_rank,
+    singular_values,
     spatial_svd,
     svd_linear,
     tucker2,
@@ -172,7 +173,7 @@ def _eligible(model: nn.Module, example: Tensor, method: str, keep: Sequence[str
             continue
         matrices = unfolded(module, how)
         matrices = matrices if isinstance(matrices, tuple) else (matrices,)
-        values = tuple(torch.linalg.svdvals(matrix).cpu() for matrix in matrices)
+        values = tuple(singular_values(matrix).cpu() for matrix in matrices)
         found.append(Layer(name, module, how, x, values, tuple((m.shape[0], m.shape[1]) for m in matrices)))
     return found
 

@@ -19,10 +19,17 @@ GRID = 200
 
 
 def _balanced(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """[rows, rank] and [rank, columns] whose product is the best approximation of that rank (Eckart and Young 1936)."""
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    root = s[:rank].sqrt()
-    return u[:, :rank] * root, root[:, None] * v[:rank]
+    """[rows, rank] and [rank, columns] whose product is the best approximation of that rank (Eckart and Young 1936).
+
+    Of the eigenvectors of the smaller Gram matrix: many times faster than a singular value decomposition.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        left, right = _balanced(matrix.T, rank)
+        return right.T, left.T
+    left = _leading(matrix, rank)
+    right = left.T @ matrix
+    root = right.norm(dim=1).sqrt()
+    return left * root, right / root.clamp(min=1e-150)[:, None]
 
 
 def _linear(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
@@ -151,9 +158,18 @@ def unfolded(layer: nn.Linear | nn.Conv2d, method: str) -> Any:
 # --- ranks ---------------------------------------------------------------------------------------
 
 
+def singular_values(matrix: Tensor) -> Tensor:
+    """All of them, the largest first; those below 1e-8 of the largest are not exact."""
+    smaller = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    values: Tensor = torch.linalg.eigvalsh(smaller @ smaller.T)
+    return values.flip(0).clamp(min=0).sqrt()
+
+
 def energy_rank(values: Tensor, energy: float) -> int:
     """The fewest singular values whose squares add up to the share `energy` of all squares; at least 1."""
-    shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-300)
+    if not values.any():
+        return 1
+    shares = values.square().cumsum(0) / values.square().sum()
     return min(len(values), int((shares < energy - 1e-12).sum()) + 1)
 
 
