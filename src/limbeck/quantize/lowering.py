@@ -15,7 +15,7 @@ from limbeck.export.chatter import check_installed, converting
 from limbeck.export.elsewhere import elsewhere
 from limbeck.export.trace import trace
 from limbeck.quantize import pt2e
-from limbeck.quantize.making import Cpu, this_cpu, check_quantized, check_runs
+from limbeck.quantize.making import Cpu, check_quantized, check_runs, this_cpu
 from limbeck.quantize.training import FakeQuantized, converted
 
 TRAINED = ("litert-int8", "onnx-int8", "executorch-int8", "openvino-int8")

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from limbeck.export.chatter import check_installed
 
-_FINEST = 2.0**-23  # smallest step of weights; the library's own, 2**-12, is coarse for channels with small weights
+_STEP, _WEIGHT_STEP = 2.0**-12, 2.0**-23  # the smallest ones
 
 
 def check_pt2e(purpose: str) -> None:
@@ -39,25 +39,48 @@ def prepare(
         wanted: which nodes are quantized.
     """
     with quiet():
-        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-            XNNPACKQuantizer,
-            get_symmetric_quantization_config,
-        )
+        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
 
-        largest = 2 ** (weight_bits - 1) - 1
-        config = get_symmetric_quantization_config(
-            is_per_channel=True, is_qat=trained, weight_qmin=-largest, weight_qmax=largest
-        )
-        quantizer = XNNPACKQuantizer().set_global(config)
+        quantizer = XNNPACKQuantizer().set_global(_config(trained, weight_bits))
         quantizer.set_filter_function(wanted)
         prepared: fx.GraphModule = (prepare_qat_pt2e if trained else prepare_pt2e)(graph, quantizer)
-    modules: Iterable[Any] = prepared.modules()
-    for module in modules:
-        if _of_weights(module) and isinstance(getattr(module, "eps", None), Tensor):
-            module.eps.fill_(_FINEST)
-            module.averaging_constant = 1.0  # weights are known exactly: their range is that of now
     return prepared
+
+
+def _config(trained: bool, weight_bits: int) -> Any:
+    """XNNPACK's own symmetric configuration but for what rounds in training and for the steps of weights.
+
+    Its fused rounding chooses other steps than those that are converted to; its moving average of weights lags behind
+    them; and its smallest step is coarse for channels with small weights.
+    """
+    from torchao.quantization import pt2e
+    from torchao.quantization.pt2e.quantizer import QuantizationConfig, QuantizationSpec
+
+    if trained:
+        moving = pt2e.MovingAverageMinMaxObserver, pt2e.MovingAveragePerChannelMinMaxObserver
+        ranges = pt2e.FakeQuantize.with_args(observer=moving[0], eps=_STEP)
+        weight_ranges = pt2e.FakeQuantize.with_args(observer=moving[1], eps=_WEIGHT_STEP, averaging_constant=1.0)
+    else:
+        ranges = pt2e.HistogramObserver.with_args(eps=_STEP)
+        weight_ranges = pt2e.PerChannelMinMaxObserver.with_args(eps=_WEIGHT_STEP)
+    activations = QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-128,
+        quant_max=127,
+        qscheme=torch.per_tensor_affine,
+        observer_or_fake_quant_ctr=ranges,
+    )
+    largest = 2 ** (weight_bits - 1) - 1
+    weights = QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-largest,
+        quant_max=largest,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+        observer_or_fake_quant_ctr=weight_ranges,
+    )
+    return QuantizationConfig(activations, activations, weights, None, trained)
 
 
 def convert(prepared: fx.GraphModule, *, fold: bool = True) -> fx.GraphModule:
@@ -84,11 +107,7 @@ def roundings(prepared: fx.GraphModule) -> Iterable[Any]:
 
 def rounds_weights(module: Any) -> bool:
     """Whether a rounding module stands behind weights rather than activations."""
-    return _of_weights(module.activation_post_process)
-
-
-def _of_weights(module: Any) -> bool:
-    return getattr(module, "qscheme", None) in (torch.per_channel_symmetric, torch.per_channel_affine)
+    return bool(module.qscheme == torch.per_channel_symmetric)
 
 
 @contextlib.contextmanager
