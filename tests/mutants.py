@@ -56,6 +56,11 @@ STARTUP = ("test_startup.py",)
 STORE = ("test_store.py",)
 CACHE = ("test_cache.py",)
 TUNE = ("test_tune.py",)
+SHRINK = ("test_shrink.py",)
+PAIRED = ("test_evaluate_paired.py",)
+SERVING = ("test_serving.py",)
+ELSEWHERE = ("test_export_elsewhere.py",)
+LAYERS = ("test_export_layers.py",)
 PRUNE = ("test_compress_prune.py",)
 FACTORISE = ("test_compress_factorise.py",)
 SPARSIFY = ("test_compress_sparsify.py",)
@@ -238,6 +243,13 @@ MUTANTS = [
     Mutant("report: recovery alone shown with the teacher's score", "report/smaller.py", 'alone = _level(metric, taught["student"])', 'alone = _level(metric, taught["distilled"])', SMALLER),
     Mutant("report: trials outside the budget before those within", "report/budget.py", "key=lambda t: (not t[\"within\"], t[\"value\"])", "key=lambda t: t[\"size_kb\"]", SMALLER),
     Mutant("report: shares of another runtime's float file", "report/files.py", "else plain.get(m[\"format\"]))", "else next(iter(plain.values()), None))", SMALLER),
+    # smaller students in a run
+    Mutant("shrink: what recovers alone asks the teacher", "shrink.py", 'walk(job, chain, start, None, "compressed-alone")', 'walk(job, chain, start, teacher, "compressed-alone")', SHRINK),
+    Mutant("shrink: zeros are let go before training", "shrink.py", "    zeros = compress.keep_zeros(network, edits)\n", "    zeros = compress.keep_zeros(network, edits)\n    zeros.remove()\n", SHRINK),
+    Mutant("shrink: every round takes the whole ratio", "shrink.py", "ratio=1 - (1 - then) / (1 - done)", "ratio=share", SHRINK),
+    Mutant("paired: the drop that is allowed is not", "evaluate/paired.py", "_exceeds(lost - allowed, seed)", "_exceeds(lost, seed)", PAIRED),
+    Mutant("paired: the smaller and the larger model swapped", "evaluate/paired.py", "lost = right[0] - right[1]", "lost = right[1] - right[0]", PAIRED),
+    Mutant("stages: what was done for another key is kept", "stages.py", 'if renew and (known["key"] != key', 'if renew and (known["key"] == ""', SHRINK),
     # the search
     Mutant("tune: a search that goes on draws other trials", "tune/search.py", "TPESampler(seed=derive_seed(\"tune\", number) % 2**32)", "TPESampler()", TUNE),
     Mutant("tune: an interrupted trial is left behind", "tune/search.py", "if trial.state == TrialState.RUNNING]", "if trial.state == TrialState.PRUNED]", TUNE),
@@ -264,8 +276,16 @@ MUTANTS = [
     Mutant("compress: zeros learn", "compress/sparsify.py", "gradient.masked_fill(~mask.to(gradient.device), 0)", "gradient", SPARSIFY),
     Mutant("compress: fours along the outputs", "compress/sparsify.py", "last = weight.movedim(1, -1)", "last = weight.movedim(0, -1)", SPARSIFY),
     # the command line
-    Mutant("start-up: every installed package searched", "cli.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
-    Mutant("start-up: help reads recipes", "cli.py", "import gc\nimport os\n", "import gc\nimport os\nimport limbeck.recipe\n", STARTUP),
+    Mutant("start-up: every installed package searched", "cli/__init__.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
+    Mutant("start-up: help reads recipes", "cli/__init__.py", "import gc\nimport os\n", "import gc\nimport os\nimport limbeck.recipe\n", STARTUP),
+    # export
+    Mutant("export: a graph stays while its weights are replaced", "export/places.py", "zip(reversed(source), reversed(target), strict=True)", "zip(source, target, strict=True)", ELSEWHERE),
+    Mutant("export: bytes are cut off, not rounded", "export/interface.py", "np.rint(rows * 255)", "(rows * 255)", ELSEWHERE),
+    Mutant("export: the reason is that of the last error", "export/chatter.py", "while error.__cause__ is not None:", "while False:", ELSEWHERE),
+    Mutant("export: memory with the runtime in it", "export/serving.py", "else peak - empty", "else peak", SERVING),
+    Mutant("export: a dead runtime is asked for ever", "export/serving.py", "return (told, np.frombuffer(content, dtype).reshape(shape)) if len(content) == size else None", "return told, np.frombuffer(content, dtype).reshape(shape)", SERVING),
+    Mutant("export: what is folded away counts as wrong", "export/layers.py", "right[node] = same or any(", "right[node] = same and any(", LAYERS),
+    Mutant("export: the last wrong layer is named", "export/layers.py", "(node for node in graph.graph.nodes if", "(node for node in reversed(graph.graph.nodes) if", LAYERS),
 ]  # fmt: skip
 
 
