@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from torch import nn
 from limbeck import export
 from limbeck.errors import UserError
 from limbeck.export import Interface
+from limbeck.export.layers import _first_wrong
+from limbeck.export.trace import layer_of, trace
 
 
 def made(name: str, form: str, folder: Path, interface: Interface) -> tuple[nn.Module, Path, np.ndarray]:
@@ -64,6 +67,33 @@ LAYERS = {
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
     form, name, interface = request.param
     return name, form, interface, *made(name, form, tmp_path_factory.mktemp(form), interface)
+
+
+def test_the_first_wrong_layer_is_found_by_values_alone() -> None:
+    """With values as converters leave them: a batch norm folded away, channels last, in no order."""
+    make, shape = MODELS["cnn"]
+    torch.manual_seed(3)
+    model = perturbed(make()).eval()
+    x = torch.rand(1, *shape)
+    graph = trace(model, x).module()
+    for broken, told in (
+        (None, None),
+        ("1", "layer '0' (Conv2d)"),
+        ("4", "layer '4' (Conv2d)"),
+        ("9", "layer '9' (Linear)"),
+    ):
+        other, values = copy.deepcopy(model), []
+        if broken:
+            with torch.no_grad():
+                other.get_parameter(f"{broken}.weight")[1::2] *= 1.1
+        for name, layer in other.named_children():
+            if name not in ("0", "8"):
+                layer.register_forward_hook(lambda _, __, y, kept=values: kept.append(y.detach()))
+        with torch.no_grad():
+            other(x)
+        values = [(y.permute(0, 2, 3, 1) if y.ndim == 4 else y).contiguous().numpy() for y in reversed(values)]
+        node = _first_wrong(graph, x, values, 1e-3)
+        assert (layer_of(node) if node is not None else None) == told
 
 
 @pytest.mark.slow

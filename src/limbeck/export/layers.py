@@ -69,7 +69,7 @@ def first_difference(
 
     Both compute the row that they disagree about most. Converters fuse and rename, so values are matched by what they
     are: an operator of the network is right where some operator of the file gives the same, or where one is right that
-    computes with it. The first that is not right, though what it computes with is, makes the difference.
+    computes with it. The first that is not makes the difference.
 
     Args:
         model: the network.
@@ -135,11 +135,7 @@ def _first_wrong(
         compared = node in variable and node in computed and node.op != "placeholder"
         same = not compared or _among(computed[node], by_size, tolerance)
         right[node] = same or any(right[user] for user in node.users if user in computed)
-    for node in graph.graph.nodes:
-        if not right[node] and all(right[source] for source in node.all_input_nodes):
-            found: torch.fx.Node = node
-            return found
-    return None
+    return next((node for node in graph.graph.nodes if not right[node]), None)
 
 
 def _among(value: Rows, by_size: Mapping[int, Sequence[Rows]], tolerance: float) -> bool:
