@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from limbeck import benchmark, evaluate
 from limbeck.data import Data, pixels, targets
-from limbeck.job import Job
+from limbeck.job import SCHEMA, Job
 from limbeck.recipe import Deployable
+from limbeck.runtime import fingerprint, fingerprint_file
 from limbeck.ship import Shipped, ship, with_latency
 from limbeck.teachers import Combine
 from limbeck.types import Artifact, Cost, Role
@@ -42,7 +43,7 @@ class Candidate:
 
 
 def measure(
-    job: Job, candidates: Sequence[Candidate], combine: Combine | None, key: str
+    job: Job, candidates: Sequence[Candidate], combine: Combine | None
 ) -> tuple[list[Artifact], dict[str, Any] | None]:
     """What every candidate is worth and costs, and the files of those that are shipped.
 
@@ -52,7 +53,6 @@ def measure(
         job: the run; files go below `export` in its folder.
         candidates: teachers first.
         combine: how several teachers make one; None for a single one, and where the last of them is all of them.
-        key: what all of them depend on.
 
     Returns:
         The rows, and how far several teachers are apart (None for one).
@@ -90,6 +90,7 @@ def measure(
             if device.type != "cpu":
                 # Files run on the CPU; a GPU's shorter float formats would look like a fault of theirs.
                 prediction = evaluate.predict(network, data, data.test)
+            key = fingerprint(fingerprint_file(candidate.file), SCHEMA, job.recipe.student.model_dump(mode="json"))
             one = Shipped(found[-1], network, prediction, key, candidate.trained_rounded, candidate.told)
             for name in candidate.formats:
                 files.append(ship(job, one, name))

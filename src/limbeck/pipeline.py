@@ -21,7 +21,7 @@ from limbeck.job import SCHEMA, Job
 from limbeck.measure import Candidate, measure
 from limbeck.recipe import TRAINED, Deployable, Recipe
 from limbeck.report import write_report
-from limbeck.runtime import Progress, environment, locked, read_json, write_json
+from limbeck.runtime import Progress, environment, locked, read_json, write_json, write_text
 from limbeck.shrink import Shrunk, rebuild, shrink, starts
 from limbeck.start import begin, choose_views, claim, dry_build
 from limbeck.study import Studied, study
@@ -148,7 +148,7 @@ def _conclude(
     chosen = _choose(job, studied)
     keys = list(faculty.keys.values()) if faculty else []
     key = job.key(checked.student, checked.model_dump(mode="json", exclude={"cache": {"strict", "limit_gb"}}), keys)
-    compute = partial(_measured, job, faculty, studied, smaller, searched, chosen["name"], key)
+    compute = partial(_measured, job, faculty, studied, smaller, searched, chosen["name"])
     measured = job.stages.alone("measured", key, compute, renew=True)
     models = measured["models"]
     comparison, comparisons = _comparisons(job, models)
@@ -186,6 +186,8 @@ def _conclude(
         "seconds": job.stages.seconds,
         "notes": notes,
     }
+    # Only now: what was added to a finished run and failed must not stand in its way.
+    write_text(job.folder / "recipe.yaml", recipe.dump(checked))
     write_json(job.folder / "result.json", result)
     write_report(read_json(job.folder / "result.json"), job.folder / "report.html")
     return result
@@ -341,7 +343,6 @@ def _measured(
     smaller: Sequence[Shrunk],
     searched: Mapping[str, Any] | None,
     chosen: str,
-    key: str,
     _: Path,
 ) -> dict[str, Any]:
     checked = job.recipe
@@ -370,7 +371,7 @@ def _measured(
         candidates.append(
             Candidate(one.name, one.role, one.seed, one.file, again, formats, bool(formats), one.rounded, one.told)
         )
-    rows, disagreement = measure(job, candidates, None if faculty is None or faculty.joint else faculty.combine, key)
+    rows, disagreement = measure(job, candidates, None if faculty is None or faculty.joint else faculty.combine)
     models = [asdict(row) for row in rows]
     files = [m["file"] for m in models if m["role"] == "exported"]
     return {"models": models, "disagreement": disagreement, "files": files}

@@ -5,6 +5,7 @@ A stage is a folder with a `stage.json` that says what it was made from and what
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,11 @@ class Stages:
         folder, main = self.folder / name, self._accelerator.is_main_process
         record = folder / "stage.json"
         known: dict[str, Any] = _known(record) if record.exists() else {"key": key, "done": False}
+        if known["key"] != key and not known["done"] and not (folder / "checkpoint.pt").exists():
+            # It was begun from something else and failed before there was anything to lose.
+            if main:
+                shutil.rmtree(folder)
+            known = {"key": key, "done": False}
         if renew and (known["key"] != key or (known["done"] and _lost(self.folder, known["result"]))):
             known = {"key": key, "done": False}
         if known["done"] and (lost := _lost(self.folder, known["result"])):

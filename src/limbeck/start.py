@@ -51,8 +51,6 @@ def claim(folder: Path, checked: Recipe) -> None:
             where=str(folder),
             hint="choose another --out, or give the recipe it was begun with",
         )
-    if before != now:
-        write_text(path, recipe.dump(checked))
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -201,7 +201,9 @@ def _go_on(
 
 @app.command()
 def benchmark(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files, of any runtimes.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Exported files of any runtimes, or run directories.")
+    ],
     threads: Annotated[int, typer.Option(help="How many each may use.", min=1)] = 1,
     rounds: Annotated[int, typer.Option(help="The most rounds.", min=1)] = 30,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
@@ -213,9 +215,10 @@ def benchmark(
     \b
       limbeck benchmark runs/quickstart/export/*.tflite
     """  # noqa: D301 - Click wants the character itself
+    from limbeck.brought import shipped
     from limbeck.timing import benchmark as measure
 
-    found = measure(files, threads=threads, rounds=rounds)
+    found = measure([path for given in files for path in shipped(given)], threads=threads, rounds=rounds)
     if json:
         import json as writer
 
@@ -234,7 +237,9 @@ def benchmark(
 
 @app.command()
 def predict(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported file with its card (.json) beside it.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An exported file with its card beside it, or a run directory.")
+    ],
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, folders of images, or tables.")],
     top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 1,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -247,9 +252,10 @@ def predict(
     """  # noqa: D301 - Click wants the character itself
     import json as writer
 
+    from limbeck.brought import shipped
     from limbeck.predicting import predict as say
 
-    for row in say(file, inputs, top=top):
+    for row in say(shipped(file)[0], inputs, top=top):
         if json:
             print(writer.dumps(row, ensure_ascii=False))
         elif "classes" in row:
