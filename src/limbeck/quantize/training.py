@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,8 +13,7 @@ from limbeck.errors import UserError
 from limbeck.export.trace import trace
 from limbeck.quantize import pt2e
 
-_MEAN, _VARIANCE, _TRAINING, _MOMENTUM, _EPS = 3, 4, 5, 6, 7  # arguments of aten.batch_norm
-_LIBRARY_EPS = 1e-5  # the only one that torchao folds into a convolution
+_VARIANCE, _TRAINING, _MOMENTUM, _EPS = 4, 5, 6, 7  # arguments of aten.batch_norm
 _MODES = {  # operations that act otherwise while they are trained, and the argument that says which
     torch.ops.aten.batch_norm.default: _TRAINING,
     torch.ops.aten.dropout.default: 2,
@@ -33,16 +32,14 @@ class FakeQuantized(nn.Module):
 
     Args:
         graph: prepared for training.
-        folded: of each batch norm that is folded into its convolution, by the name of its variance: eps.
         example: some rows of input.
     """
 
     example: Tensor
 
-    def __init__(self, graph: fx.GraphModule, folded: dict[str, float], example: Tensor) -> None:
+    def __init__(self, graph: fx.GraphModule, example: Tensor) -> None:
         super().__init__()
         self.graph = graph
-        self.folded = folded
         self.register_buffer("example", example, persistent=False)
         self.register_load_state_dict_post_hook(_settle)  # type: ignore[no-untyped-call]
 
@@ -113,16 +110,16 @@ def prepare_qat(model: nn.Module, example: Tensor, *, weight_bits: int = 8) -> F
     rows = example.detach().to("cpu", torch.float32 if example.is_floating_point() else example.dtype)
     rows = rows.clone(memory_format=torch.contiguous_format)
     graph: Any = trace(model, rows).module(check_guards=False)
-    before = {_name(node.args[_VARIANCE]): node.args for node in _batch_norms(graph)}
+    before = {str(cast(Any, norm.args[_VARIANCE]).target): norm.args for norm in _batch_norms(graph)}
     try:
         graph = pt2e.prepare(graph, trained=True, weight_bits=weight_bits)
     except Exception as error:
         raise UserError(f"it cannot be prepared for training in integers ({error})", where="prepare_qat") from error
-    folded = _restore_constants(graph, before)
+    _restore_constants(graph, before)
     if not any(True for _ in pt2e.roundings(graph)):
         raise UserError("nothing in it can be quantized", where="prepare_qat")
     graph.requires_grad_(True)
-    made = FakeQuantized(graph, folded, rows[:2].clone())
+    made = FakeQuantized(graph, rows[:2].clone())
     _switch(graph, False)
     made._measure(activations=True, weights=True)
     with torch.no_grad():
@@ -138,46 +135,56 @@ def converted(module: FakeQuantized, *, fold: bool) -> fx.GraphModule:
         fold: whether weights become integers in it.
     """
     own = copy.deepcopy(module).cpu().eval()
-    graph = own.graph
     with torch.no_grad():
-        for node in _batch_norms(graph):
-            variance = _name(node.args[_VARIANCE])
-            if variance in own.folded:
-                # The library folds with its own eps: what ours has more goes into the variance, which gives the same.
-                operator.attrgetter(variance)(graph).add_(own.folded[variance] - _LIBRARY_EPS)
-                _set_eps(node, _LIBRARY_EPS)
-    graph.recompile()
-    return pt2e.convert(graph, fold=fold)
+        _fold(own.graph)
+    return pt2e.convert(own.graph, fold=fold)
 
 
-def _restore_constants(graph: fx.GraphModule, before: dict[str, tuple[Any, ...]]) -> dict[str, float]:
-    """Give batch norms the momentum and eps that they had: torchao writes its defaults. Returns eps of folded ones."""
-    folded = {}
-    for node in _batch_norms(graph):
-        variance = _name(node.args[_VARIANCE])
-        node.update_arg(_MOMENTUM, before[variance][_MOMENTUM])
-        if _scaling(node):
-            folded[variance] = float(before[variance][_EPS])
-        _set_eps(node, before[variance][_EPS])
+def _fold(graph: fx.GraphModule) -> None:
+    """Put batch norms into the convolutions before them. torchao does so too, but slowly and with its own eps only."""
+
+    def value(node: Any) -> Tensor:
+        found: Tensor = operator.attrgetter(str(node.target))(graph)
+        return found
+
+    # What stood for conv and batch norm: x * (w * s) / s + b, normalised; where s = gamma / sqrt(variance + eps).
+    for number, norm in enumerate([node for node in _batch_norms(graph) if _scaling(node)]):
+        _, gamma, beta, mean, variance, *_, eps, _ = norm.args
+        scale = value(gamma) / (value(variance) + eps).sqrt()
+        before: Any = norm.args[0]
+        bias = torch.zeros_like(scale)
+        if before.target is torch.ops.aten.add.Tensor:
+            bias, before = value(before.args[1].args[0]), before.args[0]
+        convolution = before.args[0]
+        rounding = convolution.args[1]
+        weight, shaped = rounding.args[0].args
+        value(weight).mul_(scale.reshape(shaped.args[1]))
+        rounding.update_arg(0, weight)
+        name = f"folded_bias_{number}"
+        graph.register_buffer(name, (bias - value(mean)) * scale + value(beta))
+        with graph.graph.inserting_before(convolution):
+            convolution.args = (*convolution.args[:2], graph.graph.get_attr(name), *convolution.args[3:])
+        norm.replace_all_uses_with(convolution)
+    graph.graph.eliminate_dead_code()
     graph.recompile()
-    return folded
+
+
+def _restore_constants(graph: fx.GraphModule, before: dict[str, tuple[Any, ...]]) -> None:
+    """Give batch norms the momentum and eps that they had: torchao writes its defaults."""
+    for norm in _batch_norms(graph):
+        variance: Any = norm.args[_VARIANCE]
+        for place in (_MOMENTUM, _EPS):
+            norm.update_arg(place, before[str(variance.target)][place])
+        for scaling in _scaling(norm):
+            scaling.update_arg(1, norm.args[_EPS])
+    graph.recompile()
 
 
 def _batch_norms(graph: fx.GraphModule) -> list[fx.Node]:
     return [node for node in graph.graph.nodes if node.target is torch.ops.aten.batch_norm.default]
 
 
-def _scaling(node: fx.Node) -> list[fx.Node]:
-    """Where the convolution before a folded batch norm takes its scale from: variance + eps."""
-    variance: Any = node.args[_VARIANCE]
+def _scaling(norm: fx.Node) -> list[fx.Node]:
+    """Where the convolution before a batch norm takes its scale from: variance + eps. Empty if it takes none."""
+    variance: Any = norm.args[_VARIANCE]
     return [user for user in variance.users if user.target is torch.ops.aten.add.Tensor]
-
-
-def _set_eps(node: fx.Node, eps: Any) -> None:
-    node.update_arg(_EPS, eps)
-    for scaling in _scaling(node):
-        scaling.update_arg(1, eps)
-
-
-def _name(node: Any) -> str:
-    return str(node.target)
