@@ -76,7 +76,7 @@ def compressed(seeds=3, n=1000, ways=tuple(WAYS), formats=FORMATS, files=None):
     steps = {name: way[0] for name, way in chosen.items()}
     settings = recipe.load("mnist-distiller").model_dump(mode="json", exclude_unset=True)
     told = {"name": "mnist-compress", "about": "", "seeds": seeds, "compress": steps, "export": list(formats)}
-    spec = recipe.load(settings | told | {"files": files or {"calibration": 300}})
+    spec = recipe.load(settings | told | ({"files": files or {"calibration": 300}} if formats else {}))
     models = [sized(model("teacher", "teacher", None, classified(CLOTHES, 0.915, n, 1), "teacher/best.safetensors"),
                     421_642, 4_241_152, 0.41)]  # fmt: skip
     for role, level, offset in (("student", 0.885, 1), ("distilled", LEVEL, 2)):
@@ -207,3 +207,8 @@ def smaller_regression():
 def within_budget():
     """Everything at once: ways, many files, and a search."""
     return compressed() | {"budget": searched()}
+
+
+def no_files():
+    """Students made smaller and none exported."""
+    return compressed(ways=("half", "sparse"), formats=())

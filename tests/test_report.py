@@ -20,7 +20,7 @@ from report_samples import (
     model,
     regression,
 )
-from report_samples_compressed import smaller_regression, within_budget
+from report_samples_compressed import no_files, smaller_regression, within_budget
 
 from limbeck.evaluate import compare, interval
 from limbeck.report import figures, words, write_report
@@ -240,6 +240,7 @@ CASES = [
     (ensemble, 390, "light", {"gains", "members", "metric-curves", "loss-curves", "confusion"}),
     (within_budget, 1400, "light", COMPRESSED),
     (within_budget, 390, "dark", COMPRESSED),
+    (no_files, 390, "light", COMPRESSED - {"budget-plot"}),
     (smaller_regression, 390, "light", {"gains", "pareto-size", "pareto-latency", "metric-curves", "loss-curves"}),
     (compared, 390, "light", {"gains", "intervals", "metric-curves", "loss-curves", "confusion"}),
     (chain, 1400, "dark", {"gains", "gains-0", "metric-curves", "loss-curves", "confusion"}),

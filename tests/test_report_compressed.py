@@ -12,6 +12,7 @@ from report_samples_compressed import (
     SUFFIXES,
     WAYS,
     compressed,
+    no_files,
     searched,
     smaller_regression,
     within_budget,
@@ -401,6 +402,14 @@ def test_a_result_of_before_has_none_of_the_new_sections(tmp_path):
     assert "CPU thread, below them" not in page  # what was not measured is not explained
 
 
+def test_smaller_students_are_shown_without_any_file(tmp_path):
+    page, plots = page_of(no_files(), tmp_path / "report.html")
+    assert 'id="files"' not in page
+    assert {"pareto-size", "pareto-latency"} <= plots.keys()
+    assert 'id="pareto-size"' in page
+    assert "half-seed0 (111.0 kB, " in page
+
+
 def test_names_are_text_there_too(tmp_path):
     result = within_budget()
     result["compressed"][0] |= {"name": EVIL, "told": {EVIL: [EVIL]}}
@@ -432,7 +441,7 @@ def test_the_terminal_shows_ways_the_budget_and_of_many_files_the_best(capsys, e
     shown = capsys.readouterr().out
     half = next(line for line in shown.splitlines() if line.startswith("half "))
     own, alone = (statistics.fmean(accuracies(everything, stage)) for stage in ("half", "half-alone"))
-    assert f"{100 * own:.2f} ±" in half
+    assert half.split()[1] == f"{100 * own:.2f}"
     assert f"{100 * (own - alone):+.2f} helps" in half
     assert "Budget: the smallest of 8 trials within the budget" in shown
     count = sum(m["role"] == "exported" for m in everything["models"])

@@ -133,7 +133,7 @@ def _front(points: Sequence[pareto.Point], metric: str) -> dict[str, Any] | None
     if not points:
         return None
     best = {place: pareto.said(points, key, metric) for place, key in pareto.PLOTS.items()}
-    return {"legend": pareto.legend(points), "count": len(points), **best}
+    return {"legend": pareto.legend(points), **best}
 
 
 def _main_metric(result: Mapping[str, Any]) -> str:

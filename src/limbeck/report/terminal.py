@@ -107,15 +107,14 @@ def _show_smaller(result: Mapping[str, Any], console: Console) -> None:
     helped = any(row["help"] for row in rows)
     title = words.METRICS[result["compressed"][0]["against_start"]["metric"]][0]
     table = Table(title="smaller students, each against what it was made from", box=None, padding=(0, 2, 0, 0))
-    table.add_column("way", no_wrap=True, max_width=16)
+    table.add_column("way", no_wrap=True, max_width=14)
     for heading in (title, "change", "95 % interval", *(("teacher's help",) if helped else ()), "params"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        level = f"{row['score'].removesuffix(' %')} {row['spread']}".strip()
+        level = row["score"].removesuffix(" %")
         brought = [f"{row['help']['change']} {row['help']['verdict']}" if row["help"] else words.NOTHING] * helped
-        table.add_row(
-            escape(row["name"]), level, row["lost"]["change"], row["lost"]["reach"], *brought, row["costs"][0][1]
-        )
+        lost, params = row["lost"], row["costs"][0][1]
+        table.add_row(escape(row["name"]), level, lost["change"], lost["reach"], *brought, params)
     console.print(table, "")
     for row in rows:
         console.print(f"  {escape(row['name'])}: {escape(row['steps'])}", style="dim")
