@@ -11,7 +11,6 @@ import numpy as np
 
 from limbeck.errors import UserError, did_you_mean
 
-INSIDE = "network"  # what an exported file calls the model behind its interface
 LARGEST_DB = 150.0  # of what is alike to the last bit of a float32
 
 
@@ -100,8 +99,3 @@ def names_of(ops: Iterable[Op], skip: Sequence[str]) -> list[str]:
         if name not in layers:
             raise UserError(f"there is no layer '{name}'", where="skip", hint=did_you_mean(name, layers))
     return [op.name for op in ops if op.layer in set(skip)]
-
-
-def layer_name(inside: str) -> str:
-    """A layer as the user knows it, of its name in a traced graph, where the network stands inside its interface."""
-    return inside.removeprefix(INSIDE).removeprefix(".")

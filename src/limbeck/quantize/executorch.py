@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from limbeck.errors import UserError
 from limbeck.export.interface import LARGEST_BATCH
 from limbeck.quantize import pt2e
-from limbeck.quantize.errors import Comparison, Op, layer_name, names_of, ranked
+from limbeck.quantize.errors import Comparison, Op, names_of, ranked
 from limbeck.quantize.rows import load_rows
 
 _BATCH = 32
@@ -84,7 +84,7 @@ def operations(graph: fx.GraphModule) -> list[Op]:
             continue
         stack = node.meta.get("nn_module_stack") or {"": ("", "")}
         # Of what the outermost module does itself, every operation is a layer.
-        layer = layer_name(list(stack.values())[-1][0]) or node.name
+        layer = list(stack.values())[-1][0] or node.name
         inputs = tuple(_origin(taken).name for taken in node.all_input_nodes)
         kind = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
         if kind in _FUSED and inputs[0] in owner:

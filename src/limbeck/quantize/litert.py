@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from limbeck.errors import UserError
-from limbeck.quantize.errors import Comparison, Op, layer_name, names_of, ranked
+from limbeck.quantize.errors import Comparison, Op, names_of, ranked
 from limbeck.quantize.rows import Rows, load_rows
 
 
@@ -113,10 +113,10 @@ def _layer(output: str, weights: Sequence[str]) -> str:
             steps = [match for step in path.split("/") if (match := _MODULE.search(step))]
             if steps:
                 weighted = any(word in steps[-1][1] for word in _WEIGHTED)
-                found.append((not weighted, layer_name(".".join(step[2] for step in steps))))
+                found.append((not weighted, ".".join(step[2] for step in steps)))
         if name == output and found:
             break
-    return min(found, key=lambda pair: pair[0])[1] or output.rpartition(".")[2] if found else output.rpartition(".")[2]
+    return min(found, key=lambda pair: pair[0])[1] if found else output.rpartition(".")[2]
 
 
 def errors(source: str, quantized: str, rows: str) -> list[dict[str, Any]]:

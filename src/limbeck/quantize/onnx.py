@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.errors import UserError
-from limbeck.quantize.errors import Comparison, Op, layer_name, names_of, ranked
+from limbeck.quantize.errors import Comparison, Op, names_of, ranked
 from limbeck.quantize.rows import Rows, load_rows
 
 _BATCH = 32
@@ -125,7 +125,7 @@ def operations(prepared: str) -> list[Op]:
     for node in graph.node:
         named = [node, *(other for other in takers.get(node.output[0], []) if node.op_type == "MatMul")]
         weights = [name for one in named for name in one.input if name in constants]
-        layers = [layer_name(name.rpartition(".")[0]) for name in weights if name.endswith((".weight", ".bias"))]
+        layers = [name.rpartition(".")[0] for name in weights if name.endswith((".weight", ".bias"))]
         if layers:
             owner[node.output[0]] = layers[0]
         elif node.op_type in _FUSED and node.input[0] in owner:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import UserError
-from limbeck.quantize.errors import Comparison, Op, layer_name, names_of, ranked
+from limbeck.quantize.errors import Comparison, Op, names_of, ranked
 from limbeck.quantize.rows import Rows, load_rows
 
 _BATCH = 32
@@ -101,7 +101,7 @@ def _layer(node: Any) -> str | None:
         node = node.inputs()[0].get_source_output().get_node()
     name = node.get_friendly_name()
     constant = node.get_type_name() == "Constant" and name.endswith((".weight", ".bias"))
-    return layer_name(name.rpartition(".")[0]) if constant else None
+    return str(name.rpartition(".")[0]) if constant else None
 
 
 def errors(source: str, quantized: str, rows: str) -> list[dict[str, Any]]:

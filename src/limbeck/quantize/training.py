@@ -149,9 +149,9 @@ def _fold(graph: fx.GraphModule) -> None:
 
     # What stood for conv and batch norm: x * (w * s) / s + b, normalised; where s = gamma / sqrt(variance + eps).
     for number, norm in enumerate([node for node in _batch_norms(graph) if _scaling(node)]):
-        _, gamma, beta, mean, variance, *_, eps, _ = norm.args
+        given: Any = norm.args
+        before, gamma, beta, mean, variance, *_, eps, _ = given
         scale = value(gamma) / (value(variance) + eps).sqrt()
-        before: Any = norm.args[0]
         bias = torch.zeros_like(scale)
         if before.target is torch.ops.aten.add.Tensor:
             bias, before = value(before.args[1].args[0]), before.args[0]
@@ -162,8 +162,9 @@ def _fold(graph: fx.GraphModule) -> None:
         rounding.update_arg(0, weight)
         name = f"folded_bias_{number}"
         graph.register_buffer(name, (bias - value(mean)) * scale + value(beta))
-        with graph.graph.inserting_before(convolution):
-            convolution.args = (*convolution.args[:2], graph.graph.get_attr(name), *convolution.args[3:])
+        nodes: Any = graph.graph
+        with nodes.inserting_before(convolution):
+            convolution.args = (*convolution.args[:2], nodes.get_attr(name), *convolution.args[3:])
         norm.replace_all_uses_with(convolution)
     graph.graph.eliminate_dead_code()
     graph.recompile()
