@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,9 +62,19 @@ def lower(graph: str, lowered: str) -> None:
     inputs: Any = program.example_inputs
     with naming(program):
         model = openvino.convert_model(program, input=[-1, *inputs[0][0].shape[1:]])
+        _name_weights(model, program.state_dict)
         model.inputs[0].set_names({"input"})
         model.outputs[0].set_names({"output"})
     openvino.save_model(model, lowered, compress_to_fp16=False)
+
+
+def _name_weights(model: Any, names: Iterable[str]) -> None:
+    """Call weights as the network does, so that what is said about a file can say of which layer it is."""
+    known = {name.replace(".", "_"): name for name in names}
+    for op in model.get_ordered_ops():
+        for told in op.output(0).names if op.get_type_name() == "Constant" else ():
+            if (own := told.partition(":")[0]) in known:
+                op.set_friendly_name(known[own])
 
 
 def session_openvino(path: Path, threads: int = 1) -> Session:

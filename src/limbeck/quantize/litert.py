@@ -39,9 +39,7 @@ def make(source: str, target: str, option: str, rows: str | None, skip: Sequence
             tool.update_quantization_recipe(".*", end, algorithm_key=leave)
     for name in names_of(operations(source), skip):
         tool.update_quantization_recipe(f"^{re.escape(name)}$", every, algorithm_key=leave)
-    measured = None
-    if rows is not None:
-        measured = tool.calibrate(_signatures(source, rows), num_threads=1)
+    measured = None if rows is None else _ranges(source, rows, tool.get_quantization_recipe())
     tool.quantize(measured, enable_progress_report=False).export_model(target)
 
 
@@ -60,6 +58,22 @@ def _half() -> Any:
     return qtyping.OpQuantizationConfig(
         weight_tensor_config=weights, compute_precision=qtyping.ComputePrecision.FLOAT, explicit_dequantize=True
     )
+
+
+def _ranges(source: str, rows: str, recipe: Any) -> Any:
+    """The ranges of activations: from the least to the largest of all rows.
+
+    The tool's own way is an average that moves from row to row. It cuts off so much of the larger outputs that their
+    signal stands 16 dB above the noise instead of 41, on a network of two convolutions.
+    """
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    wanted = recipe_manager.RecipeManager()
+    wanted.load_quantization_recipe(recipe)
+    found = calibrator.Calibrator(source, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+    found.calibrate(_signatures(source, rows), wanted)
+    return found.get_model_qsvs()
 
 
 def _signatures(source: str, rows: str) -> dict[str, list[dict[str, Rows]]]:
