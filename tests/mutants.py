@@ -54,6 +54,7 @@ METHODS = ("test_report_methods.py",)
 SMALLER = ("test_report_compressed.py", "test_report_front.py")
 STARTUP = ("test_startup.py",)
 STORE = ("test_store.py",)
+QUANTIZE = ("test_quantize.py",)
 CACHE = ("test_cache.py",)
 TUNE = ("test_tune.py",)
 SHRINK = ("test_shrink.py",)
@@ -286,6 +287,12 @@ MUTANTS = [
     Mutant("export: a dead runtime is asked for ever", "export/serving.py", "return (told, np.frombuffer(content, dtype).reshape(shape)) if len(content) == size else None", "return told, np.frombuffer(content, dtype).reshape(shape)", SERVING),
     Mutant("export: what is folded away counts as wrong", "export/layers.py", "right[node] = same or any(", "right[node] = same and any(", LAYERS),
     Mutant("export: the last wrong layer is named", "export/layers.py", "(node for node in graph.graph.nodes if", "(node for node in reversed(graph.graph.nodes) if", LAYERS),
+    # quantize
+    Mutant("quantize: calibration rows not balanced", "quantize/rows.py", "turn[own] = np.arange(len(own))", "turn[own] = 0", QUANTIZE),
+    Mutant("quantize: NaN rows measured", "quantize/rows.py", "if rows.dtype.kind == \"f\" and not np.isfinite(rows).all():", "if False:", QUANTIZE),
+    Mutant("quantize: noise of the input blamed on the layer", "quantize/errors.py", "added = max(out - before,", "added = max(out,", QUANTIZE),
+    Mutant("quantize: more layers left in float than needed", "quantize/making.py", "while enough - too_few > 1:", "while enough - too_few > 2:", QUANTIZE),
+    Mutant("quantize: unsigned zero points off by one", "quantize/onnx.py", "zero.astype(np.int16) + 128", "zero.astype(np.int16) + 127", QUANTIZE),
 ]  # fmt: skip
 
 

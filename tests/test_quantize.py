@@ -7,16 +7,20 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import need
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck import quantize
 from limbeck.errors import UserError
 from limbeck.quantize import LayerError, making
+from limbeck.quantize import onnx as graphs
 from limbeck.quantize.errors import LARGEST_DB, Comparison, Op, names_of, ranked
+from limbeck.quantize.litert import _layer
 from limbeck.quantize.rows import check_rows, load_rows
 
 
@@ -187,6 +191,75 @@ def test_when_nothing_holds_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert kept.layers == bench.skipped[-1] == ()
     assert kept.score == 0.5
     assert max(n for n, _ in kept.tried) == 9  # all but one were
+
+
+# --- files of networks trained in integers --------------------------------------------------------
+
+
+def rounded_convolution() -> Any:
+    """x -> rounded -> convolution with rounded weights and a float bias -> rounded, in signed bytes."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    generator = np.random.default_rng(0)
+    values = {
+        "weight": generator.integers(-127, 128, (4, 2, 3, 3)).astype(np.int8),
+        "weight_step": np.float32([0.01, 0.02, 0.005, 0.001]),
+        "weight_zero": np.zeros(4, np.int8),
+        "bias": generator.normal(size=4).astype(np.float32),
+        "in_step": np.float32(0.02),
+        "in_zero": np.int8(-11),
+        "out_step": np.float32(0.05),
+        "out_zero": np.int8(5),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "in_step", "in_zero"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "in_step", "in_zero"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["weight", "weight_step", "weight_zero"], ["wd"], axis=0),
+        helper.make_node("Conv", ["xd", "wd", "bias"], ["c"], "conv"),
+        helper.make_node("QuantizeLinear", ["c", "out_step", "out_zero"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "out_step", "out_zero"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, None, None, None]) for name in ("x", "y")]
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=onnx.IR_VERSION_2024_3_25)
+
+
+def test_roundings_become_unsigned_and_biases_integers_without_a_change() -> None:
+    need(bool(importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime")), "the extra onnx")
+    import onnx
+    import onnxruntime
+
+    def run(model: Any) -> np.ndarray:
+        onnx.checker.check_model(model)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return session.run(None, {"x": np.random.default_rng(1).normal(size=(3, 2, 9, 9)).astype(np.float32)})[0]
+
+    model = rounded_convolution()
+    before = run(model)
+    graphs._unsigned_activations(model.graph)
+    assert np.array_equal(run(model), before)
+    kinds = {value.name: value.data_type for value in model.graph.initializer}
+    zeros = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert {kinds[name] for name in zeros} == {onnx.TensorProto.UINT8}
+    assert "in_zero" not in kinds  # what nothing reads any more is gone
+    graphs._integer_biases(model.graph)
+    after = run(model)
+    assert np.abs(after - before).max() < 0.0501  # one step, where the bias decided
+    assert (after != before).mean() < 0.02
+    assert "bias" not in {value.name for value in model.graph.initializer}
+
+
+def test_the_layer_of_a_lite_rt_operation_is_read_from_its_tensors() -> None:
+    conv = "torch.nn.modules.container.Sequential_model/torch.nn.modules.conv.Conv2d_3;1"
+    relu = "torch.nn.modules.container.Sequential_model/torch.nn.modules.activation.ReLU_4;"
+    linear = "a.b.My_Net_body/torch.nn.modules.linear.Linear_fc_1;"
+    assert _layer(f"{relu};{conv}", ()) == "model.3"  # made one; the layer with weights counts
+    assert _layer(relu, (conv,)) == "model.4"
+    assert _layer("serving_default_output_0_output", (conv,)) == "model.3"
+    assert _layer(linear, ()).endswith(".fc_1")
+    assert _layer("limbeck.models.inputs.Normalized;2", ()) == "Normalized;2"
 
 
 # --- refusals ------------------------------------------------------------------------------------
