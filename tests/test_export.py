@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from limbeck import export
 from limbeck.errors import UserError
 from limbeck.export import Interface
+from limbeck.export.trace import culprits, trace
 from limbeck.types import Parity
 
 FORMS = ("onnx", "litert", "executorch", "openvino")
@@ -323,6 +324,23 @@ def test_what_cannot_be_converted_is_refused_with_its_layer(
         assert file.read_bytes() == b"an earlier one"
     assert len(list(tmp_path.iterdir())) == len(export.files(path)) + 1
     assert capfd.readouterr() == ("", "")
+
+
+def test_operators_in_a_message_are_found_in_the_graph() -> None:
+    """As the converters write them, and among operators that the message only mentions."""
+    graph = trace(nn.Sequential(nn.ReLU(), nn.Sequential(Eigenvalues(), nn.ReLU()), nn.ReLU()), torch.eye(3)[None])
+    expected = ["operator aten._linalg_eigh.default in layer '1.0' (Eigenvalues)"]
+    for message in (
+        "Error when translating node %_linalg_eigh : [num_users=1] = call_function[target=x](args = (%relu,))",
+        "Lowering not found: aten._linalg_eigh.default",
+        "Missing out variants: {'aten::_linalg_eigh'}",
+        "No conversion rule found for operations: aten._linalg_eigh.default",
+    ):
+        assert culprits(graph, message) == expected
+    assert culprits(graph, "aten.relu.default") == [
+        f"operator aten.relu.default in layer '{name}' (ReLU)" for name in ("0", "1.1", "2")
+    ]
+    assert culprits(graph, "the disk is full of aten._linalg_eigh_like things") == []
 
 
 class Pair(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from pathlib import Path
 
 import numpy as np
@@ -142,9 +141,7 @@ def test_a_coatnet_becomes_a_file_that_computes_the_same(tmp_path: Path, form: s
     torch.manual_seed(0)
     model = perturbed(timm.create_model("coatnet_pico_rw_224", img_size=96, num_classes=10)).eval()
     pixels = torch.rand(6, 3, 96, 96)
-    begun = time.perf_counter()
     path = export.to(form, model, pixels, tmp_path / f"coatnet{export.suffix(form)}")
-    assert time.perf_counter() - begun < 300
     with torch.no_grad():
         reference = model(pixels)
     given = torch.from_numpy(export.run(path, form, pixels.numpy()))

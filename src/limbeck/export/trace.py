@@ -136,7 +136,7 @@ def culprits(program: torch.export.ExportedProgram, text: str) -> list[str]:
     """Operators of a graph that a converter's message names, each with its layer, in the order they are computed."""
     for graph in (program, program.run_decompositions()):
         nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
-        named = [node for node in nodes if re.search(rf"%{re.escape(node.name)}\b", text)]
+        named = [node for node in nodes if f"%{node.name} : " in text]  # its line, not its name among arguments
         # aten._linalg_eigh.default is also told as aten::_linalg_eigh.
         meant = named or [node for node in nodes if re.search(_operator(node), text)]
         if meant:
