@@ -51,10 +51,20 @@ DATA = ("test_data_core.py",)
 RUNTIME = ("test_runtime.py",)
 REPORT = ("test_report_teaching.py",)
 METHODS = ("test_report_methods.py",)
+SMALLER = ("test_report_compressed.py", "test_report_front.py")
 STARTUP = ("test_startup.py",)
 STORE = ("test_store.py",)
+QUANTIZE = ("test_quantize.py",)
 CACHE = ("test_cache.py",)
 TUNE = ("test_tune.py",)
+SHRINK = ("test_shrink.py",)
+PAIRED = ("test_evaluate_paired.py",)
+SERVING = ("test_serving.py",)
+ELSEWHERE = ("test_export_elsewhere.py",)
+LAYERS = ("test_export_layers.py",)
+PRUNE = ("test_compress_prune.py",)
+FACTORISE = ("test_compress_factorise.py",)
+SPARSIFY = ("test_compress_sparsify.py",)
 
 MUTANTS = [
     # losses
@@ -226,18 +236,63 @@ MUTANTS = [
     Mutant("report: intervals of the ensemble's students forgotten", "report/scores.py", "reach or (mean, mean), name", "(mean, mean), name", REPORT),
     Mutant("report: verdicts of methods not corrected", "report/methods.py", "adjusted = holm([p_value(entry[\"gain\"][\"values\"]) for entry in entries])", "adjusted = [p_value(entry[\"gain\"][\"values\"]) for entry in entries]", METHODS),
     Mutant("report: methods in the order of the recipe", "report/methods.py", "sorted(found, key=lambda method: -method.mean)", "found", METHODS),
-    Mutant("report: compared students among the curves", "report/figures.py", "if name not in compared}", "}", METHODS),
+    Mutant("report: compared students among the curves", "report/figures.py", "if name not in left_out}", "}", METHODS),
     Mutant("report: options of a loss that are 0 not told", "report/words.py", "and value is not None:", "and value:", METHODS),
     Mutant("report: every comparison on an axis of its own", "report/__init__.py", "figures.gains(other, ends)", "figures.gains(other)", REPORT),
+    Mutant("report: int8 praised where it is slower", "report/files.py", "if by > NOISE]", "if by < -NOISE]", SMALLER),
+    Mutant("report: a front with points that others beat", "report/pareto.py", "(point.score - best[-1].score) > 0:", "(point.score - best[-1].score) >= 0:", SMALLER),
+    Mutant("report: recovery alone shown with the teacher's score", "report/smaller.py", 'alone = _level(metric, taught["student"])', 'alone = _level(metric, taught["distilled"])', SMALLER),
+    Mutant("report: trials outside the budget before those within", "report/budget.py", "key=lambda t: (not t[\"within\"], t[\"value\"])", "key=lambda t: t[\"size_kb\"]", SMALLER),
+    Mutant("report: shares of another runtime's float file", "report/files.py", "else plain.get(m[\"format\"]))", "else next(iter(plain.values()), None))", SMALLER),
+    # smaller students in a run
+    Mutant("shrink: what recovers alone asks the teacher", "shrink.py", 'walk(job, chain, start, None, "compressed-alone")', 'walk(job, chain, start, teacher, "compressed-alone")', SHRINK),
+    Mutant("shrink: zeros are let go before training", "shrink.py", "    zeros = compress.keep_zeros(network, edits)\n", "    zeros = compress.keep_zeros(network, edits)\n    zeros.remove()\n", SHRINK),
+    Mutant("shrink: every round takes the whole ratio", "shrink.py", "ratio=1 - (1 - then) / (1 - done)", "ratio=share", SHRINK),
+    Mutant("paired: the drop that is allowed is not", "evaluate/paired.py", "_exceeds(lost - allowed, seed)", "_exceeds(lost, seed)", PAIRED),
+    Mutant("paired: the smaller and the larger model swapped", "evaluate/paired.py", "lost = right[0] - right[1]", "lost = right[1] - right[0]", PAIRED),
+    Mutant("stages: what was done for another key is kept", "stages.py", 'if renew and (known["key"] != key', 'if renew and (known["key"] == ""', SHRINK),
     # the search
     Mutant("tune: a search that goes on draws other trials", "tune/search.py", "TPESampler(seed=derive_seed(\"tune\", number) % 2**32)", "TPESampler()", TUNE),
     Mutant("tune: an interrupted trial is left behind", "tune/search.py", "if trial.state == TrialState.RUNNING]", "if trial.state == TrialState.PRUNED]", TUNE),
     Mutant("tune: terms of labels are lost", "tune/space.py", "return {**labels, candidate.term", "return {candidate.term", TUNE),
     Mutant("tune: the largest error is the best", "tune/__init__.py", "ranked(trials, higher=setting.higher)", "ranked(trials, higher=True)", TUNE),
     Mutant("tune: a full disk counts as a failed trial", "tune/__init__.py", "except DivergedError as error:", "except UserError as error:", TUNE),
+    # compress
+    Mutant("compress: layer norms lose their order", "compress/groups.py", "kept = sorted(set(range(shape[dim])) - set(idxs))", "kept = list(set(range(shape[dim])) - set(idxs))", PRUNE),
+    Mutant("compress: the caller's network pruned", "compress/prune.py", "    own = copy.deepcopy(model)\n    network, shape", "    own = model\n    network, shape", PRUNE),
+    Mutant("compress: the most important channels go", "compress/prune.py", "scores[n].argsort(stable=True)[:gone]", "scores[n].argsort(stable=True)[-gone:]", PRUNE),
+    Mutant("compress: batches cancel in taylor", "compress/prune.py", "_by_unit(group, _change, reading=True).square()", "_by_unit(group, _change, reading=True)", PRUNE),
+    Mutant("compress: heads not whole", "compress/groups.py", "width = attention.head_dim\n", "width = 1\n", PRUNE),
+    Mutant("compress: number of heads forgotten", "compress/groups.py", "module.num_heads = module.proj.in_features // module.head_dim", "pass", PRUNE),
+    Mutant("compress: torch's heads cut unevenly", "compress/groups.py", "return int(module.num_heads)", "return 1", PRUNE),
+    Mutant("compress: cap forgotten", "compress/prune.py", "allowed = math.ceil(round((1 - cap) * count, 6) / group.step) * group.step", "allowed = 0", PRUNE),
+    Mutant("compress: timm's widths forgotten", "compress/prune.py", "        correct(network, before, shapes(network, edit[\"shape\"]))\n", "", PRUNE),
+    Mutant("compress: spatial factors both vertical", "compress/lowrank.py", '"padding": _axis(layer.padding, 1)', '"padding": _axis(layer.padding, 0)', FACTORISE),
+    Mutant("compress: bias twice", "compress/lowrank.py", "_conv(first, None, layer, **same), _conv(second, layer.bias, layer))", "_conv(first, layer.bias[: len(first)] if layer.bias is not None else None, layer, **same), _conv(second, layer.bias, layer))", FACTORISE),
+    Mutant("compress: energy of values, not squares", "compress/lowrank.py", "values.square().cumsum(0) / values.square().sum()", "values.cumsum(0) / values.sum()", FACTORISE),
+    Mutant("compress: one sweep of Tucker on the wrong side", "compress/lowrank.py", '"oihw,or->irhw", weight, u_out', '"oihw,or->irhw", weight, u_out * 0 + 1', FACTORISE),
+    Mutant("compress: factors that save nothing", "compress/factorise.py", "return fewer and _macs([*factors], x) < _macs([own], x)", "return fewer", FACTORISE),
+    Mutant("compress: time not asked", "compress/factorise.py", "return faster is None or faster(", "return True or faster(", FACTORISE),
+    Mutant("compress: fused transformer path taken", "compress/factorise.py", "modules[parent].activation_relu_or_gelu = 0", "pass", FACTORISE),
+    Mutant("compress: zeros learn", "compress/sparsify.py", "gradient.masked_fill(~mask.to(gradient.device), 0)", "gradient", SPARSIFY),
+    Mutant("compress: fours along the outputs", "compress/sparsify.py", "last = weight.movedim(1, -1)", "last = weight.movedim(0, -1)", SPARSIFY),
     # the command line
-    Mutant("start-up: every installed package searched", "cli.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
-    Mutant("start-up: help reads recipes", "cli.py", "import gc\nimport os\n", "import gc\nimport os\nimport limbeck.recipe\n", STARTUP),
+    Mutant("start-up: every installed package searched", "cli/__init__.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
+    Mutant("start-up: help reads recipes", "cli/__init__.py", "import gc\nimport os\n", "import gc\nimport os\nimport limbeck.recipe\n", STARTUP),
+    # export
+    Mutant("export: a graph stays while its weights are replaced", "export/places.py", "zip(reversed(source), reversed(target), strict=True)", "zip(source, target, strict=True)", ELSEWHERE),
+    Mutant("export: bytes are cut off, not rounded", "export/interface.py", "np.rint(rows * 255)", "(rows * 255)", ELSEWHERE),
+    Mutant("export: the reason is that of the last error", "export/chatter.py", "while error.__cause__ is not None:", "while False:", ELSEWHERE),
+    Mutant("export: memory with the runtime in it", "export/serving.py", "else peak - empty", "else peak", SERVING),
+    Mutant("export: a dead runtime is asked for ever", "export/serving.py", "return (told, np.frombuffer(content, dtype).reshape(shape)) if len(content) == size else None", "return told, np.frombuffer(content, dtype).reshape(shape)", SERVING),
+    Mutant("export: what is folded away counts as wrong", "export/layers.py", "right[node] = same or any(", "right[node] = same and any(", LAYERS),
+    Mutant("export: the last wrong layer is named", "export/layers.py", "(node for node in graph.graph.nodes if", "(node for node in reversed(graph.graph.nodes) if", LAYERS),
+    # quantize
+    Mutant("quantize: calibration rows not balanced", "quantize/rows.py", "turn[own] = np.arange(len(own))", "turn[own] = 0", QUANTIZE),
+    Mutant("quantize: NaN rows measured", "quantize/rows.py", "if rows.dtype.kind == \"f\" and not np.isfinite(rows).all():", "if False:", QUANTIZE),
+    Mutant("quantize: noise of the input blamed on the layer", "quantize/errors.py", "added = max(out - before,", "added = max(out,", QUANTIZE),
+    Mutant("quantize: more layers left in float than needed", "quantize/making.py", "while enough - too_few > 1:", "while enough - too_few > 2:", QUANTIZE),
+    Mutant("quantize: unsigned zero points off by one", "quantize/onnx.py", "zero.astype(np.int16) + 128", "zero.astype(np.int16) + 127", QUANTIZE),
 ]  # fmt: skip
 
 

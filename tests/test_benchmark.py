@@ -54,7 +54,7 @@ def test_latency_takes_turns_and_keeps_ratios():
     seen = []
 
     def sleeper(name, seconds):
-        return lambda: (seen.append(name), time.sleep(seconds))
+        return benchmark.stopwatch(lambda: (seen.append(name), time.sleep(seconds)))
 
     found = benchmark.latency({"fast": sleeper("fast", 0.001), "slow": sleeper("slow", 0.01)}, rounds=6)
     assert found["slow"]["median_ms"] > 2.5 * found["fast"]["median_ms"]
@@ -67,7 +67,7 @@ def test_latency_takes_turns_and_keeps_ratios():
 def test_latency_is_bounded_by_time_but_measures_once():
     calls = []
     started = time.perf_counter()
-    found = benchmark.latency({"slow": lambda: (calls.append(1), time.sleep(0.05))}, rounds=10_000, seconds=0.01)
+    found = benchmark.latency({"slow": benchmark.stopwatch(lambda: (calls.append(1), time.sleep(0.05)))}, rounds=10_000, seconds=0.01)
     assert found["slow"]["n"] == 1
     assert len(calls) == 2
     assert time.perf_counter() - started < 5
@@ -81,13 +81,13 @@ def test_latency_switches_the_garbage_collector_back_on_after_an_error():
 
     calls = []
     with pytest.raises(RuntimeError, match="no"):
-        benchmark.latency({"broken": broken})
+        benchmark.latency({"broken": benchmark.stopwatch(broken)})
     assert gc.isenabled()
 
 
 def test_latency_without_rounds_is_refused_and_without_runs_is_empty():
     with pytest.raises(UserError, match="0 rounds"):
-        benchmark.latency({"a": lambda: None}, rounds=0)
+        benchmark.latency({"a": lambda: 0.0}, rounds=0)
     assert benchmark.latency({}) == {}
 
 

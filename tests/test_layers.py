@@ -15,13 +15,16 @@ SRC = Path(__file__).parents[1] / "src"
 ROWS = (
     ("cli",),
     ("pipeline", "tune"),
-    ("study",),
-    ("teach", "measure", "start"),
-    ("job",),
+    ("budget",),
+    ("shrink", "measure"),
+    ("study", "ship"),
+    ("teach", "start"),
+    ("job", "timing", "predicting", "brought"),
     ("train", "benchmark", "report", "doctor", "stages", "fitting"),
+    ("quantize",),
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
     ("losses", "taps", "pairing", "models", "foreign", "augment", "data", "devices"),
-    ("recipe", "store"),
+    ("recipe", "store", "trials"),
     ("runtime", "signatures"),
     ("types", "errors"),
 )
@@ -33,7 +36,7 @@ EXEMPT = ("limbeck", "limbeck.__main__")
 # Libraries that are optional or slow to import: only inside the function that needs them.
 HEAVY = {
     *("onnx", "onnxruntime", "onnxscript", "litert_torch", "ai_edge_litert", "executorch", "keras", "mlflow", "wandb"),
-    *("tensorboard", "plotly", "jinja2", "pandas", "sklearn", "timm", "optuna"),
+    *("tensorboard", "plotly", "jinja2", "pandas", "sklearn", "timm", "optuna", "torch_pruning"),
 }
 
 # Where `limbeck check` and `--help` pass through, which must not wait for torch.

@@ -75,7 +75,9 @@ def test_the_folder_holds_what_the_contract_says(finished):
         "student-seed1": "student", "distilled-seed1": "distilled",
     }  # fmt: skip
     for model in result["models"]:
-        assert set(model) == {"name", "role", "seed", "format", "file", "metrics", "cost", "parity"}
+        assert set(model) == {
+            "name", "role", "seed", "format", "file", "metrics", "cost", "parity", "precision", "source", "notes",
+        }  # fmt: skip
         file = folder / model["file"]
         assert file.stat().st_size == model["cost"]["size_bytes"]
         assert model["cost"]["latency_ms"] > 0

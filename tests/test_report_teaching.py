@@ -310,7 +310,7 @@ def test_the_terminal_lists_every_row_and_cuts_no_number(monkeypatch, capsys, sa
     assert max(len(line) for line in shown.splitlines()) <= 80
     for row in roles.rows(result):
         label = row.short if len(row.models) == 1 else f"{row.short}, x{len(row.models)}"
-        label = "exported, onnx" if row.role == "exported" else label
+        label = "ONNX Runtime, float32" if row.role == "exported" else label
         line = next(line for line in shown.splitlines() if line.strip().startswith(label[:20]))
         assert "…" not in line[28:]
     flat = " ".join(shown.split())

@@ -65,8 +65,19 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def stopwatch(call: Callable[[], object]) -> Callable[[], float]:
+    """A call that gives its own time in milliseconds. On a GPU it must synchronise itself."""
+
+    def run() -> float:
+        begun = time.perf_counter_ns()
+        call()
+        return (time.perf_counter_ns() - begun) / 1e6
+
+    return run
+
+
 def latency(
-    runs: Mapping[str, Callable[[], object]], *, rounds: int = 30, seconds: float = 2.0
+    runs: Mapping[str, Callable[[], float]], *, rounds: int = 30, seconds: float = 2.0
 ) -> dict[str, dict[str, float]]:
     """How long each of some calls takes.
 
@@ -75,7 +86,7 @@ def latency(
     medians; the minimum shows what the machine can do undisturbed.
 
     Args:
-        runs: name -> a call that returns when its work is done (on a GPU it must synchronise itself).
+        runs: name -> a call that does the work once and gives its time in milliseconds; see `stopwatch`.
         rounds: the most rounds to measure.
         seconds: time to spend for each entry of `runs`; at least one round is measured, however long it takes.
 
@@ -99,9 +110,7 @@ def latency(
         started = time.perf_counter()
         for _ in range(rounds):
             for name, run in order:
-                begun = time.perf_counter_ns()
-                run()
-                taken[name].append((time.perf_counter_ns() - begun) / 1e6)
+                taken[name].append(run())
             order.reverse()
             if time.perf_counter() - started > budget:
                 break

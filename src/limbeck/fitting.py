@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from limbeck import losses, recipe, signatures
 from limbeck.errors import UserError
+from limbeck.models import plain
 from limbeck.objective import PREDICTION, Objective, Term
 from limbeck.pairing import Anatomy, Stage, anatomy, pairs
 from limbeck.recipe import AUTO, Plan
@@ -85,6 +86,19 @@ class Fitting:
             return Objective(
                 [self._term(name, term, plan, head) for name, term in self.terms.items()], epochs=plan.epochs
             )
+
+    def of(self, student: nn.Module, x: Tensor) -> Fitting:
+        """The same pairs for a student whose features have other shapes now, as after pruning.
+
+        Raises:
+            UserError: it has no such tap any more.
+        """
+        network = plain(student)
+        pairings = {
+            name: replace(pairing, student=_named(network, [stage.name for stage in pairing.student], x, "student"))
+            for name, pairing in self.pairings.items()
+        }
+        return replace(self, pairings=pairings)
 
     def _term(self, name: str, term: recipe.Term, plan: Plan, head: nn.Linear | None) -> Term:
         pairing = self.pairings.get(name, Pairing())

@@ -187,7 +187,15 @@ class Job:
         }
 
     def objective(
-        self, learner: str, tutor: str, plan: Plan, *, variant: str = "", seed: int = 0, weights: Path | None = None
+        self,
+        learner: str,
+        tutor: str,
+        plan: Plan,
+        *,
+        variant: str = "",
+        seed: int = 0,
+        weights: Path | None = None,
+        network: nn.Module | None = None,
     ) -> Objective:
         """What a learner minimises beside a tutor.
 
@@ -198,8 +206,11 @@ class Job:
             variant: a name in `compare`, or "" for `losses`.
             seed: the learner's, from which weights of losses follow.
             weights: the tutor's file, for losses that take its classifier.
+            network: the learner, where it is no longer as the recipe builds it.
         """
         fitting = self.fittings[learner, tutor, variant]
+        if network is not None:
+            fitting = fitting.of(network, pixels(self.data, self.data.train[:2]))
         head = None
         if fitting.needs_head:
             assert weights is not None

@@ -10,46 +10,49 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck import benchmark, evaluate, export
-from limbeck.data import Data, Scaling, pixels, targets
-from limbeck.runtime import Progress
+from limbeck import benchmark, evaluate
+from limbeck.data import Data, pixels, targets
+from limbeck.job import SCHEMA, Job
+from limbeck.recipe import Deployable
+from limbeck.runtime import fingerprint, fingerprint_file
+from limbeck.ship import Shipped, ship, with_latency
 from limbeck.teachers import Combine
-from limbeck.types import Artifact, Cost, Format, Role
+from limbeck.types import Artifact, Cost, Role
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A trained network in a file, and how to build it."""
+    """A trained network in a file, and how to build it.
+
+    Attributes:
+        formats: the files that it becomes.
+        timed: whether its time is measured, and not that of one with the same architecture.
+        trained_rounded: whether it went through quantization-aware training.
+        told: what was done to it, in words.
+    """
 
     name: str
     role: Role
     seed: int | None
     file: Path
     build: Callable[[], nn.Module]
+    formats: Sequence[Deployable] = ()
+    timed: bool = False
+    trained_rounded: bool = False
+    told: Sequence[str] = ()
 
 
 def measure(
-    candidates: Sequence[Candidate],
-    chosen: str,
-    formats: Sequence[Format],
-    data: Data,
-    combine: Combine | None,
-    *,
-    root: Path,
-    device: torch.device,
-    progress: Progress,
+    job: Job, candidates: Sequence[Candidate], combine: Combine | None
 ) -> tuple[list[Artifact], dict[str, Any] | None]:
-    """What every candidate is worth and costs, and every file the chosen one is exported to.
+    """What every candidate is worth and costs, and the files of those that are shipped.
+
+    The test split is used here, for the first and only time.
 
     Args:
+        job: the run; files go below `export` in its folder.
         candidates: teachers first.
-        chosen: name of the one to export.
-        formats: what it is exported to, below `root/export`.
-        data: its test split is used, for the first and only time.
         combine: how several teachers make one; None for a single one, and where the last of them is all of them.
-        root: the run directory.
-        device: where networks are run for the metrics. Latency is always that of one sample on one CPU thread.
-        progress: where progress is shown.
 
     Returns:
         The rows, and how far several teachers are apart (None for one).
@@ -57,13 +60,14 @@ def measure(
     Raises:
         UserError: a file computes something else than the network it was made from.
     """
-    example = pixels(data, data.test[:1], "cpu")
-    truth = targets(data, data.test, "cpu")
+    data, device = job.data, job.device
+    example, truth = pixels(data, data.test[:1], "cpu"), targets(data, data.test, "cpu")
     found: list[Artifact] = []
     told: list[Tensor] = []
-    shipped: list[Artifact] = []
-    timed: dict[str, Callable[[], object]] = {}
-    with progress.bar("test", len(candidates) + len(formats)) as advance:
+    files: list[Artifact] = []
+    timed: dict[str, nn.Module] = {}
+    total = len(candidates) + sum(len(c.formats) for c in candidates)
+    with job.progress.bar("test", total) as advance:
         for candidate in candidates:
             network = candidate.build().eval()
             prediction = evaluate.predict(network.to(device), data, data.test, device=device)
@@ -76,28 +80,29 @@ def measure(
             cost = Cost(
                 benchmark.parameters(network), benchmark.macs(network, example), candidate.file.stat().st_size, None
             )
-            file = str(candidate.file.relative_to(root))
+            file = str(candidate.file.relative_to(job.folder))
             found.append(Artifact(candidate.name, candidate.role, candidate.seed, "pytorch", file, metrics, cost))
-            if candidate.role in ("teacher", "assistant") or candidate.name == chosen:
-                timed[candidate.name] = _timed(network, example)
-            advance(len(found), candidate.name)
-            if candidate.name == chosen:
-                if formats and device.type != "cpu":
-                    # Files run on the CPU; a GPU's shorter float formats would look like a fault of theirs.
-                    prediction = evaluate.predict(network, data, data.test)
-                for kind in formats:
-                    path = root / "export" / f"{chosen}{export.SUFFIXES[kind]}"
-                    shipped.append(_ship(found[-1], network, prediction, kind, path, data, root))
-                    session, sample = export.SESSIONS[kind](path, 1), example.numpy()
-                    timed[shipped[-1].name] = lambda s=session, x=sample: s(x)  # type: ignore[misc]
-                    advance(len(found) + len(shipped), path.name)
+            if candidate.timed:
+                timed[candidate.name] = network
+            advance(len(found) + len(files), candidate.name)
+            if not candidate.formats:
+                continue
+            if device.type != "cpu":
+                # Files run on the CPU; a GPU's shorter float formats would look like a fault of theirs.
+                prediction = evaluate.predict(network, data, data.test)
+            key = fingerprint(fingerprint_file(candidate.file), SCHEMA, job.recipe.student.model_dump(mode="json"))
+            one = Shipped(found[-1], network, prediction, key, candidate.trained_rounded, candidate.told)
+            for name in candidate.formats:
+                files.append(ship(job, one, name))
+                advance(len(found) + len(files), files[-1].name)
     apart = None
     if combine:
         names = [row.name for row in found[: len(told)]]
         labels = truth if data.task.kind == "classification" else None
         apart = evaluate.disagreement(data.task, torch.stack(told), names, data.targets, target=labels)
         found.insert(len(told), _ensemble(found[: len(told)], _together(told, combine), truth, data))
-    return _with_latency(found + shipped, chosen, timed), apart
+    job.progress.say(f"timing {len(timed)} networks and {len(files)} files, one after the other")
+    return _with_latency(found, timed, example) + with_latency(job, files), apart
 
 
 def _together(told: list[Tensor], combine: Combine | None) -> Tensor:
@@ -116,62 +121,34 @@ def _ensemble(members: list[Artifact], prediction: Tensor, truth: Tensor, data: 
     return Artifact("ensemble", "teacher", None, "pytorch", None, metrics, cost)
 
 
-def _timed(network: nn.Module, example: Tensor) -> Callable[[], object]:
-    def once() -> object:
-        with torch.inference_mode():
-            return network(example)
+def _with_latency(rows: list[Artifact], timed: dict[str, nn.Module], example: Tensor) -> list[Artifact]:
+    """The rows with latencies, all measured in turn; one of several with the same architecture stands for all."""
 
-    return once
+    def once(network: nn.Module) -> Callable[[], float]:
+        def run() -> object:
+            with torch.inference_mode():
+                return network(example)
 
+        return benchmark.stopwatch(run)
 
-def _ship(
-    source: Artifact, network: nn.Module, reference: Tensor, kind: Format, path: Path, data: Data, root: Path
-) -> Artifact:
-    """Export a network, run the file in its own runtime on the whole test split, and hold it against the network."""
-    scaling = data.targets
-    if scaling is not None:
-        # A shipped file answers in the targets' own units.
-        scaling = scaling.with_spread() if data.task.spread else scaling
-        network = nn.Sequential(network, Rescale(scaling)).eval()
-        reference = reference * scaling.std + scaling.mean
-    x = pixels(data, data.test, "cpu")
-    export.EXPORTERS[kind](network, x[:1], path)
-    given = export.RUNNERS[kind](path, x)
-    parity = export.parity(reference, given, data.task.kind)
-    export.check_parity(path, parity, reference)
-    standardised = given if scaling is None else (given - scaling.mean) / scaling.std
-    metrics = evaluate.metrics(data.task, standardised, targets(data, data.test, "cpu"), data.targets)
-    cost = replace(source.cost, size_bytes=path.stat().st_size)
-    return Artifact(
-        f"{source.name}.{kind}", "exported", source.seed, kind, str(path.relative_to(root)), metrics, cost, parity
-    )
-
-
-def _with_latency(rows: list[Artifact], chosen: str, timed: dict[str, Callable[[], object]]) -> list[Artifact]:
-    """The rows with latencies, all measured in turn. Students share an architecture, so one of them stands for all."""
     with benchmark.threads(1):
-        speed = {name: times["median_ms"] for name, times in benchmark.latency(timed).items()}
-    members = [speed[r.name] for r in rows if r.role == "teacher" and r.name in speed]
+        speed = benchmark.latency({name: once(network) for name, network in timed.items()})
+    alike = {
+        (row.cost.params, row.cost.macs, row.role == "teacher"): speed[row.name] for row in rows if row.name in speed
+    }
+    members = [speed[r.name]["median_ms"] for r in rows if r.role == "teacher" and r.name in speed]
 
-    def latency_ms(row: Artifact) -> float:
-        if row.name in speed:
-            return speed[row.name]
-        return sum(members) if row.role == "teacher" else speed[chosen]
+    def found(row: Artifact) -> Artifact:
+        times = speed.get(row.name) or alike.get(_build(row))
+        if row.name == "ensemble" and row.name not in speed:
+            return replace(row, cost=replace(row.cost, latency_ms=sum(members)))
+        if times is None:
+            return row
+        return replace(row, cost=replace(row.cost, latency_ms=times["median_ms"], fastest_ms=times["min_ms"]))
 
-    return [replace(row, cost=replace(row.cost, latency_ms=latency_ms(row))) for row in rows]
+    return [found(row) for row in rows]
 
 
-class Rescale(nn.Module):
-    """Standardised values [B, K] back in their own units."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, scaling: Scaling) -> None:
-        super().__init__()
-        self.register_buffer("mean", scaling.mean, persistent=False)
-        self.register_buffer("std", scaling.std, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Values [B, K] in their own units."""
-        return x * self.std + self.mean
+def _build(row: Artifact) -> tuple[int | None, int | None, bool]:
+    """What two networks of the same architecture have in common."""
+    return row.cost.params, row.cost.macs, row.role == "teacher"

@@ -13,21 +13,23 @@ import torch
 from accelerate import Accelerator
 
 from limbeck import __version__, cache, evaluate, export, recipe, teach
+from limbeck.budget import search
 from limbeck.data import Data
 from limbeck.devices import make_accelerator
 from limbeck.errors import UserError
 from limbeck.job import SCHEMA, Job
 from limbeck.measure import Candidate, measure
-from limbeck.recipe import Recipe
+from limbeck.recipe import TRAINED, Deployable, Recipe
 from limbeck.report import write_report
-from limbeck.runtime import Progress, environment, locked, read_json, write_json
+from limbeck.runtime import Progress, environment, locked, read_json, write_json, write_text
+from limbeck.shrink import Shrunk, rebuild, shrink, starts
 from limbeck.start import begin, choose_views, claim, dry_build
 from limbeck.study import Studied, study
 from limbeck.teach import Faculty
 
 
 def run(
-    source: str | Path | Mapping[str, Any],
+    source: str | Path | Mapping[str, Any] | Recipe,
     *,
     out: str | Path | None = None,
     overrides: Iterable[str] = (),
@@ -36,7 +38,7 @@ def run(
     """Run a recipe from data to report, or go on with a run that was interrupted.
 
     Args:
-        source: a bundled name, the path of a YAML file, or the recipe as a mapping.
+        source: a bundled name, the path of a YAML file, or the recipe, as a mapping or checked.
         out: the run directory; `runs/<name of the recipe>` where it is not given.
         overrides: `key=value` texts with dotted keys.
         progress: where progress is shown; quiet where it is not given.
@@ -47,7 +49,7 @@ def run(
     Raises:
         UserError: anything the user can put right, before the expensive part where that is possible.
     """
-    checked = recipe.load(source, overrides)
+    checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     progress = progress or Progress(quiet=True)
     if checked.run.threads:
@@ -120,8 +122,12 @@ def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: P
         assisted, tutor = chain.results, chain.end
         direct = faculty.tutor(job) if assisted else None
     studied = study(job, tutor, direct)
+    searched = search(job, starts(studied), tutor) if checked.budget else None
+    smaller = shrink(job, studied, tutor, searched)
     # What is left needs one process.
-    return _conclude(job, faculty, assisted, studied, notes) if accelerator.is_main_process else {}
+    if not accelerator.is_main_process:
+        return {}
+    return _conclude(job, faculty, assisted, studied, smaller, searched, notes)
 
 
 # --- what came out -------------------------------------------------------------------------------
@@ -132,15 +138,18 @@ def _conclude(
     faculty: Faculty | None,
     assisted: Mapping[str, dict[str, Any]],
     studied: Sequence[Studied],
+    smaller: Sequence[Shrunk],
+    searched: Mapping[str, Any] | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """Measure every model on the test split, export the chosen one, write result.json and the page."""
+    """Measure every model on the test split, export what is shipped, write result.json and the page."""
     checked, data = job.recipe, job.data
     taught = {**(faculty.results if faculty else {}), **assisted}
     chosen = _choose(job, studied)
     keys = list(faculty.keys.values()) if faculty else []
     key = job.key(checked.student, checked.model_dump(mode="json", exclude={"cache": {"strict", "limit_gb"}}), keys)
-    measured = job.stages.alone("measured", key, lambda _: _measured(job, faculty, studied, chosen["name"]))
+    compute = partial(_measured, job, faculty, studied, smaller, searched, chosen["name"])
+    measured = job.stages.alone("measured", key, compute, renew=True)
     models = measured["models"]
     comparison, comparisons = _comparisons(job, models)
     notes = [*data.notes, *notes, *(n for t in taught.values() for n in t.get("notes", []))]
@@ -150,7 +159,7 @@ def _conclude(
         notes.append(
             f"the teacher ({metric} {told[-1]:.4f} on test) is worse than the student alone ({mean:.4f} on average)"
         )
-    trained = {**taught, **{s.name: s.result for s in studied}}
+    trained = {**taught, **{s.name: s.result for s in studied}, **{s.name: s.result for s in smaller}}
     result = {
         "schema": SCHEMA,
         "name": checked.name,
@@ -168,6 +177,8 @@ def _conclude(
         "comparisons": comparisons,
         "weights": {name: t["weights_found"] for name, t in trained.items() if t.get("weights_found")},
         "methods": _methods(job, models, trained),
+        "compressed": _compressed(job, models, smaller),
+        "budget": searched,
         "chosen": chosen,
         "views": job.views,
         "cache": [stored for t in trained.values() for stored in t.get("cache", [])],
@@ -175,6 +186,8 @@ def _conclude(
         "seconds": job.stages.seconds,
         "notes": notes,
     }
+    # Only now: what was added to a finished run and failed must not stand in its way.
+    write_text(job.folder / "recipe.yaml", recipe.dump(checked))
     write_json(job.folder / "result.json", result)
     write_report(read_json(job.folder / "result.json"), job.folder / "report.html")
     return result
@@ -241,6 +254,32 @@ def _methods(
     return found
 
 
+def _compressed(job: Job, models: Sequence[Mapping[str, Any]], smaller: Sequence[Shrunk]) -> list[dict[str, Any]]:
+    """Each way to a smaller student: what it loses against the student it was made from, and what the teacher adds."""
+    metric, higher = evaluate.main_metric(job.data.task)
+    scores = {m["name"]: m["metrics"][metric] for m in models if m["format"] == "pytorch"}
+    found = []
+    for variant in dict.fromkeys(s.variant for s in smaller):
+        taught = [s for s in smaller if s.variant == variant and s.role == "compressed"]
+        alone = [s for s in smaller if s.variant == variant and s.role == "compressed-alone"]
+
+        def held(before: Sequence[str], after: Sequence[Shrunk], subject: str) -> dict[str, Any]:
+            without, given = [scores[name] for name in before], [scores[s.name] for s in after]
+            return evaluate.compare(without, given, metric=metric, higher_is_better=higher, subject=subject)
+
+        found.append(
+            {
+                "name": variant,
+                "steps": [step.model_dump(mode="json", exclude_none=True) for step in taught[0].steps],
+                "told": {s.name: s.told for s in taught},
+                "start": {s.name: s.start for s in taught},
+                "against_start": held([s.start for s in taught], taught, variant),
+                "with_teacher": held([s.name for s in alone], taught, "the teacher") if alone else None,
+            }
+        )
+    return found
+
+
 def _ensemble(job: Job, faculty: Faculty | None, disagreement: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if faculty is None or faculty.combine is None:
         return None
@@ -262,6 +301,23 @@ def _choose(job: Job, studied: Sequence[Studied]) -> dict[str, str]:
     return {"name": name, "why": f"the best {metric} on validation ({scores[name]:.4f}) of {len(scores)} students"}
 
 
+def _shipped(
+    job: Job, studied: Sequence[Studied], smaller: Sequence[Shrunk], chosen: str, searched: Mapping[str, Any] | None
+) -> dict[str, list[Deployable]]:
+    """Which files each network becomes: the chosen student, and of each way to a smaller one the best on validation."""
+    metric, higher = evaluate.main_metric(job.data.task)
+    every, asked = job.recipe.files.every_seed, job.recipe.export
+    found = {name: list(asked) for name in [chosen, *([s.name for s in starts(studied)] if every else [])]}
+    for variant in dict.fromkeys(s.variant for s in smaller):
+        own = [s for s in smaller if s.variant == variant and s.role == "compressed"]
+        best = max(own, key=lambda s: s.result["val"][metric] * (1 if higher else -1))
+        formats = [name for name in asked if name in TRAINED or not best.rounded]
+        if variant == "budget" and searched:
+            formats = list(dict.fromkeys([*formats, searched["winner"]["format"]]))
+        found |= {s.name: formats for s in (own if every else [best])}
+    return found
+
+
 def _describe(data: Data) -> dict[str, Any]:
     described: dict[str, Any] = {
         "name": data.name,
@@ -280,33 +336,42 @@ def _describe(data: Data) -> dict[str, Any]:
     return described
 
 
-def _measured(job: Job, faculty: Faculty | None, studied: Sequence[Studied], chosen: str) -> dict[str, Any]:
+def _measured(
+    job: Job,
+    faculty: Faculty | None,
+    studied: Sequence[Studied],
+    smaller: Sequence[Shrunk],
+    searched: Mapping[str, Any] | None,
+    chosen: str,
+    _: Path,
+) -> dict[str, Any]:
     checked = job.recipe
     candidates = []
     if faculty is not None:
         for spec in checked.teachers:
             if spec.name in faculty.results:
                 file = job.weights(spec.name, spec.train)
-                candidates.append(Candidate(spec.name, "teacher", None, file, partial(job.network, spec, file)))
+                build = partial(job.network, spec, file)
+                candidates.append(Candidate(spec.name, "teacher", None, file, build, timed=True))
         if faculty.joint:
             assert checked.combine is not None
             file = job.weights("ensemble", checked.combine.train)
-            candidates.append(Candidate("ensemble", "teacher", None, file, faculty.joint))
+            candidates.append(Candidate("ensemble", "teacher", None, file, faculty.joint, timed=True))
     for helper in checked.assistants:
         file = job.weights(helper.name, helper.train)
-        candidates.append(Candidate(helper.name, "assistant", None, file, partial(job.network, helper, file)))
+        build = partial(job.network, helper, file)
+        candidates.append(Candidate(helper.name, "assistant", None, file, build, timed=True))
+    shipped = _shipped(job, studied, smaller, chosen, searched)
     for s in studied:
-        candidates.append(Candidate(s.name, s.role, s.seed, s.file, partial(job.network, checked.student, s.file)))
-    rows, disagreement = measure(
-        candidates,
-        chosen,
-        checked.export,
-        job.data,
-        None if faculty is None or faculty.joint else faculty.combine,
-        root=job.folder,
-        device=job.device,
-        progress=job.progress,
-    )
+        build = partial(job.network, checked.student, s.file)
+        formats = shipped.get(s.name, ())
+        candidates.append(Candidate(s.name, s.role, s.seed, s.file, build, formats, s.name == chosen))
+    for one in smaller:
+        formats, again = shipped.get(one.name, ()), partial(rebuild, job, one.file)
+        candidates.append(
+            Candidate(one.name, one.role, one.seed, one.file, again, formats, one.name in shipped, one.rounded, one.told)
+        )
+    rows, disagreement = measure(job, candidates, None if faculty is None or faculty.joint else faculty.combine)
     models = [asdict(row) for row in rows]
     files = [m["file"] for m in models if m["role"] == "exported"]
     return {"models": models, "disagreement": disagreement, "files": files}

@@ -5,6 +5,7 @@ A stage is a folder with a `stage.json` that says what it was made from and what
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,9 @@ class Stages:
         self._accelerator.wait_for_everyone()
         return result
 
-    def alone(self, name: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    def alone(
+        self, name: str, key: str, compute: Callable[[Path], dict[str, Any]], *, renew: bool = False
+    ) -> dict[str, Any]:
         """The result of the stage `name`: read where it is done, computed where it is not.
 
         Args:
@@ -42,6 +45,7 @@ class Stages:
             key: of everything it depends on.
             compute: folder -> result, JSON-like. `files` in it, relative to the run directory, must stay there;
                 `epochs`, each with its `seconds`, count as time spent even where they were trained before.
+            renew: do it again where it was done for another key, or where a file of it is gone.
 
         Raises:
             UserError: the stage was begun from something else, its record is damaged, or a file of it is gone.
@@ -49,9 +53,16 @@ class Stages:
         folder, main = self.folder / name, self._accelerator.is_main_process
         record = folder / "stage.json"
         known: dict[str, Any] = _known(record) if record.exists() else {"key": key, "done": False}
-        if known["done"] and (lost := [p for f in known["result"]["files"] if not (p := self.folder / f).exists()]):
+        if known["key"] != key and not known["done"] and not (folder / "checkpoint.pt").exists():
+            # It was begun from something else and failed before there was anything to lose.
+            if main:
+                shutil.rmtree(folder)
+            known = {"key": key, "done": False}
+        if renew and (known["key"] != key or (known["done"] and _lost(self.folder, known["result"]))):
+            known = {"key": key, "done": False}
+        if known["done"] and (lost := _lost(self.folder, known["result"])):
             raise UserError(
-                "this stage is done, but the file is gone", where=str(lost[0]), hint=f"put it back, or {_again(folder)}"
+                "this stage is done, but the file is gone", where=str(lost), hint=f"put it back, or {_again(folder)}"
             )
         if known["key"] != key:
             raise UserError(
@@ -71,6 +82,11 @@ class Stages:
                 write_json(record, known)
         self.seconds[name] = known["seconds"]
         return dict(known["result"])
+
+
+def _lost(folder: Path, result: dict[str, Any]) -> Path | None:
+    """The first file that a stage left and that is no longer there."""
+    return next((path for name in result["files"] if not (path := folder / name).exists()), None)
 
 
 def _known(record: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from limbeck.recipe import Network, Recipe
 from limbeck.runtime import Progress, write_text
 from limbeck.stages import Stages
 
-# What may change from one start of a run to the next, since no result depends on it.
-FREE = ("cache.strict", "cache.limit_gb")
+# What may change from one start of a run to the next: no training depends on it that was done before.
+FREE = ("cache.strict.", "cache.limit_gb.", "compress.", "budget.", "export.", "files.")
 
 
 def claim(folder: Path, checked: Recipe) -> None:
@@ -42,7 +42,7 @@ def claim(folder: Path, checked: Recipe) -> None:
     changed = [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in FREE
+        if before.get(key) != now.get(key) and not f"{key}.".startswith(FREE)
     ]
     if changed:
         shown = "\n  ".join(changed[:10] + ([f"and {len(changed) - 10} more"] if len(changed) > 10 else []))
@@ -89,7 +89,7 @@ def dry_build(job: Job) -> None:
     for spec, assistant in zip(checked.assistants, chain, strict=True):
         job.rehearse(spec.name, assistant, tutor, teachers)
         tutor, teachers = spec.name, [assistant]
-    itself = bool(checked.student.generations or checked.student.peers)
+    itself = bool(checked.student.generations or checked.student.peers or (checked.smaller and not teachers))
     if itself:
         job.rehearse("student", student[0], "student", student)
     if teachers or not itself:
@@ -102,19 +102,22 @@ def choose_views(job: Job) -> list[str]:
     """Settle how many augmented views there are: one an epoch where the recipe does not say and they have room."""
     checked, data = job.recipe, job.data
     learned_from = len(checked.teachers) + len(checked.assistants)
-    learned_from += len(checked.seeds) * (checked.student.generations or 0)
+    own = checked.student.generations or (checked.smaller and not checked.teachers)
+    learned_from += len(checked.seeds) * own
     if checked.views is not None or not learned_from:
         job.views = checked.views or 0
         return []
     if not checked.augment.active:
         job.views = 1
         return []
-    wanted = checked.student.train.epochs
+    recovery = [step.recover.epochs for steps in checked.compress.values() for step in steps]
+    recovery += [checked.budget.recover.epochs] if checked.budget else []
+    wanted = max(1, checked.student.train.epochs, *recovery)
 
     def room(_: Path) -> dict[str, Any]:
         codec = checked.cache
         tutors = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
-        tutors += ["student"] * (len(checked.seeds) * (checked.student.generations or 0))
+        tutors += ["student"] * (len(checked.seeds) * own)
         width, rows = data.task.outputs, len(data.train)
         one = sum(
             cache.size_bytes(rows, 1, width, dtype=codec.dtype, top_k=job.top_k, taps=job.teacher_shapes(tutor))

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from limbeck import doctor
+from limbeck import doctor, evaluate
 from limbeck.job import Job
+from limbeck.models import save_weights
+from limbeck.recipe import Plan
 from limbeck.runtime import derive_seed, seed_everything
 from limbeck.teach import Answers, Tutor
 from limbeck.train import History, fit, fit_mutual
@@ -41,6 +44,8 @@ def study(job: Job, tutor: Tutor | None, direct: Tutor | None = None) -> list[St
     for seed in job.recipe.seeds:
         alone = learn(job, f"student-seed{seed}", "student", seed, None)
         found.append(alone)
+        if job.recipe.student.brought:
+            continue
         if job.recipe.student.peers:
             found += _peers(job, seed)
             continue
@@ -83,6 +88,8 @@ def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: s
     seed = seed if generation == 1 else derive_seed("generation", seed, generation)
     seed_everything("student", seed)
     network = job.network(spec)
+    if spec.brought:
+        return _as_it_is(job, network, folder)
     teacher, objective = None, job.label_objective(spec.train)
     stored: list[dict[str, Any]] = []
     if tutor:
@@ -102,7 +109,15 @@ def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: s
         progress=job.progress,
         label=folder.name,
     )
-    return {**_outcome(job, history), "cache": stored, "files": [_file(job, folder.name)]}
+    return {**outcome(spec.train, history), "cache": stored, "files": [_file(job, folder.name)]}
+
+
+def _as_it_is(job: Job, network: nn.Module, folder: Path) -> dict[str, Any]:
+    """A student that the user brought along, among those that were trained."""
+    found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
+    if job.accelerator.is_main_process:
+        save_weights(network, folder / "best.safetensors", {"from": str(job.recipe.student.weights)})
+    return {"val": {k: v for k, v in found.items() if isinstance(v, float)}, "files": [_file(job, folder.name)]}
 
 
 def _generations(job: Job, seed: int, tutor: Tutor | None, alone: Studied) -> list[Studied]:
@@ -112,17 +127,18 @@ def _generations(job: Job, seed: int, tutor: Tutor | None, alone: Studied) -> li
     found: list[Studied] = []
     # Without a teacher the student trained alone is the first one.
     generation = 1 if tutor else 2
-    tutor = tutor or _as_tutor(job, alone, [job.key(job.recipe.student, seed)])
+    tutor = tutor or as_tutor(job, alone, [job.key(job.recipe.student, seed)])
     for number in range(1, count + 1):
         last = number == count
         name = f"distilled-seed{seed}" if last else f"distilled-seed{seed}-gen{number}"
         found.append(learn(job, name, "distilled" if last else "generation", seed, tutor, generation=generation))
-        tutor = _as_tutor(job, found[-1], [*tutor.keys, name])
+        tutor = as_tutor(job, found[-1], [*tutor.keys, name])
         generation += 1
     return found
 
 
-def _as_tutor(job: Job, studied: Studied, keys: Sequence[str]) -> Tutor:
+def as_tutor(job: Job, studied: Studied, keys: Sequence[str]) -> Tutor:
+    """A trained student as one to learn from; `keys` say what its answers depend on."""
     return Tutor("student", partial(_ask, job, studied), keys, studied.file)
 
 
@@ -166,11 +182,11 @@ def _together(job: Job, seed: int, folder: Path) -> dict[str, Any]:
         label=folder.name,
     )
     files = [_file(job, f"{folder.name}/peer{number}") for number in range(spec.peers)]
-    return {"peers": [_outcome(job, history) for history in histories], "files": files}
+    return {"peers": [outcome(spec.train, history) for history in histories], "files": files}
 
 
-def _outcome(job: Job, history: History) -> dict[str, Any]:
-    plan = job.recipe.student.train
+def outcome(plan: Plan, history: History) -> dict[str, Any]:
+    """What is kept of a training: its epochs, and the scores on validation of the one that was selected."""
     selected = history.epochs[history.best_epoch - 1 if plan.select == "best" else -1]
     val = {k.removeprefix("val_"): v for k, v in selected.items() if k.startswith("val_")}
     return {"epochs": history.epochs, "val": val, "weights_found": history.weights}

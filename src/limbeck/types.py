@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["classification", "regression"]
 Role = Literal[
-    "teacher", "assistant", "student", "direct", "generation", "peer", "distilled", "compared", "compressed", "exported"
+    "teacher", "assistant", "student", "direct", "generation", "peer", "distilled", "compared",
+    "compressed", "compressed-alone", "exported",
 ]  # fmt: skip
-Format = Literal["pytorch", "onnx", "litert", "executorch"]
+Format = Literal["pytorch", "onnx", "litert", "executorch", "openvino"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,18 @@ class Cost:
         macs: multiply-accumulates for one sample.
         size_bytes: size of the file.
         latency_ms: median time for one sample on one thread, in milliseconds.
+        fastest_ms: the shortest of these times.
+        batch_ms: median time for 64 samples on one thread, in milliseconds.
+        memory_mb: what a process that runs it takes at its peak, above the runtime with nothing loaded.
     """
 
     params: int | None
     macs: int | None
     size_bytes: int
     latency_ms: float | None
+    fastest_ms: float | None = None
+    batch_ms: float | None = None
+    memory_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,11 @@ class Artifact:
     """One model and what was measured of it; a row of `models` in result.json.
 
     An ensemble has no file of its own.
+
+    Attributes:
+        precision: of a file's numbers: float32, fp16, int8, w8 or w4.
+        source: the network that a file was made of.
+        notes: what the user must be told.
     """
 
     name: str
@@ -126,3 +138,6 @@ class Artifact:
     metrics: Mapping[str, Any]
     cost: Cost
     parity: Parity | None = None
+    precision: str = "float32"
+    source: str | None = None
+    notes: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ and the row numbers of the training, validation and test split. Nothing is ever 
 from limbeck.data.arrays import from_arrays
 from limbeck.data.core import Data, Scaling, batches, fetcher, on_device, parts, pixels, targets
 from limbeck.data.loading import load
+from limbeck.data.rows import read_images, read_rows
 from limbeck.data.survey import inspect
 from limbeck.data.tree import split_folder
 
@@ -21,6 +22,8 @@ __all__ = [
     "on_device",
     "parts",
     "pixels",
+    "read_images",
+    "read_rows",
     "split_folder",
     "targets",
 ]

@@ -1,16 +1,19 @@
 """What a network is worth on rows it has not learned from, and whether the teacher helped."""
 
+from limbeck.evaluate.paired import Loss, loss
 from limbeck.evaluate.scores import agreement, assess, disagreement, main_metric, means, metrics, predict
 from limbeck.evaluate.verdict import CONFIDENCE, compare, holm, interval, p_value
 
 __all__ = [
     "CONFIDENCE",
+    "Loss",
     "agreement",
     "assess",
     "compare",
     "disagreement",
     "holm",
     "interval",
+    "loss",
     "main_metric",
     "means",
     "metrics",

@@ -1,101 +1,104 @@
-"""Files for other runtimes: written, run there, and compared with the PyTorch model they come from.
+"""Files for other runtimes: made, run there in a fresh process, and compared with the PyTorch model they come from.
 
-A new format is one file beside these, with a `to_...`, a `run_...` and a `session_...` function, and a row in the
-tables below. The libraries a format needs are imported when it is used.
+A new format is one file beside these with a `check_...`, a `to_...`, a `lower` and a `session_...` function, its suffix
+in `places`, its row in the tables here, in `serving` and, where it can be looked into, in `layers`. Importing this room
+loads neither torch nor any of the libraries that a format needs: they are imported when they are used, most of them in
+processes of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from limbeck.export.card import Card, card_path, read_card, write_card
+from limbeck.export.compare import check_parity, parity
+from limbeck.export.executorch import check_executorch, to_executorch
+from limbeck.export.interface import LARGEST_BATCH, Interface, as_given, as_seen
+from limbeck.export.layers import first_difference, values
+from limbeck.export.litert import check_litert, to_litert
+from limbeck.export.onnx import check_onnx, to_onnx
+from limbeck.export.openvino import check_openvino, to_openvino
+from limbeck.export.places import SUFFIXES, files, form_of, put, size_bytes, suffix
+from limbeck.export.quick import quick_latency
+from limbeck.export.serving import Served, run
 
-from limbeck.errors import UserError, did_you_mean
-from limbeck.export.litert import check_litert, run_litert, session_litert, to_litert
-from limbeck.export.onnx import check_onnx, run_onnx, session_onnx, to_onnx
-from limbeck.types import Kind, Parity
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = [
     "EXPORTERS",
-    "RUNNERS",
-    "SESSIONS",
+    "LARGEST_BATCH",
     "SUFFIXES",
+    "Card",
+    "Interface",
+    "Served",
+    "as_given",
+    "as_seen",
+    "card_path",
     "check_available",
     "check_parity",
+    "files",
+    "first_difference",
+    "form_of",
     "parity",
-    "run_litert",
-    "run_onnx",
-    "session_litert",
-    "session_onnx",
+    "put",
+    "quick_latency",
+    "read_card",
+    "run",
+    "size_bytes",
+    "suffix",
+    "to",
+    "to_executorch",
     "to_litert",
     "to_onnx",
+    "to_openvino",
+    "values",
+    "write_card",
 ]
 
-EXPORTERS: Mapping[str, Callable[[nn.Module, Tensor, Path], Path]] = {"onnx": to_onnx, "litert": to_litert}
-RUNNERS: Mapping[str, Callable[..., Tensor]] = {"onnx": run_onnx, "litert": run_litert}
-SESSIONS: Mapping[str, Callable[[Path, int], Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]]] = {
-    "onnx": session_onnx,
-    "litert": session_litert,
+EXPORTERS: Mapping[str, Callable[[nn.Module, Tensor, Path, Interface | None], Path]] = {
+    "onnx": to_onnx,
+    "litert": to_litert,
+    "executorch": to_executorch,
+    "openvino": to_openvino,
 }
-_CHECKS: Mapping[str, Callable[[], None]] = {"onnx": check_onnx, "litert": check_litert}
-SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "litert": ".tflite"}
+_CHECKS: Mapping[str, Callable[[], None]] = {
+    "onnx": check_onnx,
+    "litert": check_litert,
+    "executorch": check_executorch,
+    "openvino": check_openvino,
+}
 
 
-def check_available(formats: Iterable[str]) -> None:
+def check_available(names: Iterable[str]) -> None:
     """Refuse, before anything expensive starts, formats whose libraries are not installed.
+
+    Args:
+        names: of formats, with or without a precision: `litert`, `litert-int8`.
 
     Raises:
         UserError: a format is unknown, or the extra it needs is missing.
     """
-    for name in formats:
-        if name not in _CHECKS:
-            raise UserError(f"unknown format {name!r}", where="export", hint=did_you_mean(name, _CHECKS))
-        _CHECKS[name]()
+    for name in names:
+        _CHECKS[form_of(name)]()
 
 
-def parity(reference: Tensor, exported: Tensor, kind: Kind) -> Parity:
-    """How far an exported file is from the PyTorch model it was made from.
+def to(form: str, model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None) -> Path:
+    """Write `model` as one float32 file of a format.
 
     Args:
-        reference: what the PyTorch model gives, [N, width].
-        exported: what the file gives in its own runtime for the same rows, [N, width].
-        kind: classification adds the share of rows with the same predicted class.
+        form: litert, onnx, executorch or openvino.
+        model: maps one tensor [B, ...] to one tensor [B, C] or [B, K]; it is left as it is.
+        example: at least one row of input, [B, ...], as the model takes it; its values do not matter.
+        path: the file to write; the converter's log is beside it.
+        interface: what the file takes; what the model takes where it is absent.
+
+    Returns:
+        The path.
 
     Raises:
-        UserError: the two have other shapes, or there are no rows.
+        UserError: the extra is missing, the model cannot be converted, or the place cannot be written.
     """
-    if reference.shape != exported.shape or not len(reference):
-        raise UserError(
-            f"the exported file gives {tuple(exported.shape)} where the model gives {tuple(reference.shape)}",
-            where="export",
-        )
-    reference, exported = reference.detach().cpu().double(), exported.detach().cpu().double()
-    agreement = None
-    if kind == "classification":
-        agreement = (reference.argmax(1) == exported.argmax(1)).double().mean().item()
-    return Parity(max_abs_error=(reference - exported).abs().max().item(), agreement=agreement)
-
-
-def check_parity(path: Path, found: Parity, reference: Tensor, *, tolerance: float = 1e-3) -> None:
-    """Refuse a float32 file that computes something else than the model it was made from.
-
-    Args:
-        path: the file.
-        found: what `parity` gave for it.
-        reference: what the PyTorch model gives, [N, width].
-        tolerance: the largest error allowed, as a share of the largest output (or of 1, if that is smaller).
-
-    Raises:
-        UserError: the error is above the tolerance, or is not a number.
-    """
-    allowed = tolerance * max(1.0, torch.nan_to_num(reference.detach().double()).abs().max().item())
-    if not found.max_abs_error <= allowed:
-        raise UserError(
-            f"its outputs differ from the PyTorch model's by up to {found.max_abs_error:.3g}; {allowed:.3g} is allowed",
-            where=str(path),
-            hint="do not ship this file; the converter's log beside it may say why",
-        )
+    return EXPORTERS[form_of(form)](model, example, path, interface)

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from limbeck.errors import UserError, require
-from limbeck.export.trace import captured, cause, check_installed, converting, refusal, trace
-from limbeck.runtime import write_atomic
+from limbeck.export.chatter import captured, check_installed
+from limbeck.export.interface import Interface, Rows
+from limbeck.export.session import Session
 
-_CAUSE = "limbeck: the conversion failed: "
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def check_litert() -> None:
@@ -32,16 +26,14 @@ def check_litert() -> None:
     check_installed(("litert_torch", "ai_edge_litert"), extra="litert", purpose="export to LiteRT")
 
 
-def to_litert(model: nn.Module, example: Tensor, path: Path) -> Path:
-    """Write `model` as one LiteRT file: float32, one sample a call. TensorFlow is not needed.
-
-    The lowering runs in a process of its own: it loads JAX, which does not bear a later `fork` in the same process and
-    stays in memory for good. Its chatter goes to a log beside the file. The model is left as it is.
+def to_litert(model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None) -> Path:
+    """Write `model` as one LiteRT file: float32, one signature for each batch size. TensorFlow is not needed.
 
     Args:
-        model: maps one tensor [B, ...] to one tensor [B, C] or [B, K].
-        example: at least one row of input, [B, ...]; its values do not matter.
-        path: the file to write; it is replaced in one step or not at all.
+        model: maps one tensor [B, ...] to one tensor [B, C] or [B, K]; it is left as it is.
+        example: at least one row of input, [B, ...], as the model takes it; its values do not matter.
+        path: the file to write; it is replaced in one step or not at all. The converter's log is beside it.
+        interface: what the file takes, and its batches; what the model takes, and one row, where it is absent.
 
     Returns:
         The path.
@@ -49,55 +41,40 @@ def to_litert(model: nn.Module, example: Tensor, path: Path) -> Path:
     Raises:
         UserError: the extra is missing, the model cannot be converted, or the place cannot be written.
     """
+    from limbeck.export.trace import make
+
     check_litert()
-    path = Path(path)
-    with converting("LiteRT", path) as log, tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
-        graph, lowered = Path(folder) / "graph.pt2", Path(folder) / "model.tflite"
-        torch.export.save(trace(model, example, dynamic_batch=False), graph)
-        if reason := _lower_elsewhere(graph, lowered, log):
-            raise refusal("LiteRT", path, reason)
-        write_atomic(path, lambda part: shutil.copyfile(lowered, part))
-    return path
+    interface = interface or Interface()
+    batches = sorted(interface.batches)
+    return make("LiteRT", "limbeck.export.litert:lower", model, example, path, interface, batches=batches)
 
 
-def _lower_elsewhere(graph: Path, lowered: Path, log: Path) -> str | None:
-    """Run `lower` in a new process, whose output goes to the log. Gives the reason where that fails."""
-    call = "import sys; from limbeck.export.litert import lower; lower(*sys.argv[1:])"
-    command = [sys.executable, "-P", "-W", "default", "-c", call, str(graph), str(lowered)]
-    # The child sees what this process sees, whatever put it on the path; and it has no business on an accelerator.
-    own = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    with log.open("ab") as stream:
-        done = subprocess.run(
-            command, env={**os.environ, **own}, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, check=False
-        )
-    if done.returncode == 0 and lowered.exists():
-        return None
-    if done.returncode < 0:
-        return f"the converter was stopped by {signal.Signals(-done.returncode).name} (out of memory?)"
-    told = log.read_text(encoding="utf-8", errors="replace").rpartition(_CAUSE)
-    return told[2].strip() if told[1] else f"the converter ended with {done.returncode} and gave no reason"
+def lower(graph: str, lowered: str, batches: list[int]) -> None:
+    """Turn a saved graph into a LiteRT file; `to_litert` has this done elsewhere."""
+    import torch
 
+    from limbeck.export.trace import naming
 
-def lower(graph: str, lowered: str) -> None:
-    """Turn a saved graph into a LiteRT file and end the process with 1 if that fails; `to_litert` starts this."""
-    import traceback
-
-    try:
+    program = torch.export.load(graph)
+    module = program.module()
+    module.training = False  # it was traced in eval mode; the flag only says so to the converter
+    inputs: Any = program.example_inputs
+    row = inputs[0][0][:1]
+    with naming(program):
         import litert_torch
 
-        program = torch.export.load(graph)
-        module = program.module()
-        module.training = False  # it was traced in eval mode; the flag only says so to the converter
-        inputs: Any = program.example_inputs
-        litert_torch.convert(module, inputs[0]).export(lowered)
-    except Exception as error:
-        traceback.print_exc()
-        sys.stderr.write(_CAUSE + cause(error) + "\n")
-        sys.exit(1)
+        if len(batches) == 1:
+            converted = litert_torch.convert(module, (row.repeat(batches[0], *(1,) * (row.ndim - 1)),))
+        else:
+            several: Any = litert_torch
+            for batch in batches:  # one module for all, so that they share its weights
+                several = several.signature(f"b{batch}", module, (row.repeat(batch, *(1,) * (row.ndim - 1)),))
+            converted = several.convert()
+        converted.export(lowered)
 
 
-def session_litert(path: Path, threads: int = 1) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """A function that runs a LiteRT file: [B, ...] -> [B, width], one row after the other.
+def session_litert(path: Path, threads: int = 1) -> Session:
+    """What runs a LiteRT file in this process: rows go to the largest signature that they fill.
 
     Args:
         path: the file.
@@ -110,37 +87,68 @@ def session_litert(path: Path, threads: int = 1) -> Callable[[np.ndarray[Any, An
     try:
         with Path(os.devnull).open("w") as nowhere, captured(nowhere):
             interpreter = runtime.Interpreter(str(path), num_threads=threads)
-            interpreter.allocate_tensors()
+            listed = list(interpreter.get_signature_list())
+            # A lone signature is run without its runner, which takes longer than a small network.
+            calls = [_whole(interpreter)] if len(listed) < 2 else [_signed(interpreter, name) for name in listed]
     except Exception as error:
         raise UserError(f"LiteRT cannot load it ({error})", where=str(path)) from error
-    source, sink = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]
-    width = tuple(sink["shape"][1:])
+    dtype, shape, _ = calls[0]
+    by_batch = {given[0]: call for _, given, call in calls}
 
-    def run(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        out = np.empty((len(batch), *width), sink["dtype"])
-        for row in range(len(batch)):
-            interpreter.set_tensor(source, batch[row : row + 1])
-            interpreter.invoke()
-            out[row] = interpreter.get_tensor(sink["index"])[0]
-        return out
+    def run(rows: Rows) -> Rows:
+        parts: list[Rows] = []
+        while len(rows):
+            batch = max((b for b in by_batch if b <= len(rows)), default=min(by_batch))
+            taken, rows = rows[:batch], rows[batch:]
+            # The smallest signature may want more rows than are left: the last one is repeated, and forgotten again.
+            full = taken if len(taken) == batch else taken[np.minimum(np.arange(batch), len(taken) - 1)]
+            parts.append(by_batch[batch](full)[: len(taken)])
+        return np.concatenate(parts)
 
-    return run
+    return Session("LiteRT", dtype, shape[1:], run)
 
 
-def run_litert(path: Path, x: Tensor | np.ndarray[Any, Any], *, threads: int = 1) -> Tensor:
-    """What a LiteRT file gives for every row: [N, ...] -> [N, width], computed by the LiteRT interpreter.
+def _whole(interpreter: Any) -> tuple[str, tuple[int, ...], Any]:
+    """Input type and shape of a file with one signature, and what runs it."""
+    interpreter.allocate_tensors()
+    source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
-    Args:
-        path: the file.
-        x: input rows, [N, ...].
-        threads: how many threads to use.
+    def call(rows: Rows) -> Rows:
+        interpreter.set_tensor(source["index"], rows)
+        interpreter.invoke()
+        given: Rows = interpreter.get_tensor(sink["index"])
+        return given
 
-    Raises:
-        UserError: the file cannot be loaded, or the rows do not fit it.
-    """
-    run = session_litert(path, threads)
-    rows = np.ascontiguousarray(torch.as_tensor(x).detach().cpu().numpy())
-    try:
-        return torch.from_numpy(run(rows))
-    except Exception as error:
-        raise UserError(f"LiteRT cannot run it ({error})", where=str(path)) from error
+    return np.dtype(source["dtype"]).name, tuple(int(n) for n in source["shape"]), call
+
+
+def _signed(interpreter: Any, name: str) -> tuple[str, tuple[int, ...], Any]:
+    """Input type and shape of one of several signatures, and what runs it."""
+    runner = interpreter.get_signature_runner(name)
+    key, source = next(iter(runner.get_input_details().items()))
+    sink = next(iter(runner.get_output_details()))
+    return (
+        np.dtype(source["dtype"]).name,
+        tuple(int(n) for n in source["shape"]),
+        lambda rows: runner(**{key: rows})[sink],
+    )
+
+
+def values_litert(path: Path, rows: Rows) -> list[tuple[str, Rows]]:
+    """What every operator of a LiteRT file gives for as many rows as its first signature takes: names and arrays."""
+    runtime = require("ai_edge_litert.interpreter", extra="litert", purpose="running a LiteRT file")
+    plain = runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # a delegate keeps what is inside it to itself
+    interpreter = runtime.Interpreter(
+        str(path), experimental_preserve_all_tensors=True, experimental_op_resolver_type=plain
+    )
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]
+    interpreter.set_tensor(source["index"], rows[: source["shape"][0]])
+    interpreter.invoke()
+    found = []
+    for detail in interpreter.get_tensor_details():
+        try:
+            found.append((str(detail["name"]), interpreter.get_tensor(detail["index"])))
+        except ValueError:  # room for intermediate results of one operator: nothing to compare
+            continue
+    return found

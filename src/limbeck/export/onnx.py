@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from limbeck.errors import UserError, require
-from limbeck.export.trace import check_installed, converting, trace
-from limbeck.runtime import write_atomic
+from limbeck.export.chatter import check_installed
+from limbeck.export.interface import Interface, Rows
+from limbeck.export.session import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def check_onnx() -> None:
@@ -24,15 +25,14 @@ def check_onnx() -> None:
     check_installed(("onnx", "onnxscript", "onnxruntime"), extra="onnx", purpose="export to ONNX")
 
 
-def to_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
-    """Write `model` as one ONNX file: float32, any batch size, input `input`, output `output`.
-
-    The converter's chatter goes to a log beside the file. The model is left as it is.
+def to_onnx(model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None) -> Path:
+    """Write `model` as one ONNX file: float32, any number of rows, input `input`, output `output`.
 
     Args:
-        model: maps one tensor [B, ...] to one tensor [B, C] or [B, K].
-        example: at least one row of input, [B, ...]; its values do not matter.
-        path: the file to write; it is replaced in one step or not at all.
+        model: maps one tensor [B, ...] to one tensor [B, C] or [B, K]; it is left as it is.
+        example: at least one row of input, [B, ...], as the model takes it; its values do not matter.
+        path: the file to write; it is replaced in one step or not at all. The converter's log is beside it.
+        interface: what the file takes; what the model takes where it is absent.
 
     Returns:
         The path.
@@ -40,19 +40,27 @@ def to_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
     Raises:
         UserError: the extra is missing, the model cannot be converted, or the place cannot be written.
     """
+    from limbeck.export.trace import make
+
     check_onnx()
-    path = Path(path)
-    with converting("ONNX", path):
-        graph = trace(model, example, dynamic_batch=True)
-        program = torch.onnx.export(
-            graph, (), dynamo=True, verbose=False, input_names=["input"], output_names=["output"]
+    return make("ONNX", "limbeck.export.onnx:lower", model, example, path, interface or Interface())
+
+
+def lower(graph: str, lowered: str) -> None:
+    """Turn a saved graph into an ONNX file; `to_onnx` has this done elsewhere."""
+    import torch
+
+    from limbeck.export.trace import naming
+
+    program = torch.export.load(graph)
+    with naming(program):
+        found = torch.onnx.export(
+            program, (), dynamo=True, verbose=False, input_names=["input"], output_names=["output"]
         )
-        if program is None:
-            raise RuntimeError("torch.onnx.export gave nothing")
-        written = program
-        _forget_origins(written.model.graph)
-        write_atomic(path, lambda part: written.save(str(part), external_data=False))
-    return path
+    if found is None:
+        raise RuntimeError("torch.onnx.export gave nothing")
+    _forget_origins(found.model.graph)
+    found.save(lowered, external_data=False)
 
 
 def _forget_origins(graph: Any) -> None:
@@ -66,8 +74,8 @@ def _forget_origins(graph: Any) -> None:
         value.metadata_props.clear()
 
 
-def session_onnx(path: Path, threads: int = 1) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """A function that runs an ONNX file on one batch: [B, ...] -> [B, width].
+def session_onnx(path: Path, threads: int = 1) -> Session:
+    """What runs an ONNX file in this process.
 
     Args:
         path: the file.
@@ -85,30 +93,25 @@ def session_onnx(path: Path, threads: int = 1) -> Callable[[np.ndarray[Any, Any]
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise UserError(f"ONNX Runtime cannot load it ({error})", where=str(path)) from error
-    name = session.get_inputs()[0].name
+    source = session.get_inputs()[0]
+    dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(source.type, source.type)
+    return Session(
+        "ONNX Runtime", dtype, tuple(source.shape[1:]), lambda rows: session.run(None, {source.name: rows})[0]
+    )
 
-    def run(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return session.run(None, {name: batch})[0]  # type: ignore[no-any-return]
 
-    return run
+def values_onnx(path: Path, rows: Rows) -> list[tuple[str, Rows]]:
+    """What every operator of an ONNX file gives for the rows, in the order they are computed: names and arrays."""
+    import onnx
 
-
-def run_onnx(path: Path, x: Tensor | np.ndarray[Any, Any], *, threads: int = 1, batch_size: int = 256) -> Tensor:
-    """What an ONNX file gives for every row: [N, ...] -> [N, width], computed by ONNX Runtime.
-
-    Args:
-        path: the file.
-        x: input rows, [N, ...].
-        threads: how many threads to use.
-        batch_size: how many rows to run at a time.
-
-    Raises:
-        UserError: the file cannot be loaded, or the rows do not fit it.
-    """
-    run = session_onnx(path, threads)
-    rows = np.ascontiguousarray(torch.as_tensor(x).detach().cpu().numpy())
-    try:
-        parts = [run(rows[start : start + batch_size]) for start in range(0, max(len(rows), 1), batch_size)]
-    except Exception as error:
-        raise UserError(f"ONNX Runtime cannot run it ({error})", where=str(path)) from error
-    return torch.from_numpy(np.concatenate(parts))
+    runtime = require("onnxruntime", extra="onnx", purpose="running an ONNX file")
+    model = onnx.load(str(path))
+    known = {value.name for value in model.graph.output}
+    names = [name for node in model.graph.node for name in node.output if name]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    given = session.run(names, {session.get_inputs()[0].name: rows})
+    return [(name, value) for name, value in zip(names, given, strict=True) if isinstance(value, np.ndarray)]

@@ -1,156 +1,167 @@
-"""What every exporter starts with: a quiet place to work in, and the model as one traced graph."""
+"""What every exporter starts with: the model as one traced graph, with its interface folded in."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-import importlib.util
-import io
-import os
-import sys
-import traceback
-import warnings
-from collections.abc import Iterable, Iterator
+import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import UserError, require
-from limbeck.runtime import write_text
-
-_STDOUT, _STDERR = 1, 2
-
-
-def check_installed(modules: Iterable[str], *, extra: str, purpose: str) -> None:
-    """Refuse where a library is missing, without importing any: that takes seconds, and some stay in memory for good.
-
-    Raises:
-        UserError: one is missing; the message says which extra brings it.
-    """
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            require(module, extra=extra, purpose=purpose)
+from limbeck.errors import UserError
+from limbeck.export.chatter import converting
+from limbeck.export.elsewhere import elsewhere
+from limbeck.export.interface import LARGEST_BATCH, Interface
+from limbeck.export.places import put
 
 
-def log_path(path: Path) -> Path:
-    """Where the converter's chatter about the file `path` goes."""
-    return path.with_name(path.name + ".log")
-
-
-@contextlib.contextmanager
-def converting(target: str, path: Path) -> Iterator[Path]:
-    """Make everything that is said inside go to the log beside `path`, and every failure a `UserError`.
+def make(
+    target: str, task: str, model: nn.Module, example: Tensor, path: Path, interface: Interface, **options: Any
+) -> Path:
+    """Trace a model here, let a process of its own make the file, and put that in its place.
 
     Args:
-        target: name of the format, for the message.
-        path: the file being made.
+        target: name of the format, for messages.
+        task: `module:function`, which gets `graph`, the path of the traced graph, `lowered`, the path of the file to
+            make, and the options.
+        model: maps one tensor [B, ...] to one tensor [B, C] or [B, K]; it is left as it is.
+        example: at least one row of input, [B, ...], as the model takes it; its values do not matter.
+        path: where the file will stand; the log is beside it. It is replaced in one step or not at all.
+        interface: what the file takes.
+        options: what else the function is given, as JSON can hold it.
 
-    Yields:
-        The path of the log.
+    Returns:
+        The path.
 
     Raises:
-        UserError: what is done inside failed; the message names the format, the cause and the log.
+        UserError: the model cannot be converted, or the place cannot be written.
     """
-    log = log_path(path)
-    write_text(log, "")  # finds out now, not after the conversion, that the place cannot be written
-    try:
-        with log.open("a", encoding="utf-8", errors="replace") as stream, captured(stream):
-            yield log
-    except UserError:
-        raise
-    except Exception as error:
-        with log.open("a", encoding="utf-8", errors="replace") as stream:
-            traceback.print_exception(error, file=stream)
-        raise refusal(target, path, cause(error)) from error
+    path = Path(path)
+    with converting(target, path) as log, tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
+        graph, lowered = Path(folder) / "graph.pt2", Path(folder) / f"model{path.suffix}"
+        torch.export.save(trace(model, example, interface), graph)
+        arguments = {"graph": str(graph), "lowered": str(lowered), **options}
+        doing = f"the model cannot be exported to {target}"
+        elsewhere(task, arguments, log=log, doing=doing, where=str(path))
+        put(lowered, path)
+    return path
 
 
-def refusal(target: str, path: Path, reason: str) -> UserError:
-    """The error for a model that cannot be converted."""
-    return UserError(
-        f"the model cannot be exported to {target}: {reason}",
-        where=str(path),
-        hint=f"everything the converter said is in {log_path(path)}",
-    )
-
-
-def cause(error: BaseException, lines: int = 3) -> str:
-    """The first lines of the error that started a chain of errors.
-
-    Converters wrap what went wrong in several layers of advice; the reason is in the innermost.
-    """
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "\n    ".join([f"{type(error).__name__}: {text[0]}" if text else type(error).__name__, *text[1:lines]])
-
-
-@contextlib.contextmanager
-def captured(stream: IO[str]) -> Iterator[None]:
-    """Send stdout, stderr and warnings to the file `stream`, also those of C++ code, which knows only descriptors."""
-    with contextlib.ExitStack() as stack:
-        for fd in (_STDOUT, _STDERR):
-            with contextlib.suppress(OSError):  # a daemon may have closed it
-                _point(stack, fd, stream.fileno())
-        stack.enter_context(contextlib.redirect_stdout(_writer(_STDOUT)))
-        stack.enter_context(contextlib.redirect_stderr(_writer(_STDERR)))
-        caught = stack.enter_context(warnings.catch_warnings(record=True))
-        warnings.simplefilter("default")
-        try:
-            yield
-        finally:
-            for warning in caught:
-                text = warnings.formatwarning(warning.message, warning.category, warning.filename, warning.lineno)
-                _writer(_STDERR).write(text)
-
-
-def _point(stack: contextlib.ExitStack, fd: int, target: int) -> None:
-    """Let descriptor `fd` mean `target` until `stack` is left."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
-    saved = os.dup(fd)
-    stack.callback(os.close, saved)
-    os.dup2(target, fd)
-    stack.callback(os.dup2, saved, fd)
-
-
-@functools.cache
-def _writer(fd: int) -> IO[str]:
-    # Libraries imported while we capture keep sys.stderr in their log handlers for good. A writer on the descriptor
-    # itself stays valid: afterwards it leads to the terminal again.
-    raw = io.FileIO(fd, "w", closefd=False)
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", write_through=True)
-
-
-def trace(model: nn.Module, example: Tensor, *, dynamic_batch: bool) -> torch.export.ExportedProgram:
-    """A model as one graph: eval mode, float32, on the CPU. The model given is not touched.
+def trace(model: nn.Module, example: Tensor, interface: Interface | None = None) -> torch.export.ExportedProgram:
+    """A model as one graph for 1 to 64 rows: eval mode, float32, on the CPU. The model given is not touched.
 
     Args:
         model: maps one tensor [B, ...] to one tensor [B, C] or [B, K].
-        example: at least one row of input, [B, ...]; its values do not matter.
-        dynamic_batch: whether B stays free; it is 1 otherwise.
+        example: at least one row of input, [B, ...], as the model takes it; its values do not matter.
+        interface: what the graph takes; what the model takes where it is absent.
 
     Raises:
-        UserError: the model does not give one tensor with a row for each row of input.
+        UserError: the model does not give one tensor with a row for each row of input, or cannot be traced.
     """
+    interface = interface or Interface()
     own = copy.deepcopy(model).eval().requires_grad_(False)
     own = own.to(device="cpu", dtype=torch.float32, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    # Tracing takes a batch of one for a constant, so a free batch needs two rows; the clone keeps the graph from
-    # holding on to the whole data set that the example is a view of.
+    # The clone keeps the graph from holding on to the whole data set that the example is a view of.
     row = example[:1].detach().to("cpu").clone(memory_format=torch.contiguous_format)
-    row = row.float() if row.is_floating_point() else row
-    rows = torch.cat([row, row]) if dynamic_batch else row
+    row = _given(row.float() if row.is_floating_point() else row, interface)
+    # A hook rather than a module around it, which would put a word in front of the names of all layers and weights.
+    own.register_forward_pre_hook(lambda _, given: (_taken(given[0], interface),), prepend=True)
     with torch.no_grad():
-        output = own(rows)
-        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(rows):
+        output = own(torch.cat([row, row]))
+        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
             shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise UserError(
-                f"the model gives {shown} for {len(rows)} rows",
+                f"the model gives {shown} for 2 rows",
                 where="export",
                 hint="wrap it in a module whose forward gives one tensor [rows, classes or values]",
             )
-        batch = {0: torch.export.Dim("batch")} if dynamic_batch else None
-        return torch.export.export(own, (rows,), dynamic_shapes=(batch,), strict=False)
+        # XNNPACK in ExecuTorch plans for the example's rows, not for the range: the example is the largest batch.
+        rows = row.expand(LARGEST_BATCH, *row.shape[1:]).contiguous()
+        batch = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
+        try:
+            return torch.export.export(own, (rows,), dynamic_shapes=(batch,), strict=False)
+        except Exception as error:
+            with _entered(own) as entered, contextlib.suppress(Exception):
+                torch.export.export(own, (rows,), dynamic_shapes=(batch,), strict=False)
+            if entered and entered[-1]:
+                error.add_note(f"in layer {entered[-1]!r}")
+            raise
+
+
+def _given(row: Tensor, interface: Interface) -> Tensor:
+    if interface.layout == "nhwc":
+        if row.ndim != 4:
+            raise UserError(f"layout nhwc is for images, not for rows {tuple(row.shape[1:])}", where="export")
+        row = row.permute(0, 2, 3, 1).contiguous()
+    return (row * 255).to(torch.uint8) if interface.input == "uint8" else row
+
+
+def _taken(x: Tensor, interface: Interface) -> Tensor:
+    """What the network takes, of what the file takes."""
+    if interface.layout == "nhwc":
+        x = x.permute(0, 3, 1, 2)
+    return x.to(torch.float32) / 255 if interface.input == "uint8" else x
+
+
+@contextlib.contextmanager
+def _entered(model: nn.Module) -> Iterator[list[str]]:
+    """Names of the modules whose forward has begun and not ended: where an error happened, when it has."""
+    entered: list[str] = []
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+            begin = module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
+            end = module.register_forward_hook(lambda *_: entered.pop() and None)
+            stack.callback(begin.remove)
+            stack.callback(end.remove)
+        yield entered
+
+
+@contextlib.contextmanager
+def naming(program: torch.export.ExportedProgram) -> Iterator[None]:
+    """Note on an error of a converter which layers the operators come from that it speaks of."""
+    try:
+        yield
+    except Exception as error:
+        for found in culprits(program, _everything(error))[:3]:
+            error.add_note(found)
+        raise
+
+
+def culprits(program: torch.export.ExportedProgram, text: str) -> list[str]:
+    """Operators of a graph that a converter's message names, each with its layer, in the order they are computed."""
+    for graph in (program, program.run_decompositions()):
+        nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
+        named = [node for node in nodes if f"%{node.name} : " in text]  # its line, not its name among arguments
+        # aten._linalg_eigh.default is also told as aten::_linalg_eigh.
+        meant = named or [node for node in nodes if re.search(_operator(node), text)]
+        if meant:
+            return list(
+                dict.fromkeys(f"operator {node.target} in {layer_of(node) or 'the model itself'}" for node in meant)
+            )
+    return []
+
+
+def _operator(node: torch.fx.Node) -> str:
+    library, name = str(node.target).split(".")[:2] if str(node.target).count(".") else ("", str(node.target))
+    return rf"\b{re.escape(library)}(\.|::){re.escape(name)}\b"
+
+
+def layer_of(node: torch.fx.Node) -> str:
+    """The innermost module a node comes from: its dotted name and class; empty for the model's own forward."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    name, kind = stack[-1] if stack else ("", "")
+    kind = kind if isinstance(kind, str) else kind.__name__
+    return f"layer {name!r} ({kind.rpartition('.')[2]})" if name else ""
+
+
+def _everything(error: BaseException | None) -> str:
+    texts = []
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)

@@ -7,7 +7,7 @@ from limbeck.models.building import build, channels_last, normalization
 from limbeck.models.inputs import Normalized, plain
 from limbeck.models.networks import NETWORKS
 from limbeck.models.softmax import as_logits, gives_probabilities, log_probabilities
-from limbeck.models.weights import load_weights, save_weights
+from limbeck.models.weights import load_weights, metadata_of, save_weights
 
 __all__ = [
     "NETWORKS",
@@ -18,6 +18,7 @@ __all__ = [
     "gives_probabilities",
     "load_weights",
     "log_probabilities",
+    "metadata_of",
     "normalization",
     "plain",
     "save_weights",

@@ -1,5 +1,6 @@
 """Recipes: what they may say, how they are read, and the checks that need no data and no torch."""
 
+from limbeck.recipe.compression import TRAINED, Budget, Deployable, Factorise, Files, Prune, Recover, Sparsify, Step
 from limbeck.recipe.networks import Assistant, Combine, Network, Plan, Schedule, Student, Teacher
 from limbeck.recipe.reading import bundled, dump, load, parse
 from limbeck.recipe.schema import Cache, Recipe, Run
@@ -8,20 +9,29 @@ from limbeck.recipe.terms import AUTO, Ramp, Term
 
 __all__ = [
     "AUTO",
+    "TRAINED",
     "Assistant",
     "Augment",
     "Blur",
+    "Budget",
     "Cache",
     "Combine",
     "Data",
+    "Deployable",
+    "Factorise",
+    "Files",
     "Jitter",
     "Network",
     "Plan",
+    "Prune",
     "Ramp",
     "Recipe",
+    "Recover",
     "Run",
     "Schedule",
+    "Sparsify",
     "Split",
+    "Step",
     "Student",
     "Teacher",
     "Term",

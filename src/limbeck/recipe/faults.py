@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -42,10 +42,13 @@ def one_line(fault: Any, label: str, node: yaml.Node | None) -> str:
 def _fields_at(path: list[Any]) -> list[str]:
     """The keys a recipe may have at `path`."""
     model: Any = Recipe
+    named = False  # whether the next part is a name of the user's own
     for part in path:
-        if isinstance(part, int) or not isinstance(model, type) or not issubclass(model, BaseModel):
+        if named or isinstance(part, int) or not isinstance(model, type) or not issubclass(model, BaseModel):
+            named = False
             continue
         field = model.model_fields.get(str(part))
+        named = field is not None and get_origin(field.annotation) is dict
         model = _inner_model(field.annotation) if field else None
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 

@@ -47,10 +47,11 @@ class Schedule(Strict):
 class Plan(Strict):
     """How one network is trained.
 
-    `batch_size` is the number of rows behind one optimizer step, over all processes and accumulated parts.
+    `batch_size` is the number of rows behind one optimizer step, over all processes and accumulated parts. A student
+    with `epochs: 0` is not trained but taken as its `weights` are, to be made smaller.
     """
 
-    epochs: Count = 10
+    epochs: Annotated[int, Field(ge=0)] = 10
     batch_size: Count = 64
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Positive = 1e-3
@@ -76,7 +77,7 @@ class Plan(Strict):
             raise ValueError(f"`momentum` has no effect with optimizer '{self.optimizer}', only with sgd")
         if self.accumulate > self.batch_size:
             raise ValueError("`accumulate` splits a batch into that many parts; it cannot exceed `batch_size`")
-        if self.warmup_epochs >= self.epochs:
+        if self.epochs and self.warmup_epochs >= self.epochs:
             raise ValueError("`warmup_epochs` must be less than `epochs`")
         return self
 
@@ -181,6 +182,19 @@ class Student(Network):
     train: Plan = Plan()
     generations: Count | None = None
     peers: Annotated[int, Field(ge=2)] | None = None
+
+    @property
+    def brought(self) -> bool:
+        """Whether it is taken as it is, and not trained."""
+        return not self.train.epochs
+
+    @model_validator(mode="after")
+    def _known_already(self) -> Student:
+        if self.brought and not self.weights:
+            raise ValueError("`train.epochs: 0` takes the student as it is: give its `weights`")
+        if self.brought and (self.generations or self.peers):
+            raise ValueError("`train.epochs: 0` trains nobody: leave `generations` and `peers` out")
+        return self
 
 
 def check_options(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from limbeck import signatures
+from limbeck.recipe.compression import TRAINED, Budget, Deployable, Files, Step
 from limbeck.recipe.networks import FOLDER, Assistant, Combine, Student, Teacher
 from limbeck.recipe.sources import Augment, Data, Positive, Strict
 from limbeck.recipe.terms import AUTO, Term
@@ -69,7 +70,10 @@ class Recipe(Strict):
     compare: dict[str, dict[str, Term]] = {}
     cache: Cache = Cache()
     seeds: list[int] = [0, 1, 2]
-    export: list[Literal["onnx", "litert"]] = []
+    compress: dict[str, list[Step]] = {}
+    budget: Budget | None = None
+    export: list[Deployable] = []
+    files: Files = Files()
     run: Run = Run()
 
     @field_validator("name")
@@ -134,12 +138,18 @@ class Recipe(Strict):
             self._losses_fit(f"compare.{name}", terms)
         if self.compare and (not self.teachers or self.student.generations):
             raise MisfitError("compare", "compares what students learn from `teachers`, in one generation")
+        self._smaller_fits()
         return self
+
+    @property
+    def smaller(self) -> bool:
+        """Whether the student is made smaller once it is trained."""
+        return bool(self.compress or self.budget)
 
     @property
     def taught(self) -> bool:
         """Whether a student learns from anybody: teachers, an earlier generation or its peers."""
-        return bool(self.teachers or self.student.generations or self.student.peers)
+        return not self.student.brought and bool(self.teachers or self.student.generations or self.student.peers)
 
     @property
     def spread(self) -> bool:
@@ -199,7 +209,7 @@ class Recipe(Strict):
             if family == "multilabel":
                 raise MisfitError(f"{place}.{name}", "takes rows of several classes, and no `task` has these")
         learns = [name for name, term in terms.items() if known[term.loss].needs_teacher]
-        if learns and not self.taught:
+        if learns and not self.taught and not self.smaller and not self.student.brought:
             raise MisfitError(f"{place}.{learns[0]}", "learns from a teacher, and `teachers` is empty")
         if self.taught and not any(terms[name].learns for name in learns):
             if place != "losses":
@@ -208,6 +218,61 @@ class Recipe(Strict):
                 place,
                 "there is a teacher, but no loss with a weight above 0 learns from it (add `kd`, or `mse`)",
             )
+
+    def _smaller_fits(self) -> None:
+        taken = [*TAKEN, *self.compare, *(t.name for t in self.teachers), *(a.name for a in self.assistants)]
+        for name, steps in self.compress.items():
+            place = f"compress.{name}"
+            if not re.fullmatch(FOLDER, name) or name.endswith("-alone"):
+                what = "becomes part of a folder's name: letters, digits, - and _, and not `-alone` at its end"
+                raise MisfitError(place, what)
+            if name in taken or name == "budget":
+                raise MisfitError(place, "is the name of something else in this run; choose another")
+            if not steps:
+                raise MisfitError(place, "has no steps")
+            thin = next((number for number, step in enumerate(steps) if step.sparsify), len(steps))
+            for number, step in enumerate(steps[thin + 1 :], start=thin + 1):
+                if step.factorise or step.quantize:
+                    raise MisfitError(f"{place}.{number}", "would fill the zeros of `sparsify`: take that after it")
+            self._quantize_fits(place, steps)
+        if self.smaller and self.student.peers:
+            raise MisfitError("student.peers", "and `compress` do not go together: there is no one student to compress")
+        if self.student.brought and (self.compare or not (self.smaller or self.export)):
+            what = "takes the student as it is: then there is nothing but `compress`, `budget` and `export` to do"
+            raise MisfitError("student.train.epochs", what)
+        for number, teacher in enumerate(self.teachers):
+            if teacher.train and not teacher.train.epochs:
+                raise MisfitError(f"teachers.{number}.train.epochs", "is 1 or more; leave `train` out to load it only")
+        if self.budget and self.budget.size_kb is None and self.budget.latency_ms is None:
+            raise MisfitError("budget", "needs `size_kb`, `latency_ms` or both: what the model must keep to")
+        if not self.export:
+            for key in self.files.model_fields_set:
+                raise MisfitError(f"files.{key}", "has no effect without `export`")
+        self._files_fit()
+
+    def _quantize_fits(self, place: str, steps: list[Step]) -> None:
+        trained = [number for number, step in enumerate(steps) if step.quantize]
+        if not trained:
+            return
+        if trained != [len(steps) - 1]:
+            raise MisfitError(f"{place}.{trained[0]}", "quantization-aware training is the last step")
+        if self.export and not any(name in TRAINED for name in self.export):
+            raise MisfitError("export", f"has no format that `{place}` can become: {', '.join(TRAINED)}")
+        for name, term in self.losses.items():
+            if (term.student, term.teacher) != ("prediction", "prediction"):
+                what = f"compares features, which a network that learns rounded (`{place}`) does not name"
+                raise MisfitError(f"losses.{name}", what)
+
+    def _files_fit(self) -> None:
+        given, names = self.files.model_fields_set, self.export
+        if "batches" in given and not any(name.startswith("litert") for name in names):
+            raise MisfitError("files.batches", "has an effect on LiteRT files only, and `export` has none")
+        measured = any(name.endswith("-int8") for name in names)
+        for key in ("calibration", "max_drop"):
+            if key in given and not measured:
+                raise MisfitError(f"files.{key}", "has an effect on `-int8` files only, and `export` has none")
+        if len(set(names)) != len(names):
+            raise MisfitError("export", "names a format twice")
 
 
 def _spelled(terms: dict[Any, Any]) -> dict[Any, Any]:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from limbeck.errors import UserError
 from limbeck.evaluate import interval
-from limbeck.report import figures, methods, roles, scores, words
+from limbeck.report import budget, figures, files, methods, pareto, roles, scores, smaller, words
 from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
 from limbeck.runtime import write_text
@@ -73,7 +73,10 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
     others = list(result.get("comparisons") or [])
     ends = figures.reach(others)
     compared = methods.methods(result)
-    groups = [_group(row, names, name) for row in roles.rows(result)]
+    groups = [_group(row, names, name) for row in roles.rows(result) if row.role != "exported"]
+    points, made = pareto.points(result, metric), files.made(result)
+    on_front = [point.name for point in pareto.front(points, "size_bytes", metric)]
+    ways = smaller.ways(result)
     plots = {
         "gains": figures.gains(result["comparison"]) if result.get("comparison") else None,
         **{f"gains-{i}": figures.gains(other, ends) for i, other in enumerate(others)},
@@ -82,6 +85,8 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "members": scores.members(result, metric),
         "metric-curves": figures.curves(result, f"val_{metric}"),
         "loss-curves": figures.curves(result, "val_loss"),
+        **{place: pareto.figure(points, key, metric) for place, key in pareto.PLOTS.items()},
+        "budget-plot": budget.figure(result),
         "confusion": figures.confusion(chosen["metrics"].get("confusion") or [], data["classes"]) if chosen else None,
     }
     return {
@@ -94,10 +99,20 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "said_of_methods": methods.said(compared) if compared else [],
         "alone": methods.alone(result) if compared else None,
         "notes": _notes(result),
-        "story": words.story(result),
+        "story": words.story(result, smaller.told(result)),
         "columns": [words.METRICS[n][:2] for n in names] + [(c[0], c[2]) for c in COSTS.values()],
-        "groups": [group for group in groups if not _folded(group)],
+        "groups": [group for group in groups if not _folded(group) and not (ways and group["role"] in roles.SMALLER)],
         "folded": [group for group in groups if _folded(group)],
+        "smaller": [group for group in groups if ways and group["role"] in roles.SMALLER],
+        "ways": ways,
+        "helped": any(way["help"] for way in ways),
+        "said_of_ways": smaller.said(result),
+        "told_of_ways": smaller.lines(result),
+        "files": files.groups(made, metric, name, on_front),
+        "protocol": files.protocol(result),
+        "said_of_speed": files.said_of_speed(made),
+        "front": _front(points, metric),
+        "budget": budget.budget(result),
         "ensemble": result.get("ensemble"),
         "apart": scores.apart(result),
         "plots": {key: figure for key, figure in plots.items() if figure},
@@ -113,6 +128,14 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _front(points: Sequence[pareto.Point], metric: str) -> dict[str, Any] | None:
+    """What stands beside the two plots of the front; None where there are none."""
+    if not points:
+        return None
+    best = {place: pareto.said(points, key, metric) for place, key in pareto.PLOTS.items()}
+    return {"legend": pareto.legend(points), **best}
+
+
 def _main_metric(result: Mapping[str, Any]) -> str:
     return "accuracy" if result["data"]["task"] == "classification" else "rmse"
 
@@ -122,6 +145,9 @@ def _main_metric(result: Mapping[str, Any]) -> str:
 
 def _headline(result: Mapping[str, Any]) -> dict[str, str]:
     comparison = result.get("comparison")
+    if not comparison and result.get("compressed"):
+        text = smaller.in_short(result)
+        return {"tone": "none", "question": "Result", "title": "A student made smaller", "words": text}
     if not comparison:
         text = "This recipe has no teacher, so there is nothing to compare the student with."
         return {"tone": "none", "question": "Result", "title": "A student without a teacher", "words": text}
@@ -194,7 +220,6 @@ def _group(row: roles.Row, names: Sequence[str], chosen: str | None) -> dict[str
         label = f"seed {m['seed']}" if m.get("seed") is not None and seeded else m["name"]
         rows.append({
             "label": label, "file": m.get("file"), "chosen": m["name"] == chosen, "cells": cells,
-            "parity": _parity(m.get("parity")),
         })  # fmt: skip
     summary = None
     if seeded:
@@ -214,16 +239,6 @@ def _over_seeds(name: str, values: Sequence[Any]) -> tuple[str, str]:
     known = [v for v in values if words.finite(v)]
     mean = math.fsum(known) / len(known) if known else None
     return words.metric(name, mean), words.spread(name, interval(known))
-
-
-def _parity(parity: Mapping[str, Any] | None) -> str:
-    if not parity:
-        return ""
-    same = parity.get("agreement")
-    share = (
-        f"same class as PyTorch on {words.metric('agreement', same)} of the test rows; " if words.finite(same) else ""
-    )
-    return f"{share}largest difference {words.number(parity.get('max_abs_error'), 2)}"
 
 
 def _classes(chosen: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:

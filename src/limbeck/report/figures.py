@@ -8,13 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.report.roles import ORDER, named
+from limbeck.report.roles import ORDER, SMALLER, named
 from limbeck.report.words import METRICS, finite
 
 # Each stands out from white and from near-black; dashes tell them apart without colour.
 COLOURS = {
     "teacher": (100, 116, 139), "assistant": (59, 130, 200), "student": (217, 119, 6), "direct": (150, 105, 205),
     "generation": (101, 145, 40), "peer": (101, 145, 40), "distilled": (13, 148, 136), "bad": (214, 69, 65),
+    "compressed": (208, 72, 140), "litert": (217, 119, 6), "onnx": (59, 130, 200), "executorch": (150, 105, 205),
+    "openvino": (101, 145, 40),
 }  # fmt: skip
 DASHES = {
     "teacher": ("dot",), "assistant": ("dashdot",), "student": ("dash",), "direct": ("longdash",),
@@ -86,9 +88,9 @@ def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
 
 
 def _runs(result: Mapping[str, Any]) -> list[tuple[str, str, str, list[Any]]]:
-    """(label, role, dash, the runs of all seeds), in the order of the table of models; without those of `compare`."""
-    compared = {m["name"] for m in result.get("models") or [] if m["role"] == "compared"}
-    recorded = {name: rows for name, rows in (result.get("curves") or {}).items() if name not in compared}
+    """(label, role, dash, the runs of all seeds), as in the table of models; compared and smaller ones are left out."""
+    left_out = {m["name"] for m in result.get("models") or [] if m["role"] in ("compared", *SMALLER)}
+    recorded = {name: rows for name, rows in (result.get("curves") or {}).items() if name not in left_out}
     assistants = {spec.get("name", "assistant") for spec in result["recipe"].get("assistants") or []}
     roles = {name: _role(name, "assistant" if name in assistants else "teacher") for name in recorded}
     found: list[tuple[str, str, str, list[Any]]] = []

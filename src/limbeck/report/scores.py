@@ -27,7 +27,7 @@ def members(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
     shown, drawn = [], []
     for row in roles.rows(result):
         scores = _scores(row.models, metric)
-        if row.role in ("compared", "compressed", "exported") or not scores:
+        if row.role in ("compared", *roles.SMALLER, "exported") or not scores:
             continue
         mean, reach = sum(scores) / len(scores), interval(scores)
         name = row.short if len(row.short) <= 20 else f"{row.short[:19]}…"

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.report import roles, words
+from limbeck.report.files import Made, change_in_words, made, said_of_speed
 from limbeck.report.methods import alone, methods, said
+from limbeck.report.pareto import PLOTS, front, points
+from limbeck.report.smaller import ways
 from limbeck.report.stored import stored
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+MOST_FILES = 14  # that are all listed
 
 
 def show(result: Mapping[str, Any], folder: Path) -> None:
@@ -37,8 +42,8 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     for heading in (*metrics, "params", "size", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in roles.rows(result):
-        if row.role == "compared":
-            continue  # their table follows
+        if row.role in ("compared", "compressed-alone", "exported"):
+            continue  # their tables follow
         cost = row.models[0]["cost"]
         params, size, latency_ms = cost.get("params"), cost.get("size_bytes"), cost.get("latency_ms")
         table.add_row(
@@ -46,7 +51,7 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
             *(_mean(row.models, metric) for metric in metrics),
             words.count(params),
             words.size(size),
-            f"{latency_ms:.{3 if latency_ms >= 0.1 else 2}g}" if words.finite(latency_ms) else words.NOTHING,
+            _ms(latency_ms),
         )
     console.print(table)
     if result.get("comparison"):
@@ -56,6 +61,12 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     if result.get("methods"):
         _show_methods(result, console)
     console.print(f"Chosen: {escape(result['chosen']['name'])}, {escape(result['chosen']['why'])}")
+    if result.get("compressed"):
+        _show_smaller(result, console)
+    if result.get("budget"):
+        console.print(f"[bold]Budget:[/bold] {escape(result['budget']['words'])}")
+    if found := made(result):
+        _show_files(result, found, main, console)
     if kept := stored(result):
         console.print(f"Stored: {escape(' '.join(kept['said']))}")
     for note in result["notes"]:
@@ -87,10 +98,66 @@ def _show_methods(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"  {escape(method.name)}: {escape(method.losses + weights)}", style="dim")
 
 
+def _show_smaller(result: Mapping[str, Any], console: Console) -> None:
+    """What each way to a smaller student lost, and what the teacher's help in recovery was worth."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    rows = ways(result)[1:]
+    helped = any(row["help"] for row in rows)
+    title = words.METRICS[result["compressed"][0]["against_start"]["metric"]][0]
+    table = Table(title="smaller students, each against what it was made from", box=None, padding=(0, 2, 0, 0))
+    table.add_column("way", no_wrap=True, max_width=14)
+    for heading in (title, "change", "95 % interval", *(("teacher's help",) if helped else ()), "params"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        level = row["score"].removesuffix(" %")
+        brought = [f"{row['help']['change']} {row['help']['verdict']}" if row["help"] else words.NOTHING] * helped
+        lost, params = row["lost"], row["costs"][0][1]
+        table.add_row(escape(row["name"]), level, lost["change"], lost["reach"], *brought, params)
+    console.print(table, "")
+    for row in rows:
+        console.print(f"  {escape(row['name'])}: {escape(row['steps'])}", style="dim")
+
+
+def _show_files(result: Mapping[str, Any], found: Sequence[Made], metric: str, console: Console) -> None:
+    """The files of every network; of many only those that no other file or network beats."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    count = sum(len(one.files) for one in found)
+    best = {p.name for key in PLOTS.values() for p in front(points(result, metric), key, metric)}
+    few = count <= MOST_FILES
+    shown = [(one, [f for f in one.files if few or f.row["name"] in best]) for one in found]
+    title = f"{count} file{'s' if count != 1 else ''}" + ("" if few else "; these no other beats in size or time")
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0))
+    table.add_column("file", no_wrap=True, max_width=32)
+    for heading in (metric, "change", "size", "ms", "ms, 64 rows"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one, files in shown:
+        if files:
+            table.add_row(escape(one.name), style="bold")
+        for file in files:
+            cost = file.row["cost"]
+            table.add_row(
+                f"  {file.title}",
+                words.metric(metric, file.row["metrics"].get(metric)),
+                change_in_words(file, metric),
+                words.size(cost.get("size_bytes")),
+                _ms(cost.get("latency_ms")),
+                _ms(cost.get("batch_ms")),
+            )
+    console.print("", table, "")
+    for sentence in said_of_speed(found):
+        console.print(f"[yellow]note:[/yellow] {escape(sentence)}")
+
+
+def _ms(value: Any) -> str:
+    return f"{value:.{3 if value >= 0.1 else 2}g}" if words.finite(value) else words.NOTHING
+
+
 def _label(row: roles.Row) -> str:
     """What a row is called, and of how many seeds it is the mean."""
-    if row.role == "exported":
-        return f"exported, {row.models[0]['format']}"
     return row.short if len(row.models) == 1 else f"{row.short}, x{len(row.models)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,40 +12,75 @@ from limbeck.report.words import FORMATS
 INSTALL = {
     "onnx": "pip install numpy onnxruntime pillow",
     "litert": "pip install numpy ai-edge-litert pillow",
+    "executorch": "pip install numpy executorch pillow",
+    "openvino": "pip install numpy openvino pillow",
     "pytorch": "pip install limbeck",
 }
 MAX_NAMES_SPELLED = 20
 
 
-def usage(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """For each exported file and the chosen network: title, file, install and code."""
+def usage(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A program for each runtime that there are files for, and for the PyTorch weights.
+
+    All files of a runtime take and give the same, so the program names the first of them.
+
+    Returns:
+        title, file, others (how many more files it can run), install and code of each.
+    """
     models, chosen = result["models"], (result.get("chosen") or {}).get("name")
-    shown = [m for m in models if m["role"] == "exported"] + [m for m in models if m["name"] == chosen]
-    programs = {"onnx": _onnx, "litert": _litert, "pytorch": _pytorch}
-    return [
-        {
-            "title": FORMATS.get(m["format"], m["format"]),
-            "file": m["file"],
-            "install": INSTALL[m["format"]].removesuffix("" if _images(result) else " pillow"),
-            "code": programs[m["format"]](m["file"], result),
-        }
-        for m in shown
-        if m.get("file") and m["format"] in programs
-    ]
+    programs = {"litert": _litert, "onnx": _onnx, "executorch": _executorch, "openvino": _openvino}
+    shown = []
+    for form, program in programs.items():
+        files = [m["file"] for m in models if m["role"] == "exported" and m["format"] == form and m.get("file")]
+        if files:
+            shown.append(_shown(form, files[0], len(files) - 1, program(files[0], result), result))
+    weights = [m for m in models if m["name"] == chosen and m.get("file") and m["format"] == "pytorch"]
+    for model in weights:
+        shown.append(_shown("pytorch", model["file"], 0, _pytorch(model["file"], result), result))
+    if file := _smaller(result):
+        last = _shown("pytorch", file, 0, _pytorch_smaller(file, result), result)
+        shown.append(last | {"title": "PyTorch, made smaller"})
+    return shown
+
+
+def _smaller(result: Mapping[str, Any]) -> str | None:
+    """The weights of a student made smaller, of one that became files where there is any."""
+    rounded = {e["name"] for e in result.get("compressed") or [] if e["steps"] and e["steps"][-1].get("quantize")}
+    sources = {m.get("source") for m in result["models"] if m["role"] == "exported"}
+    rows = [m for m in result["models"] if m["role"] == "compressed" and m.get("file")]
+    rows = [m for m in rows if re.sub(r"-seed-?\d+$", "", m["name"]) not in rounded]
+    rows.sort(key=lambda m: m["name"] not in sources)
+    return str(rows[0]["file"]) if rows else None
+
+
+def _shown(form: str, file: str, others: int, code: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    install = INSTALL[form].removesuffix("" if _images(result) else " pillow")
+    return {"title": FORMATS[form], "file": file, "others": others, "install": install, "code": code}
 
 
 def inputs(result: Mapping[str, Any]) -> str:
     """What every file takes and gives, in words."""
-    data = result["data"]
-    if _images(result):
-        channels, height, width = data["shape"]
-        takes = f"float32 pixels in [0, 1], shape [1, {channels}, {height}, {width}]: batch, channels, height, width"
-    else:
-        takes = f"the table's columns as float32, shape [1, {', '.join(map(str, data['shape']))}]"
-    gives = "one logit for each class" if data["task"] == "classification" else "values in their own units"
     exported = any(m["role"] == "exported" for m in result["models"])
+    changed = exported and (_bytes(result) or _channels_last(result))
+    takes = f"All take {_takes(result, exported=False)}."
+    if changed:
+        takes = (
+            f"Exported files take {_takes(result, exported=True)}; PyTorch weights {_takes(result, exported=False)}."
+        )
+    gives = "one logit for each class" if result["data"]["task"] == "classification" else "values in their own units"
     ready = f" Exported files normalise them inside and give {gives}." if exported else ""
-    return f"All take {takes}.{ready}"
+    return takes + ready
+
+
+def _takes(result: Mapping[str, Any], *, exported: bool) -> str:
+    shape = result["data"]["shape"]
+    if not _images(result):
+        return f"the table's columns as float32, shape [1, {', '.join(map(str, shape))}]"
+    channels, height, width = shape
+    pixels = "raw uint8 pixels from 0 to 255" if exported and _bytes(result) else "float32 pixels in [0, 1]"
+    if exported and _channels_last(result):
+        return f"{pixels}, shape [1, {height}, {width}, {channels}]: batch, height, width, channels"
+    return f"{pixels}, shape [1, {channels}, {height}, {width}]: batch, channels, height, width"
 
 
 def _literal(value: Any) -> str:
@@ -62,16 +98,34 @@ def _images(result: Mapping[str, Any]) -> bool:
     return len(result["data"]["shape"]) == 3
 
 
+def _files(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    files: Mapping[str, Any] = result["recipe"].get("files") or {}
+    return files
+
+
+def _bytes(result: Mapping[str, Any]) -> bool:
+    return _images(result) and _files(result).get("input") == "uint8"
+
+
+def _channels_last(result: Mapping[str, Any]) -> bool:
+    return _images(result) and _files(result).get("layout") == "nhwc"
+
+
 def _row(result: Mapping[str, Any]) -> str:
     shape = list(result["data"]["shape"])
     if not _images(result):
         columns = ", ".join(map(str, shape))
         return f"x = np.zeros((1, {columns}), np.float32)  # your columns, in the order of the training table"
     channels, height, width = shape
-    mode, turned = ("L", "pixels[None, None]") if channels == 1 else ("RGB", "pixels.transpose(2, 0, 1)[None]")
+    mode = "L" if channels == 1 else "RGB"
+    if _channels_last(result):
+        turned = "pixels[None, :, :, None]" if channels == 1 else "pixels[None]"
+    else:
+        turned = "pixels[None, None]" if channels == 1 else "pixels.transpose(2, 0, 1)[None]"
+    pixels = "np.asarray(image, np.uint8)" if _bytes(result) else "np.asarray(image, np.float32) / 255"
     return (
         f'image = Image.open("picture.png").convert("{mode}").resize(({width}, {height}))\n'
-        f"pixels = np.asarray(image, np.float32) / 255\n"
+        f"pixels = {pixels}\n"
         f"x = np.ascontiguousarray({turned})"
     )
 
@@ -102,11 +156,27 @@ def _onnx(file: str, result: Mapping[str, Any]) -> str:
 
 
 def _litert(file: str, result: Mapping[str, Any]) -> str:
-    return (
+    batches = sorted(_files(result).get("batches") or [1])
+    begin = (
         f"{_imports(result, 'import numpy as np', 'from ai_edge_litert.interpreter import Interpreter')}\n\n"
         f"interpreter = Interpreter({_literal(file)})\n"
+    )
+    row = _row(result)
+    if batches[0] > 1:
+        row += f"\nx = np.repeat(x, {batches[0]}, 0)  # the file takes {batches[0]} rows at a time"
+    if len(batches) > 1:
+        others = ", ".join(f"b{batch}" for batch in batches[1:])
+        return (
+            f"{begin}"
+            f'run = interpreter.get_signature_runner("b{batches[0]}")  # for more rows at a time: {others}\n'
+            f"{row}\n"
+            "(outputs,) = run(**{next(iter(run.get_input_details())): x}).values()\n"
+            f"{_answer(result, 'outputs')}"
+        )
+    return (
+        f"{begin}"
         "interpreter.allocate_tensors()\n"
-        f"{_row(result)}\n"
+        f"{row}\n"
         'interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)\n'
         "interpreter.invoke()\n"
         'outputs = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])\n'
@@ -114,23 +184,73 @@ def _litert(file: str, result: Mapping[str, Any]) -> str:
     )
 
 
+def _executorch(file: str, result: Mapping[str, Any]) -> str:
+    modules = ("from pathlib import Path", "", "import numpy as np", "import torch")
+    return (
+        f"{_imports(result, *modules, 'from executorch.runtime import Runtime')}\n\n"
+        f"program = Runtime.get().load_program(Path({_literal(file)}))\n"
+        'method = program.load_method("forward")  # 1 to 64 rows\n'
+        f"{_row(result)}\n"
+        "(outputs,) = method.execute([torch.from_numpy(x)])\n"
+        f"{_answer(result, 'outputs')}"
+    )
+
+
+def _openvino(file: str, result: Mapping[str, Any]) -> str:
+    return (
+        f"{_imports(result, 'import numpy as np', 'import openvino')}\n\n"
+        "# the .bin beside the file belongs to it; without the hint some processors round to bfloat16\n"
+        'exact = {"INFERENCE_PRECISION_HINT": "f32"}\n'
+        f'model = openvino.Core().compile_model({_literal(file)}, "CPU", exact)\n'
+        f"{_row(result)}\n"
+        "outputs = model(x)[0]\n"
+        f"{_answer(result, 'outputs')}"
+    )
+
+
+def _pytorch_smaller(file: str, result: Mapping[str, Any]) -> str:
+    data = result["data"]
+    shape, width = tuple(data["shape"]), len(data["classes"])
+    return (
+        "from pathlib import Path\n\n"
+        "import torch\n"
+        "from limbeck import compress\n"
+        "from limbeck.models import Normalized, build, load_weights, normalization\n"
+        "from limbeck.recipe import Network\n\n"
+        f"file = Path({_literal(file)})\n"
+        f"spec = Network(model={_literal((result['recipe'].get('student') or {}).get('model'))}{_arguments(result)})\n"
+        "# the file says what was done to the network, and its weights fit what came of it\n"
+        f"plain = compress.replay(build(spec, {shape}, {width}), compress.edits_of(file))\n"
+        "load_weights(plain, file)\n"
+        'spec = spec.model_copy(update={"weights": str(file)})\n'
+        f"mean, std = normalization(spec, plain, torch.zeros({shape[0]}), torch.ones({shape[0]}))\n"
+        "model = Normalized(plain, mean, std).eval()\n" + _called(result)
+    )
+
+
+def _arguments(result: Mapping[str, Any]) -> str:
+    spec = result["recipe"].get("student") or {}
+    kept = {key: spec[key] for key in ("options", "mean", "std") if spec.get(key)}
+    return "".join(f", {key}={_literal(value)}" for key, value in kept.items())
+
+
+def _called(result: Mapping[str, Any]) -> str:
+    data = result["data"]
+    zeros = f"outputs = model(torch.zeros(1, {', '.join(map(str, data['shape']))}))"
+    return zeros + ("" if data["task"] == "classification" else "  # standardised values")
+
+
 def _pytorch(file: str, result: Mapping[str, Any]) -> str:
     spec, data = result["recipe"].get("student") or {}, result["data"]
     shape, width = tuple(data["shape"]), len(data["classes"])
-    kept = {key: spec[key] for key in ("mean", "std") if spec.get(key)}
-    arguments = "".join(
-        f", {k}={_literal(v)}" for k, v in {"options": spec.get("options") or None, **kept}.items() if v
-    )
     channels = shape[0]
     return (
         "import torch\n"
         "from limbeck.models import Normalized, build, normalization\n"
         "from limbeck.recipe import Network\n\n"
-        f"spec = Network(model={_literal(spec.get('model'))}{arguments}, weights={_literal(file)})\n"
+        f"spec = Network(model={_literal(spec.get('model'))}{_arguments(result)}, weights={_literal(file)})\n"
         f"plain = build(spec, {shape}, {width})\n"
         "# the file says with which mean and std its training rows were normalised\n"
         f"mean, std = normalization(spec, plain, torch.zeros({channels}), torch.ones({channels}))\n"
-        "model = Normalized(plain, mean, std).eval()\n"
-        f"outputs = model(torch.zeros(1, {', '.join(map(str, shape))}))"
-        + ("" if data["task"] == "classification" else "  # standardised values")
+        "model = Normalized(plain, mean, std).eval()\n" + _called(result)
     )

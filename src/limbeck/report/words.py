@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 NOTHING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -24,7 +24,7 @@ METRICS = {
 }
 
 
-def finite(value: Any) -> bool:
+def finite(value: Any) -> TypeGuard[float]:
     """Whether this is a number that can be shown."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -44,6 +44,11 @@ def metric(name: str, value: Any) -> str:
     if not finite(value):
         return NOTHING
     return f"{100 * value:.2f} %" if METRICS[name][2] else number(value)
+
+
+def sign(name: str) -> int:
+    """1 where a larger value of the metric is better, -1 where a smaller one is."""
+    return -1 if "lower is better" in METRICS[name][1] else 1
 
 
 def spread(name: str, reach: Sequence[float] | None) -> str:
@@ -139,8 +144,8 @@ def _plain(value: Any) -> str:
 # --- what was done -------------------------------------------------------------------------------
 
 
-def story(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """What was done, from the recipe: (topic, sentences)."""
+def story(result: Mapping[str, Any], smaller: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """What was done, from the recipe: (topic, sentences); `smaller` tells how the student became smaller."""
     recipe, data = result["recipe"], result["data"]
     teachers, student = recipe.get("teachers") or [], recipe.get("student") or {}
     assistants = recipe.get("assistants") or []
@@ -161,13 +166,26 @@ def story(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         told.append(("Augmentation", [f"{augmented}. Training rows only.", *_views(result)]))
     if chosen := result.get("chosen"):
         told.append(("Chosen", [f"{chosen['name']}: {chosen['why']}."]))
+    if smaller:
+        told.append(("Made smaller", list(smaller)))
     if exports := recipe.get("export"):
-        names = listed([FORMATS.get(e, e) for e in exports])
-        told.append(("Export", [f"{names}; each file was run in its own runtime on the whole test split."]))
+        told.append(("Export", [f"{formats(exports)}; each file was run in its own runtime on the whole test split."]))
     return told
 
 
-FORMATS = {"pytorch": "PyTorch", "onnx": "ONNX", "litert": "LiteRT", "executorch": "ExecuTorch"}
+FORMATS = {
+    "pytorch": "PyTorch", "litert": "LiteRT", "onnx": "ONNX", "executorch": "ExecuTorch", "openvino": "OpenVINO",
+}  # fmt: skip
+PRECISIONS = {"float32": "float32", "fp16": "fp16", "int8": "int8", "w8": "8-bit weights", "w4": "4-bit weights"}
+
+
+def formats(names: Sequence[str]) -> str:
+    """Formats of files as `LiteRT (float32, int8) and ONNX`."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        form, _, precision = name.partition("-")
+        found.setdefault(FORMATS.get(form, form), []).append(PRECISIONS.get(precision or "float32", precision))
+    return listed([f if p == ["float32"] else f"{f} ({', '.join(p)})" for f, p in found.items()])
 
 
 def _data(data: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from limbeck.stages import Stages
 from limbeck.start import begin, choose_views, claim, dry_build
 from limbeck.study import learn
 from limbeck.teach import Tutor
+from limbeck.trials import finish, opened
 from limbeck.tune import search
 from limbeck.tune.space import Candidate, candidates, recipe_with, terms
 
@@ -109,12 +110,12 @@ class _Setting:
 
 def _searched(setting: _Setting, count: int) -> dict[str, Any]:
     tutor = _prepared(setting)
-    with search.opened(setting.folder / "search.db", setting.identity, higher=setting.higher) as study:
+    with opened(setting.folder / "search.db", setting.identity, higher=setting.higher) as study:
         try:
             while sum(trial["state"] != "interrupted" for trial in search.records(study)) < count:
                 trial, candidate, values = search.following(study, setting.space)
                 told = _tried(setting, tutor, trial.number, candidate, values)
-                search.finish(study, trial, told)
+                finish(study, trial, told)
                 _forget(setting.folder / "trials" / str(trial.number))
                 found = _written(setting, search.records(study))
                 setting.job.progress.say(_line(found, count))

@@ -1,0 +1,132 @@
+"""Models that the user brings along, and runs that are gone on with: a command line's words as a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck import recipe
+from limbeck.errors import UserError
+from limbeck.recipe import Recipe
+from limbeck.runtime import read_json
+
+TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
+ARRAYS = (".npz",)
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run."""
+    return (path / "recipe.yaml").is_file()
+
+
+def continued(folder: Path, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run with more to do.
+
+    Args:
+        folder: the run directory.
+        changes: of the keys `compress`, `budget`, `export` and `files`; what is there already is kept.
+
+    Raises:
+        UserError: there is no run, or the changes do not fit it.
+    """
+    raw = recipe.parse((folder / "recipe.yaml").read_text(encoding="utf-8"), str(folder / "recipe.yaml"))
+    compress = {**raw.get("compress", {}), **changes.get("compress", {})}
+    export = list(dict.fromkeys([*raw.get("export", []), *changes.get("export", [])]))
+    files = {**raw.get("files", {}), **changes.get("files", {})}
+    merged = {**raw, "compress": compress, "export": export, "files": files if export else {}}
+    if changes.get("budget"):
+        merged["budget"] = changes["budget"]
+    return recipe.load(merged)
+
+
+def brought(
+    weights: Path,
+    model: str | None,
+    data: str | None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    target: str | None = None,
+    lr: float | None = None,
+    changes: Mapping[str, Any],
+) -> Recipe:
+    """A recipe around a trained network of the user's own: nothing is trained but what it is made smaller by.
+
+    Args:
+        weights: its file.
+        model: its name, a reference network or timm/NAME.
+        data: a folder of images, an .npz, a table, or a recipe whose data it was trained on.
+        options: of the network.
+        target: of a table, the column that it predicts.
+        lr: the learning rate of a recovery.
+        changes: of the keys `compress`, `budget`, `export` and `files`.
+
+    Raises:
+        UserError: the file is no file of weights, or something that only the user knows is not said.
+    """
+    if not weights.is_file() or not weights.name.endswith(WEIGHTS):
+        kinds = ", ".join(WEIGHTS)
+        raise UserError("is neither a run directory nor a file of weights", where=str(weights), hint=f"give {kinds}")
+    if model is None or data is None:
+        missing = "--model NAME" if model is None else "--data"
+        what = "a file of weights does not say what network it is of, nor what data that is proved on"
+        raise UserError(what, where=str(weights), hint=f"give {missing}, too")
+    around, task = _data(data, target)
+    teaches = {"label_mse": 0.5, "mse": 0.5} if task == "regression" else {"hard": 0.1, "kd": {"weight": 0.9}}
+    train: dict[str, Any] = {"epochs": 0, "schedule": "cosine", **({"lr": lr} if lr else {})}
+    return recipe.load(
+        {
+            "name": weights.name.partition(".")[0] or "model",
+            "about": f"{weights.name}, a {model}, made smaller and into files.",
+            "task": task,
+            "seeds": 1,
+            "student": {"model": model, "options": dict(options or {}), "weights": str(weights), "train": train},
+            "losses": teaches,
+            **around,
+            **{key: value for key, value in changes.items() if value},
+        }
+    )
+
+
+def _data(text: str, target: str | None) -> tuple[dict[str, Any], str]:
+    """The keys of a recipe about data, and its task."""
+    path = Path(text)
+    if text in recipe.bundled() or path.suffix in (".yaml", ".yml"):
+        found = recipe.load(text).model_dump(mode="json", exclude_unset=True, include={"data", "augment", "views"})
+        return found, recipe.load(text).task
+    if path.is_dir():
+        return {"data": {"source": "folder", "path": text}}, "classification"
+    if path.name.endswith(TABLES):
+        if target is None:
+            raise UserError("which column is predicted?", where=text, hint="give --target NAME")
+        return {"data": {"source": "table", "path": text, "target": target}}, "classification"
+    if path.name.endswith(ARRAYS):
+        return {"data": {"source": "arrays", "path": text}}, "classification"
+    raise UserError(
+        "is neither a folder of images, an .npz, a table nor a recipe",
+        where=text,
+        hint="for anything else write a recipe with `data:` and give that",
+    )
+
+
+def shipped(path: Path) -> list[Path]:
+    """The exported files of a run, the chosen student's and float32 ones first; anything else is itself.
+
+    Raises:
+        UserError: the run is not finished, or has no files.
+    """
+    if not path.is_dir() or not is_run(path):
+        return [path]
+    result = read_json(path / "result.json")
+    rows = [m for m in result["models"] if m["role"] == "exported"]
+    if not rows:
+        raise UserError("this run has no exported files", where=str(path), hint=f"limbeck export {path} --to onnx")
+    chosen = result["chosen"]["name"]
+    rows.sort(key=lambda m: (m.get("source", chosen) != chosen, m.get("precision", "float32") != "float32"))
+    return [path / m["file"] for m in rows]
+
+
+def formats(text: Sequence[str] | None) -> list[str]:
+    """`a,b` and several of these as names of formats."""
+    return [name.strip() for part in text or () for name in part.split(",") if name.strip()]

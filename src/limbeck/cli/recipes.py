@@ -1,0 +1,155 @@
+"""Commands around a recipe: run it, search its losses, check it, list them, build a page again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limbeck.cli.app import Overrides, Quiet, RecipeName, app
+from limbeck.errors import UserError
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run directory.  [default: runs/<name of the recipe>]", show_default=False)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe: train teacher and students, compare them on the test split, export, report.
+
+    Give the same command again to go on with a run that was interrupted: what is done is not done again.
+
+    \b
+      limbeck run quickstart
+      limbeck run mnist-distiller data.source=fashion-mnist seeds=5 --out runs/fashion
+    """  # noqa: D301 - Click wants the character itself
+    from limbeck.runtime import Progress, keep_heap
+
+    keep_heap()
+    from limbeck import pipeline
+
+    started = Progress(quiet=quiet)
+    result = pipeline.run(recipe, out=out, overrides=overrides or (), progress=started)
+    if result:
+        from limbeck.report.terminal import show
+
+        show(result, out or Path("runs") / result["name"])
+
+
+@app.command()
+def tune(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    trials: Annotated[
+        int, typer.Option(metavar="N", help="Trials in all; a trial trains one student (for each seed).", min=1)
+    ] = 30,
+    out: Annotated[
+        Path | None, typer.Option(help="The run directory.  [default: runs/<name of the recipe>]", show_default=False)
+    ] = None,
+    losses: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Losses to choose from.  [default: the recipe's own, and the usual ones of its task]",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|A,B,...",
+            help="How many seeds a trial is the mean of, or which.  [default: the recipe's first]",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Search the loss by which the student learns best, its weight and its temperature, on validation alone.
+
+    The teacher is trained once (or found in the run directory) and asked once; the test split is not looked at. The
+    first trials are the recipe's own losses and the usual ones as published, then each follows from what came before.
+    Give the same command again to go on with a search that was interrupted, or a larger N to search on.
+
+    \b
+      limbeck tune quickstart --trials 20
+      limbeck tune my.yaml --trials 50 --losses kd,dkd,at --seeds 3
+      limbeck run runs/my/tune/best.yaml seeds=5     # what the winner is worth on the test split
+    """  # noqa: D301 - Click wants the character itself
+    from limbeck.runtime import Progress, keep_heap
+
+    keep_heap()
+    from limbeck import tune as room
+    from limbeck.report.search import show_search
+
+    names = [name.strip() for name in losses.split(",") if name.strip()] if losses is not None else []
+    found = room.tune(
+        recipe,
+        trials=trials,
+        out=out,
+        overrides=overrides or (),
+        losses=names,
+        seeds=_seeds(seeds),
+        progress=Progress(quiet=quiet),
+    )
+    show_search(found, (out or Path("runs") / found["name"]) / "tune")
+
+
+def _seeds(text: str | None) -> int | list[int] | None:
+    """`3` as the number of seeds that it is in a recipe, `3,7` as those two."""
+    if text is None:
+        return None
+    try:
+        given = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(
+            f"'{text}' is neither a number of seeds nor a list", where="--seeds", hint="3, or 0,1,2"
+        ) from None
+    return given if "," in text or not given else given[0]
+
+
+@app.command()
+def check(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Check a recipe without running it: every fault with its place, and a guess at what was meant."""
+    from limbeck import recipe as recipes
+
+    found = recipes.load(recipe, overrides or ())
+    teachers = ", ".join(t.model for t in found.teachers) or "no teacher"
+    seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
+    job = f"{found.task} on {found.data.source}; {teachers} -> {found.student.model}; {seeds}"
+    print(f"{found.name}: fine ({job})")
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Print this one.")] = None) -> None:
+    """List the bundled recipes, or print one."""
+    from limbeck import recipe
+    from limbeck.errors import did_you_mean
+
+    known = recipe.bundled()
+    if name is None:
+        for key in known:
+            print(f"{key:24} {recipe.load(key).about}")
+    elif name in known:
+        print(known[name], end="")
+    else:
+        raise UserError(f"no bundled recipe '{name}'", hint=did_you_mean(name, known))
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run, or a search.")]) -> None:
+    """Build the page of a finished run again from its result.json, or that of a search from its tune.json."""
+    from limbeck.report import write_report
+    from limbeck.report.search import write_search
+    from limbeck.runtime import read_json
+
+    if (directory / "tune.json").exists():
+        write_search(read_json(directory / "tune.json"), directory / "report.html")
+        print(directory / "report.html")
+        return
+    write_report(read_json(directory / "result.json"), directory / "report.html")
+    print(directory / "report.html")

@@ -1,0 +1,26 @@
+"""Smaller models from trained ones: channels pruned, layers factorised, weights made zero.
+
+Everything is planned first, as a JSON-like edit that `describe` shows, and then done by `apply`, which gives a new
+model. Edits of a model are kept in its file; `replay` builds its architecture again from a fresh one.
+"""
+
+from limbeck.compress.batchnorm import recalibrate
+from limbeck.compress.edits import apply, describe, edits_of, replay, save
+from limbeck.compress.factorise import plan_factorise
+from limbeck.compress.prune import Edit, plan_prune
+from limbeck.compress.sparsify import Zeros, keep_zeros, plan_sparsify
+
+__all__ = [
+    "Edit",
+    "Zeros",
+    "apply",
+    "describe",
+    "edits_of",
+    "keep_zeros",
+    "plan_factorise",
+    "plan_prune",
+    "plan_sparsify",
+    "recalibrate",
+    "replay",
+    "save",
+]

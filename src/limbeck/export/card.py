@@ -1,0 +1,195 @@
+"""The card beside every file: what it takes, what it gives, how good it is and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from limbeck import __version__
+from limbeck.errors import UserError
+from limbeck.export.interface import LARGEST_BATCH, Interface
+from limbeck.export.places import files, form_of, size_bytes
+from limbeck.runtime import read_json, write_json
+from limbeck.types import Kind, Task
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the card of a file says.
+
+    Attributes:
+        path: the file.
+        format: litert, onnx, executorch or openvino.
+        precision: float32, fp16, int8, w8 or w4.
+        task: what it predicts.
+        interface: what it takes.
+        shape: of one row as the network takes it, [channels, H, W] or [columns].
+        columns: names of a table's columns; empty for images.
+        metrics: on the test split.
+        made: how it was made.
+    """
+
+    path: Path
+    format: str
+    precision: str
+    task: Task
+    interface: Interface
+    shape: tuple[int, ...]
+    columns: tuple[str, ...]
+    metrics: Mapping[str, Any]
+    made: Mapping[str, Any]
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of a file stands: beside it, with .json after its whole name."""
+    return Path(path).with_name(Path(path).name + ".json")
+
+
+def write_card(
+    path: Path,
+    *,
+    interface: Interface,
+    format: str,
+    precision: str,
+    task: Task,
+    shape: Sequence[int],
+    columns: Sequence[str] = (),
+    metrics: Mapping[str, Any],
+    made: Mapping[str, Any],
+) -> Path:
+    """Write what a program or a person must know to use a file, and how it was made, beside it.
+
+    Args:
+        path: the file; it must be there.
+        interface: what it takes.
+        format: litert, onnx, executorch or openvino.
+        precision: float32, fp16, int8, w8 or w4.
+        task: what it predicts.
+        shape: of one row as the network takes it, [channels, H, W] or [columns].
+        columns: names of a table's columns; empty for images.
+        metrics: on the test split.
+        made: how it was made: edits, seed, whatever JSON can hold. This version of Limbeck is added.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        UserError: the file is not there, or the card cannot be written.
+    """
+    path = Path(path)
+    card = {
+        "card": VERSION,
+        "file": path.name,
+        "format": form_of(format),
+        "precision": precision,
+        "task": task.kind,
+        "classes" if task.kind == "classification" else "values": list(task.names),
+        "spread": task.spread,
+        "input": _input(interface, tuple(shape), columns, format),
+        "output": {"shape": ["rows", task.outputs], "dtype": "float32", "meaning": _meaning(task)},
+        "metrics": dict(metrics),
+        "made": {"limbeck": __version__, **made},
+        "bytes": size_bytes(path),
+        "files": {file.name: file.stat().st_size for file in files(path)},
+    }
+    write_json(card_path(path), card)
+    return card_path(path)
+
+
+def _input(interface: Interface, shape: tuple[int, ...], columns: Sequence[str], format: str) -> dict[str, Any]:
+    image = len(shape) == 3
+    own = (*shape[1:], shape[0]) if image and interface.layout == "nhwc" else shape
+    bytes_ = interface.input == "uint8"
+    what = "pixels" if image else "columns"
+    if bytes_:
+        meaning = f"{what} as bytes from 0 to 255, as they are; the file divides and normalises them"
+    elif image:
+        meaning = "pixels divided by 255, from 0 to 1; the file normalises them"
+    else:
+        meaning = "columns in their own units; the file standardises them"
+    rows: dict[str, Any] = {
+        "litert": sorted(interface.batches),
+        "executorch": f"1 to {LARGEST_BATCH}",
+    }
+    return {
+        "shape": ["rows", *own],
+        "rows": rows.get(form_of(format), "any number"),
+        "layout": interface.layout if image else None,
+        "dtype": interface.input,
+        "scale": 1 / 255 if bytes_ else 1.0,
+        "meaning": meaning,
+        **({"columns": list(columns)} if columns else {}),
+    }
+
+
+def _meaning(task: Task) -> str:
+    if task.kind == "classification":
+        return "one logit for each class; softmax makes probabilities of them, the largest is the predicted class"
+    spread = ", then the logarithm of the variance of each" if task.spread else ""
+    return f"one number for each value, in its own unit{spread}"
+
+
+def read_card(path: Path) -> Card:
+    """What the card beside a file says.
+
+    Args:
+        path: the file, not its card.
+
+    Raises:
+        UserError: there is no card, it cannot be read or was made by a later version, or it speaks of another file.
+    """
+    path = Path(path)
+    where = card_path(path)
+    if not where.exists():
+        raise UserError(
+            f"there is no {where.name} beside it, which says what it takes and gives",
+            where=str(path),
+            hint="copy both; `limbeck export` writes both",
+        )
+    told = read_json(where)
+    try:
+        if told["card"] > VERSION:
+            raise UserError(
+                f"it was written by a later version of Limbeck ({told['made']['limbeck']}; this is {__version__})",
+                where=str(where),
+            )
+        card = _card(path, told)
+        size = told["bytes"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"it is not a card of a file ({type(error).__name__}: {error})", where=str(where)) from error
+    if (found := size_bytes(path)) != size:
+        raise UserError(
+            f"it is about a file of {size:,} bytes, and {path.name} has {found:,}",
+            where=str(where),
+            hint="copy the file and its card together",
+        )
+    return card
+
+
+def _card(path: Path, told: Mapping[str, Any]) -> Card:
+    given = told["input"]
+    kind = told["task"]
+    if kind not in get_args(Kind):
+        raise ValueError(f"task {kind!r}")
+    names = tuple(str(name) for name in told["classes" if kind == "classification" else "values"])
+    rows = given["rows"]
+    interface = Interface(
+        given["dtype"], given["layout"] or "nchw", tuple(rows) if isinstance(rows, list) else Interface().batches
+    )
+    own = tuple(int(n) for n in given["shape"][1:])
+    shape = (own[2], *own[:2]) if given["layout"] == "nhwc" else own
+    return Card(
+        path,
+        form_of(told["format"]),
+        str(told["precision"]),
+        Task(kind, names, bool(told["spread"])),
+        interface,
+        shape,
+        tuple(str(name) for name in given.get("columns", ())),
+        dict(told["metrics"]),
+        dict(told["made"]),
+    )

@@ -1,0 +1,62 @@
+"""What an exported file says of new images or rows, in its own runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limbeck import export
+from limbeck.data import read_images, read_rows
+from limbeck.errors import UserError
+
+TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
+
+
+def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[str, Any]]:
+    """Predictions for images, or for every row of tables.
+
+    Args:
+        file: an exported file with its card beside it.
+        inputs: images, folders of images, or tables.
+        top: how many classes to name, the likeliest first.
+
+    Returns:
+        One mapping an image or row: input, and classes with their probabilities, or values by name.
+
+    Raises:
+        UserError: the file has no card, or an input cannot be read or does not fit.
+    """
+    card = export.read_card(file)
+    if not inputs:
+        raise UserError("there is nothing to predict", hint="give images, or a table")
+    if len(card.shape) == 3:
+        paths = [path for given in inputs for path in (sorted(_images(given)) if given.is_dir() else [given])]
+        names = [str(path) for path in paths]
+        x = read_images(paths, card.shape, card.made.get("background") or "white")
+        rows: np.ndarray[Any, Any] = x if card.interface.input == "uint8" else x.astype(np.float32) / 255
+        rows = rows.transpose(0, 2, 3, 1) if card.interface.layout == "nhwc" else rows
+    else:
+        tables = [read_rows(path, card.columns) for path in inputs]
+        names = [f"{path}:{n + 1}" for path, table in zip(inputs, tables, strict=True) for n in range(len(table))]
+        rows = np.concatenate(tables)
+    if not len(rows):
+        raise UserError("there is no image and no row in it", where=str(inputs[0]))
+    with export.Served(file, card.format) as served:
+        told = served.predict(np.ascontiguousarray(rows))
+    return [_said(card, name, row, top) for name, row in zip(names, told, strict=True)]
+
+
+def _images(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp")]
+
+
+def _said(card: export.Card, name: str, row: np.ndarray[Any, Any], top: int) -> dict[str, Any]:
+    if card.task.kind == "regression":
+        return {"input": name, "values": dict(zip(card.task.names, map(float, row), strict=False))}
+    shares = np.exp(row - row.max())
+    shares /= shares.sum()
+    best = np.argsort(-shares)[:top]
+    return {"input": name, "classes": [{"name": card.task.names[n], "probability": float(shares[n])} for n in best]}
