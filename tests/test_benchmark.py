@@ -67,7 +67,9 @@ def test_latency_takes_turns_and_keeps_ratios():
 def test_latency_is_bounded_by_time_but_measures_once():
     calls = []
     started = time.perf_counter()
-    found = benchmark.latency({"slow": benchmark.stopwatch(lambda: (calls.append(1), time.sleep(0.05)))}, rounds=10_000, seconds=0.01)
+    found = benchmark.latency(
+        {"slow": benchmark.stopwatch(lambda: (calls.append(1), time.sleep(0.05)))}, rounds=10_000, seconds=0.01
+    )
     assert found["slow"]["n"] == 1
     assert len(calls) == 2
     assert time.perf_counter() - started < 5

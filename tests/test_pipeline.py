@@ -136,6 +136,17 @@ def test_what_is_done_is_not_done_again(finished):
     assert again["seconds"]["teacher"] == first["seconds"]["teacher"]
 
 
+def test_one_more_seed_trains_nothing_again(tmp_path):
+    first = limbeck.run(tiny(seeds=[0]), out=tmp_path)
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    result = limbeck.run(tiny(seeds=[0, 1]), out=tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    before = {model["name"]: model["metrics"] for model in first["models"]}
+    after = {model["name"]: model["metrics"] for model in result["models"]}
+    assert before.items() < after.items()
+    assert {"student-seed1", "distilled-seed1"} < after.keys()
+
+
 def test_another_recipe_in_the_same_folder_is_refused_with_what_changed(finished):
     folder, _ = finished
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -369,7 +369,9 @@ def _measured(
     for one in smaller:
         formats, again = shipped.get(one.name, ()), partial(rebuild, job, one.file)
         candidates.append(
-            Candidate(one.name, one.role, one.seed, one.file, again, formats, one.name in shipped, one.rounded, one.told)
+            Candidate(
+                one.name, one.role, one.seed, one.file, again, formats, one.name in shipped, one.rounded, one.told
+            )
         )
     rows, disagreement = measure(job, candidates, None if faculty is None or faculty.joint else faculty.combine)
     models = [asdict(row) for row in rows]

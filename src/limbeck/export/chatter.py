@@ -36,6 +36,12 @@ def log_path(path: Path) -> Path:
     return path.with_name(path.name + ".log")
 
 
+def drop_empty(log: Path) -> None:
+    """Remove a log in which nothing was said."""
+    if not log.stat().st_size:
+        log.unlink()
+
+
 @contextlib.contextmanager
 def converting(target: str, path: Path) -> Iterator[Path]:
     """Make everything that is said inside go to the log beside `path`, and every failure a `UserError`.
@@ -55,6 +61,7 @@ def converting(target: str, path: Path) -> Iterator[Path]:
     try:
         with log.open("a", encoding="utf-8", errors="replace") as stream, captured(stream):
             yield log
+        drop_empty(log)
     except UserError:
         raise
     except Exception as error:

@@ -14,7 +14,7 @@ import numpy as np
 
 from limbeck.errors import UserError, did_you_mean
 from limbeck.export import Interface, Served, check_available, form_of, put, suffix, to
-from limbeck.export.chatter import check_installed, log_path
+from limbeck.export.chatter import check_installed, drop_empty, log_path
 from limbeck.export.elsewhere import elsewhere
 from limbeck.quantize.errors import LayerError
 from limbeck.quantize.rows import Rows, check_rows
@@ -134,6 +134,7 @@ def quantize(
         elsewhere(f"limbeck.quantize.{form}:make", arguments, log=log, doing=doing, where=str(path))
         check_runs(made, name, rows)
         put(made, path)
+    drop_empty(log)
     return path
 
 

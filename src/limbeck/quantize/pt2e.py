@@ -6,6 +6,7 @@ It rounds a traced graph for XNNPACK: int8 activations, weights by channel.
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -113,6 +114,12 @@ def rounds_weights(module: Any) -> bool:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """A place where these libraries may warn about themselves unheard."""
+    theirs = logging.getLogger("torch.utils._pytree")
+    level = theirs.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        theirs.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            theirs.setLevel(level)
