@@ -94,6 +94,7 @@ def test_trials_within_the_budget_come_first_and_failed_ones_last():
     assert rows[1]["way"] == "62.5 % pruned, factorised to 95 % of the energy, 4-bit weights"
     assert (rows[1]["chance"], rows[0]["chance"]) == ("< 0.01", "0.41")
     assert rows[-1]["reason"] == "the loss is not a number"
+    assert budget.way(found["trials"][0] | {"learned": True}) == "int8, trained rounded"
     assert budget.budget({}) is None
     assert budget.budget({"budget": None}) is None
 

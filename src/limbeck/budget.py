@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor
 
-from limbeck import evaluate, export
+from limbeck import evaluate, export, quantize
 from limbeck.data import targets
 from limbeck.errors import DivergedError, UserError
 from limbeck.job import Job
@@ -137,32 +137,62 @@ def _tried(job: Job, way: Way, start: Studied, tutor: Tutor, folder: Path) -> di
         "value": None, "reason": None, "within": False,
     }  # fmt: skip
     own = replace(job, folder=folder, stages=Stages(folder, job.accelerator))
+    found: dict[str, Any] = {}
     try:
-        network: nn.Module = rebuild(job, start.file)
-        if steps:
-            network = rebuild(own, walk(own, Chain("trial", steps), start, tutor, "compressed").file)
-        data, truth = job.data, targets(job.data, job.data.val, "cpu")
-        before = evaluate.predict(rebuild(job, start.file).eval(), data, data.val)
-        with tempfile.TemporaryDirectory(prefix="limbeck-") as scratch:
-            path = Path(scratch) / f"trial{export.suffix(format_)}"
-            file_of(job, network.cpu().eval(), format_, path)
-            size_kb = export.size_bytes(path) / 1000
-            after, latency_ms = predicted(job, path, parts(format_)[0], data.val, calls=TIMED_CALLS)
-            assert latency_ms is not None
+        file = walk(own, Chain("trial", steps), start, tutor, "compressed").file if steps else start.file
+        found = _measured(job, file, format_, start)
+        if _worth_learning(job, found, file, format_, start):
+            # Rounding costs too much: the network learns with it instead.
+            learned = Step.model_validate({"quantize": 8, "recover": spec.recover.model_dump(exclude_unset=True)})
+            begun_at = replace(start, file=file)
+            file = walk(own, Chain("learned", [learned]), begun_at, tutor, "compressed").file
+            if (again := _measured(job, file, format_, start, learned=True))["value"] < found["value"]:
+                found, told["steps"] = again, [*told["steps"], learned.model_dump(mode="json", exclude_unset=True)]
     except (DivergedError, UserError) as error:
-        return told | {"reason": error.what}
-    lost = evaluate.loss(data.task, before, standardised(job, after), truth, allowed=spec.accuracy_drop)
-    over = [
-        max(0.0, lost.drop - spec.accuracy_drop) * 10 if not lost.within else 0.0,
-        max(0.0, math.log(size_kb / spec.size_kb)) if spec.size_kb else 0.0,
-        max(0.0, math.log(latency_ms / spec.latency_ms)) if spec.latency_ms else 0.0,
-    ]
+        return told | found | {"reason": error.what}
+    return told | found
+
+
+def _measured(job: Job, file: Path, format_: Deployable, start: Studied, *, learned: bool = False) -> dict[str, Any]:
+    """What a network is as a file: its size, time and loss on validation, and how much it exceeds the budget."""
+    spec = job.recipe.budget
+    assert spec is not None
+    with tempfile.TemporaryDirectory(prefix="limbeck-") as scratch:
+        path = Path(scratch) / f"trial{export.suffix(format_)}"
+        file_of(job, rebuild(job, file).cpu().eval(), format_, path, trained_rounded=learned)
+        size_kb = export.size_bytes(path) / 1000
+        after, latency_ms = predicted(job, path, parts(format_)[0], job.data.val, calls=TIMED_CALLS)
+    assert latency_ms is not None
+    lost = _loss(job, start, standardised(job, after))
+    over = {
+        "accuracy_drop": max(0.0, lost.drop - spec.accuracy_drop) * 10 if not lost.within else 0.0,
+        "size_kb": max(0.0, math.log(size_kb / spec.size_kb)) if spec.size_kb else 0.0,
+        "latency_ms": max(0.0, math.log(latency_ms / spec.latency_ms)) if spec.latency_ms else 0.0,
+    }
+    exceeded = [name for name, amount in over.items() if amount]
     # Whatever exceeds the budget comes after all that keeps to it, the nearest first.
-    value = math.log(size_kb) + (20 + 5 * sum(over) if any(over) else 0.0)
-    return told | {
+    value = math.log(size_kb) + (20 + 5 * sum(over.values()) if exceeded else 0.0)
+    return {
         "value": value, "size_kb": size_kb, "latency_ms": latency_ms, "drop": lost.drop, "p_more": lost.p_more,
-        "within": not any(over),
+        "within": not exceeded, "exceeded": exceeded, "learned": learned,
     }  # fmt: skip
+
+
+def _worth_learning(job: Job, found: Mapping[str, Any], file: Path, format_: Deployable, start: Studied) -> bool:
+    """Whether the loss is all that is wrong, and came with the rounding: then training with it may help."""
+    spec = job.recipe.budget
+    if found["exceeded"] != ["accuracy_drop"] or format_ not in quantize.TRAINED or not (spec and spec.recover.epochs):
+        return False
+    lost = _loss(job, start, evaluate.predict(rebuild(job, file).eval(), job.data, job.data.val))
+    return bool(lost.within)
+
+
+def _loss(job: Job, start: Studied, after: Tensor) -> evaluate.Loss:
+    """What predictions for the validation rows lose against the uncompressed student's."""
+    data, spec = job.data, job.recipe.budget
+    assert spec is not None
+    before = evaluate.predict(rebuild(job, start.file).eval(), data, data.val)
+    return evaluate.loss(data.task, before, after, targets(data, data.val, "cpu"), allowed=spec.accuracy_drop)
 
 
 def _found(job: Job, start: Studied, trials: list[dict[str, Any]]) -> dict[str, Any]:
@@ -205,7 +235,7 @@ def _lost(job: Job, drop: float) -> str:
 
 def _line(number: int, count: int, way: Way, told: Mapping[str, Any]) -> str:
     parts = [f"{way.ratio:.0%} pruned" if way.ratio else "", f"energy {way.energy:g}" if way.energy < 1 else ""]
-    what = ", ".join([*filter(None, parts), way.precision])
+    what = ", ".join([*filter(None, parts), way.precision, *(["trained rounded"] if told.get("learned") else [])])
     if told["value"] is None:
         return f"budget: trial {number} ({number + 1} of {count}): {what}: failed, {told['reason']}"
     kept = "within" if told["within"] else "outside"

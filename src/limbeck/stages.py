@@ -66,7 +66,7 @@ class Stages:
             )
         if known["key"] != key:
             raise UserError(
-                "this stage was begun from other data, another teacher or another version",
+                "this stage was begun from other data, another teacher, another recipe or version",
                 where=str(folder),
                 hint=f"choose another --out, or {_again(folder)}",
             )

@@ -57,6 +57,7 @@ def way(trial: Mapping[str, Any]) -> str:
         f"{100 * tried['ratio']:.3g} % pruned" if tried.get("ratio") else "",
         f"factorised to {100 * tried['energy']:.3g} % of the energy" if (tried.get("energy") or 1) < 1 else "",
         words.PRECISIONS.get(tried["precision"], tried["precision"]),
+        "trained rounded" if trial.get("learned") else "",
     ]
     return ", ".join(part for part in parts if part)
 

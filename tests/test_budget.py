@@ -1,0 +1,127 @@
+"""The search for the smallest file within a budget: what it finds, goes on with, and does where rounding costs much."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from test_pipeline import tiny
+
+import limbeck
+from limbeck import budget, recipe, start
+from limbeck.devices import make_accelerator
+from limbeck.errors import UserError
+from limbeck.runtime import Progress
+from limbeck.study import Studied
+
+STUDENT = {
+    "model": "conv-pool",
+    "options": {"channels": [16], "hidden": 32},
+    "train": {"epochs": 2, "batch_size": 32, "lr": 3e-3},
+}
+WANTED = {"accuracy_drop": 0.2, "size_kb": 1000, "latency_ms": 1000, "runtime": "onnx", "trials": 3, "recover": 1}
+
+
+def recipe_of(**changes):
+    return tiny(student=STUDENT, seeds=[0], budget={**WANTED, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "budget"
+    return folder, limbeck.run(recipe_of(), out=folder)
+
+
+def one(result, name):
+    return next(model for model in result["models"] if model["name"] == name)
+
+
+@pytest.mark.slow
+def test_the_smallest_file_within_the_budget_becomes_a_student_and_its_file(finished):
+    folder, result = finished
+    found = result["budget"]
+    assert len(found["trials"]) == 3
+    tried = [(t["way"]["ratio"], t["way"]["energy"], t["way"]["precision"]) for t in found["trials"]]
+    assert tried == [(0.0, 1.0, "int8"), (0.5, 1.0, "int8"), (0.75, 1.0, "int8")]
+    sizes = [t["size_kb"] for t in found["trials"]]
+    assert sizes == sorted(sizes, reverse=True)
+    within = [t for t in found["trials"] if t["within"]]
+    assert found["winner"] == min(within, key=lambda t: t["size_kb"])
+    assert found["words"].startswith("the smallest of 3 trials within the budget: onnx-int8")
+    chosen = one(result, "budget-seed0.onnx-int8")
+    assert (folder / chosen["file"]).stat().st_size / 1000 == pytest.approx(found["winner"]["size_kb"], rel=0.02)
+    assert {"budget-seed0", "budget-alone-seed0"} <= {model["name"] for model in result["models"]}
+    assert 'id="budget"' in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_an_impossible_budget_is_said_and_the_nearest_named(finished):
+    folder, _ = finished
+    with pytest.raises(UserError, match=r"begun from .* another recipe"):
+        limbeck.run(recipe_of(size_kb=0.5, trials=1), out=folder)
+    shutil.rmtree(folder / "budget")
+    result = limbeck.run(recipe_of(size_kb=0.5, trials=1), out=folder)
+    found = result["budget"]
+    assert found["winner"] is None
+    assert found["words"].startswith("none of 1 trials keeps to the budget; the nearest: onnx-int8")
+    assert found["trials"][0]["exceeded"] == ["size_kb"]
+    assert not any(model["name"].startswith("budget") for model in result["models"])
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_where_it_was_stopped(finished, monkeypatch):
+    folder, result = finished
+    measured = budget._measured
+    calls = []
+
+    def stopped(*given, **options):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measured(*given, **options)
+
+    monkeypatch.setattr(budget, "_measured", stopped)
+    wanted = recipe_of(trials=2, size_kb=999)
+    shutil.rmtree(folder / "budget")
+    with pytest.raises(KeyboardInterrupt):
+        limbeck.run(wanted, out=folder)
+    found = limbeck.run(wanted, out=folder)["budget"]
+    assert len(calls) == 3  # the first was not done again
+    assert [t["way"] for t in found["trials"]] == [t["way"] for t in result["budget"]["trials"][:2]]
+    assert [t["drop"] for t in found["trials"]] == [t["drop"] for t in result["budget"]["trials"][:2]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("helps", [True, False])
+def test_where_rounding_costs_too_much_the_network_learns_rounded(finished, monkeypatch, tmp_path, helps):
+    """The tool's int8 files are made worthless; those of networks that learned rounded are as they come."""
+    folder, _ = finished
+    checked = recipe.load(folder / "recipe.yaml").model_copy(update={"budget": recipe.Budget(**WANTED), "teachers": []})
+    job = start.begin(checked, folder, make_accelerator(checked.run, folder), Progress(quiet=True))
+    predicted, file_of = budget.predicted, budget.file_of
+    learned = []
+
+    def made(job, network, name, path, *, trained_rounded=False):
+        learned.append(trained_rounded)
+        return file_of(job, network, name, path, trained_rounded=trained_rounded)
+
+    def worthless(*given, **options):
+        told, latency = predicted(*given, **options)
+        return (told if learned[-1] and helps else torch.zeros_like(told)), latency
+
+    monkeypatch.setattr(budget, "file_of", made)
+    monkeypatch.setattr(budget, "predicted", worthless)
+    weights = job.weights("distilled-seed0", checked.student.train)
+    student = Studied("distilled-seed0", "distilled", 0, weights, {})
+    tutor = budget.as_tutor(job, student, ["key"])
+    start.dry_build(job)
+    told = budget._tried(job, budget.Way(0.0, 1.0, "int8"), student, tutor, tmp_path)
+    assert learned == [False, True]
+    assert told["within"] == helps
+    assert told["learned"] == helps
+    assert [list(step) for step in told["steps"]] == ([["quantize", "recover"]] if helps else [])
+    assert json.loads(json.dumps(told)) == told
+    # Nothing is learned where the file is too large anyway, or where it is not made of integers.
+    del learned[:]
+    assert not budget._tried(job, budget.Way(0.0, 1.0, "float32"), student, tutor, tmp_path / "float")["within"]
+    assert learned == [False]
