@@ -20,7 +20,7 @@ from limbeck.runtime import Progress, write_text
 from limbeck.stages import Stages
 
 # What may change from one start of a run to the next: no training depends on it that was done before.
-FREE = ("seeds.", "cache.strict.", "cache.limit_gb.", "compress.", "budget.", "export.", "files.")
+FREE = ("about.", "seeds.", "cache.strict.", "cache.limit_gb.", "compress.", "budget.", "export.", "files.")
 
 
 def claim(folder: Path, checked: Recipe) -> None:

@@ -51,8 +51,8 @@ def _integers(option: str) -> Any:
     # Weights that are turned back to float for every call are neither smaller than these nor faster.
     if option == "w8":
         return recipe.dynamic_wi8_afp32()
-    # With fifteen steps the largest weight must not set their size. Ranges with the least squared error (Sakr 2022) lose
-    # 0.1 points of a network of two layers on Fashion-MNIST where ranges up to the largest lose 1.1.
+    # With fifteen steps the largest weight must not set their size. Ranges with the least squared error (Sakr 2022)
+    # lose 0.1 points of a network of two layers on Fashion-MNIST where ranges up to the largest lose 1.1.
     return recipe.dynamic_wi4_afp32(algorithm_manager.AlgorithmName.OCTAV)
 
 
