@@ -129,7 +129,8 @@ def walk(job: Job, chain: Chain, start: Studied, tutor: Tutor | None, role: Role
         key = fingerprint(key, step.model_dump(mode="json", exclude_none=True), number)
         with within(f"compress.{chain.name}"):
             compute = partial(_take, job, step, number, before, start, tutor)
-            result = job.stages.together(stage, key, compute)
+            # What a search has found follows from it, and was not asked for by name.
+            result = job.stages.together(stage, key, compute, renew=chain.name == "budget")
         told += result["told"]
         before = job.folder / stage / "model.safetensors"
     return Shrunk(name, role, chain.name, start.seed, start.name, chain.steps, told, before, result)

@@ -28,10 +28,12 @@ class Stages:
         self.folder, self._accelerator = folder, accelerator
         self.seconds: dict[str, float] = {}
 
-    def together(self, name: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    def together(
+        self, name: str, key: str, compute: Callable[[Path], dict[str, Any]], *, renew: bool = False
+    ) -> dict[str, Any]:
         """As `alone`, for a stage that all processes take part in."""
         self._accelerator.wait_for_everyone()
-        result = self.alone(name, key, compute)
+        result = self.alone(name, key, compute, renew=renew)
         self._accelerator.wait_for_everyone()
         return result
 
@@ -53,12 +55,13 @@ class Stages:
         folder, main = self.folder / name, self._accelerator.is_main_process
         record = folder / "stage.json"
         known: dict[str, Any] = _known(record) if record.exists() else {"key": key, "done": False}
-        if known["key"] != key and not known["done"] and not (folder / "checkpoint.pt").exists():
-            # It was begun from something else and failed before there was anything to lose.
+        # Begun from something else, and it failed before there was anything to lose.
+        nothing = not known["done"] and not (folder / "checkpoint.pt").exists()
+        if known["key"] != key and (renew or nothing):
             if main:
                 shutil.rmtree(folder)
             known = {"key": key, "done": False}
-        if renew and (known["key"] != key or (known["done"] and _lost(self.folder, known["result"]))):
+        if renew and known["done"] and _lost(self.folder, known["result"]):
             known = {"key": key, "done": False}
         if known["done"] and (lost := _lost(self.folder, known["result"])):
             raise UserError(
