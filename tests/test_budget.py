@@ -36,6 +36,18 @@ def one(result, name):
     return next(model for model in result["models"] if model["name"] == name)
 
 
+def test_ways_are_steps_of_a_recipe():
+    recover = recipe.Recover(epochs=2)
+    steps = budget.Way(0.5, 0.8, "int8").steps(recover)
+    assert [step.prune.ratio if step.prune else step.factorise.energy for step in steps] == [0.5, 0.8]
+    assert budget.Way(0.0, 1.0, "float32").steps(recover) == []
+    assert budget.Way(0.0, 1.0, "w4").format("litert") == "litert-w4"
+    assert budget.Way(0.0, 1.0, "float32").format("onnx") == "onnx"
+    for runtime, precisions in budget.PRECISIONS.items():
+        for precision in precisions:
+            recipe.load(tiny(export=[budget.Way(0, 1, precision).format(runtime)]))
+
+
 @pytest.mark.slow
 def test_the_smallest_file_within_the_budget_becomes_a_student_and_its_file(finished):
     folder, result = finished
@@ -52,6 +64,9 @@ def test_the_smallest_file_within_the_budget_becomes_a_student_and_its_file(fini
     assert (folder / chosen["file"]).stat().st_size / 1000 == pytest.approx(found["winner"]["size_kb"], rel=0.02)
     assert {"budget-seed0", "budget-alone-seed0"} <= {model["name"] for model in result["models"]}
     assert 'id="budget"' in (folder / "report.html").read_text()
+    stamp = (folder / "budget" / "search.db").stat().st_mtime_ns
+    assert limbeck.run(recipe_of(), out=folder)["budget"] == found
+    assert (folder / "budget" / "search.db").stat().st_mtime_ns == stamp
 
 
 @pytest.mark.slow

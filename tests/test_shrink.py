@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from test_pipeline import tiny
 
 import limbeck
-from limbeck import benchmark, budget, compress, data, evaluate, recipe, shrink, start
+from limbeck import benchmark, compress, data, evaluate, recipe, shrink, start
 from limbeck.brought import brought, continued
 from limbeck.devices import make_accelerator
 from limbeck.errors import UserError
@@ -200,38 +200,6 @@ def test_a_misfit_is_told_before_anything_is_trained(changes, place, what):
     assert what in str(told.value)
 
 
-# --- within a budget -----------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_search_finds_the_smallest_file_within_the_budget(finished, tmp_path):
-    _folder, _ = finished
-    limits = {"accuracy_drop": 0.9, "size_kb": 12.0, "runtime": "onnx", "trials": 6, "recover": 1}
-    out = tmp_path / "run"
-    result = limbeck.run(recipe_of(compress={}, budget=limits, export=["onnx"]), out=out)
-    found = result["budget"]
-    assert len(found["trials"]) == 6
-    fitting = [t for t in found["trials"] if t["value"] is not None and t["size_kb"] <= 12 and t["drop"] <= 0.9]
-    assert found["winner"]["size_kb"] == min(t["size_kb"] for t in fitting)
-    assert any(t["front"] for t in found["trials"])
-    assert found["winner"]["format"] in {m["name"].rpartition(".")[2] for m in result["models"]}
-    stamp = (out / "budget" / "search.db").stat().st_mtime_ns
-    assert limbeck.run(recipe_of(compress={}, budget=limits, export=["onnx"]), out=out)["budget"] == found
-    assert (out / "budget" / "search.db").stat().st_mtime_ns == stamp
-
-
-def test_ways_are_steps_of_a_recipe():
-    recover = recipe.Recover(epochs=2)
-    steps = budget.Way(0.5, 0.8, "int8").steps(recover)
-    assert [step.prune.ratio if step.prune else step.factorise.energy for step in steps] == [0.5, 0.8]
-    assert budget.Way(0.0, 1.0, "float32").steps(recover) == []
-    assert budget.Way(0.0, 1.0, "w4").format("litert") == "litert-w4"
-    assert budget.Way(0.0, 1.0, "float32").format("onnx") == "onnx"
-    for runtime, precisions in budget.PRECISIONS.items():
-        for precision in precisions:
-            recipe.load(recipe_of(export=[budget.Way(0, 1, precision).format(runtime)]))
-
-
 # --- a command line's words ----------------------------------------------------------------------
 
 
@@ -251,6 +219,18 @@ def test_weights_of_ones_own_become_a_recipe(finished, tmp_path):
         brought(tmp_path, "conv-pool", "quickstart", changes={})
     with pytest.raises(UserError, match="--target"):
         brought(weights, "mlp", "some.csv", changes={})
+
+
+@pytest.mark.slow
+def test_weights_of_ones_own_are_proved_without_a_teacher(finished, tmp_path):
+    folder, before = finished
+    weights = folder / "distilled-seed0" / "best.safetensors"
+    around = tmp_path / "around.yaml"
+    around.write_text(json.dumps({**tiny(), "teachers": [], "losses": {"hard": 1.0}, "seeds": 1}))
+    options = recipe.load(folder / "recipe.yaml").student.options
+    found = brought(weights, "conv-pool", str(around), options=options, changes={"export": ["onnx"]})
+    result = limbeck.run(found, out=tmp_path / "run")
+    assert one(result, "student-seed0")["metrics"] == one(before, "distilled-seed0")["metrics"]
 
 
 def test_rows_of_files_are_prepared_as_those_of_a_data_set(tmp_path):

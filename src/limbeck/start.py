@@ -92,7 +92,7 @@ def dry_build(job: Job) -> None:
     itself = bool(checked.student.generations or checked.student.peers or (checked.smaller and not teachers))
     if itself:
         job.rehearse("student", student[0], "student", student)
-    if teachers or not itself:
+    if teachers or not (itself or checked.student.brought):  # what is brought along learns nothing
         job.rehearse("student", student[0], tutor, teachers)
     for line in dict.fromkeys(line for fitting in job.fittings.values() for line in fitting.plan):
         job.progress.say(f"taps of {line}")
