@@ -230,7 +230,8 @@ def test_weights_of_ones_own_are_proved_without_a_teacher(finished, tmp_path):
     options = recipe.load(folder / "recipe.yaml").student.options
     found = brought(weights, "conv-pool", str(around), options=options, changes={"export": ["onnx"]})
     result = limbeck.run(found, out=tmp_path / "run")
-    assert one(result, "student-seed0")["metrics"] == one(before, "distilled-seed0")["metrics"]
+    now, then = (one(r, name)["metrics"] for r, name in ((result, "student-seed0"), (before, "distilled-seed0")))
+    assert now.items() <= then.items()  # no teacher, so nothing to agree with
 
 
 def test_rows_of_files_are_prepared_as_those_of_a_data_set(tmp_path):
