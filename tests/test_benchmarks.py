@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import need
 from report_samples import classification, compared
+from report_samples_compressed import within_budget
 
 from limbeck.report import words
 
@@ -188,3 +190,24 @@ def test_whole_job_gives_every_figure(cache):
     assert (result["epochs"], result["rows"], result["steps"]) == (2, 1280, 40)
     assert all(0.1 < value < 1 for value in result["val_accuracy"].values())
     assert 1e8 < result["peak_bytes"]["limbeck"] < 1.5e9
+
+
+def test_a_run_that_made_students_smaller_prints_ways_and_files(tmp_path, printed):
+    result = within_budget()
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    cells = [line.strip("| ").split(" | ") for line in printed(tmp_path) if line.startswith("|")]
+    rows = {tuple(row[:2]): row for row in cells}
+    for entry in result["compressed"]:
+        row = next(row for row in cells if row[0] == f"`{entry['name']}`" and len(row) == 7)
+        assert row[1].startswith(f"{100 * entry['against_start']['distilled']['mean']:.2f}")
+    way = result["compressed"][0]["name"]
+    start = next(iter(result["compressed"][0]["start"].values())).rpartition("-seed")[0]
+    of = {
+        name: [m for m in result["models"] if re.fullmatch(rf"{name}-seed\d+\.litert(-int8)?", m["name"])]
+        for name in (way, start)
+    }
+    small, large = ([m for m in of[n] if m["name"].endswith(e)] for n, e in ((way, "int8"), (start, "litert")))
+    score, before = (sum(100 * m["metrics"]["accuracy"] for m in ms) / len(ms) for ms in (small, large))
+    size, whole = (sum(m["cost"]["size_bytes"] for m in ms) / len(ms) for ms in (small, large))
+    told = rows[f"`{way}`", "litert-int8"]
+    assert told[2:6] == [f"{score:.2f}", f"{before - score:+.2f}", f"{size / 1000:,.0f}", f"{size / whole:.1%}"]
