@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import benchmark
+from limbeck import benchmark, timing
 from limbeck.errors import UserError
 
 
@@ -107,3 +107,16 @@ def test_threads_are_restored_even_after_an_error():
     assert torch.get_num_threads() == before
     with pytest.raises(UserError, match="0 threads"), benchmark.threads(0):
         pass
+
+
+@pytest.mark.parametrize(("ms", "calls"), [(0.02, [1, 5]), (80.0, [1])])
+def test_files_are_called_several_times_in_a_row_unless_they_take_long(ms, calls):
+    asked = []
+
+    class Fake:
+        def time(self, x, *, calls):
+            asked.append(calls)
+            return [ms] * calls
+
+    assert timing.once(Fake(), None) == ms
+    assert asked == calls

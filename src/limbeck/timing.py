@@ -15,11 +15,13 @@ from limbeck import export
 from limbeck.errors import UserError, did_you_mean
 
 CALLS = 5  # for one measurement, one after the other: a runtime of some microseconds has to get warm
+LONG_MS = 50.0  # a call of so long is its own warm-up
 
 
 def once(served: export.Served, x: np.ndarray[Any, Any]) -> float:
-    """The median of a few calls with the same rows, in milliseconds."""
-    return float(np.median(served.time(x, calls=CALLS)))
+    """The median of a few calls with the same rows, in milliseconds; of long ones a single one."""
+    first = float(served.time(x, calls=1)[0])
+    return first if first > LONG_MS else float(np.median(served.time(x, calls=CALLS)))
 
 
 def benchmark(files: Sequence[Path], *, threads: int = 1, rounds: int = 30) -> list[dict[str, Any]]:
