@@ -130,8 +130,8 @@ def listening() -> Iterator[list[str]]:
 class Exported:
     """A model, what it was before, and the file made of it.
 
-    `x` is what the file takes, `reference` what the model gives for the same rows, `said` what the terminal got, `loaded`
-    the modules that this process loaded for it.
+    `x` is what the file takes, `reference` what the model gives for the same rows, `said` what the terminal got,
+    `loaded` the modules that this process loaded for it.
     """
 
     form: str
