@@ -326,7 +326,6 @@ def test_a_fault_put_right_needs_no_other_folder(tmp_path):
     ("path", "content"),
     [
         ("distilled-seed0/best.safetensors", None),
-        ("export/*.onnx", None),
         ("teacher/stage.json", ""),
         ("teacher/stage.json", "{}"),
         ("measured/stage.json", "[1]"),
@@ -340,6 +339,16 @@ def test_a_finished_run_that_lost_something_says_how_to_go_on(finished, tmp_path
     with pytest.raises(UserError, match=r"remove .* to do the stage again") as caught:
         limbeck.run(tmp_path / "run" / "recipe.yaml", out=tmp_path / "run")
     assert str(hurt) in str(caught.value)
+
+
+def test_a_lost_file_is_made_again(finished, tmp_path):
+    folder, result = finished
+    shutil.copytree(folder, tmp_path / "run")
+    [lost] = (tmp_path / "run").glob("export/*.onnx")
+    lost.unlink()
+    again = limbeck.run(tmp_path / "run" / "recipe.yaml", out=tmp_path / "run")
+    assert lost.is_file()
+    assert [m["metrics"] for m in again["models"]] == [m["metrics"] for m in json.loads(json.dumps(result["models"]))]
 
 
 def test_a_checkpoint_of_something_else_is_refused(finished, tmp_path):

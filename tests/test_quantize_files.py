@@ -168,9 +168,8 @@ def test_a_quantized_file_is_nearly_the_float_one(made: Made) -> None:
 def test_a_quantized_file_is_smaller(made: Made) -> None:
     share = export.size_bytes(made.path) / export.size_bytes(made.source)
     assert share < {"cnn": 0.4, "resnet": 0.3}.get(made.network, 0.9)  # small networks are half names and numbers
-    assert sorted(p.name for p in made.path.parent.glob("quantized*")) == sorted(
-        file.name for file in export.files(made.path)
-    )
+    left = {p for p in made.path.parent.glob("quantized*") if p.suffix != ".log"}
+    assert left == set(export.files(made.path))
 
 
 @pytest.mark.slow
@@ -184,7 +183,7 @@ def test_layers_are_told_and_may_stay_float(made: Made, tmp_path: Path) -> None:
     named = weighted & {row.layer for row in found}
     assert len(named) >= (1 if made.network == "vit" else 0.6 * len(weighted))
     assert all(0 < row.sqnr_db <= 150 for row in found)
-    worst = [row.layer for row in found if row.noise > 0][:3]
+    worst = [row.layer for row in found if row.noise > 0]  # of some alone, noises may cancel each other
     mixed = tmp_path / made.path.name
     quantize.quantize(made.source, mixed, made.name, rows, skip=worst)
     expected = reference(made)

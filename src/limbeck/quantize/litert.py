@@ -37,7 +37,7 @@ def make(source: str, target: str, option: str, rows: str | None, skip: Sequence
     if option == "int8":
         for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             tool.update_quantization_recipe(".*", end, algorithm_key=leave)
-    for name in names_of(operations(source), skip):
+    for name in _named(source, skip):
         tool.update_quantization_recipe(f"^{re.escape(name)}$", every, algorithm_key=leave)
     measured = None if rows is None else _ranges(source, rows, tool.get_quantization_recipe())
     tool.quantize(measured, enable_progress_report=False).export_model(target)
@@ -101,18 +101,33 @@ def _batches(rows: Rows, size: int) -> Iterator[Rows]:
 
 def operations(source: str) -> list[Op]:
     """The operations of a float file, in their order; of the first signature where there are several."""
+    return _graphs(source)[0]
+
+
+def _named(source: str, layers: Sequence[str]) -> list[str]:
+    """The names of the operations of some layers in all signatures, which do the same in the same order."""
+    graphs = _graphs(source)
+    chosen = set(names_of(graphs[0], layers))
+    return [op.name for graph in graphs for op, first in zip(graph, graphs[0], strict=True) if first.name in chosen]
+
+
+def _graphs(source: str) -> list[list[Op]]:
+    """The operations of every signature."""
     from ai_edge_quantizer.utils import tfl_flatbuffer_utils as buffers
 
-    graph = buffers.read_model(source).subgraphs[0]
-    tensors, found = graph.tensors, []
-    computed = {i for op in graph.operators for i in op.outputs} | set(graph.inputs)
-    for op in graph.operators:
-        inputs, weights = (
-            tuple(buffers.get_tensor_name(tensors[i]) for i in op.inputs if i >= 0 and (i in computed) == which)
-            for which in (True, False)
-        )
-        output = buffers.get_tensor_name(tensors[op.outputs[0]])
-        found.append(Op(buffers.get_op_scope(op, tensors), _layer(output, weights), inputs, output))
+    model, found = buffers.read_model(source), []
+    for signature in model.signatureDefs:
+        graph = model.subgraphs[signature.subgraphIndex]
+        tensors, ops = graph.tensors, []
+        computed = {i for op in graph.operators for i in op.outputs} | set(graph.inputs)
+        for op in graph.operators:
+            inputs, weights = (
+                tuple(buffers.get_tensor_name(tensors[i]) for i in op.inputs if i >= 0 and (i in computed) == which)
+                for which in (True, False)
+            )
+            output = buffers.get_tensor_name(tensors[op.outputs[0]])
+            ops.append(Op(buffers.get_op_scope(op, tensors), _layer(output, weights), inputs, output))
+        found.append(ops)
     return found
 
 
