@@ -250,7 +250,7 @@ MUTANTS = [
     Mutant("shrink: every round takes the whole ratio", "shrink.py", "ratio=1 - (1 - then) / (1 - done)", "ratio=share", SHRINK),
     Mutant("paired: the drop that is allowed is not", "evaluate/paired.py", "_exceeds(lost - allowed, seed)", "_exceeds(lost, seed)", PAIRED),
     Mutant("paired: the smaller and the larger model swapped", "evaluate/paired.py", "lost = right[0] - right[1]", "lost = right[1] - right[0]", PAIRED),
-    Mutant("stages: what was done for another key is kept", "stages.py", 'if renew and (known["key"] != key', 'if renew and (known["key"] == ""', SHRINK),
+    Mutant("stages: what was done for another key is kept", "stages.py", '(renew or nothing)', 'nothing', SHRINK),
     # the search
     Mutant("tune: a search that goes on draws other trials", "tune/search.py", "TPESampler(seed=derive_seed(\"tune\", number) % 2**32)", "TPESampler()", TUNE),
     Mutant("tune: an interrupted trial is left behind", "tune/search.py", "if trial.state == TrialState.RUNNING]", "if trial.state == TrialState.PRUNED]", TUNE),

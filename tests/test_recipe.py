@@ -60,7 +60,7 @@ def test_every_bundled_recipe_is_sound(name):
     [
         ("epochs: 2", "epohcs: 2", "job.yaml:8: student.train.epohcs: unknown key; did you mean 'epochs'?"),
         ("epochs: 2", "epochs: two", "job.yaml:8: student.train.epochs: input should be a valid integer, not 'two'"),
-        ("epochs: 2", "epochs: 0", "greater than or equal to 1"),
+        ("epochs: 2", "epochs: -1", "greater than or equal to 0"),
         ("epochs: 2", "lr: -1", "student.train.lr"),
         ("source: digits", "source: digit", "did you mean 'digits'?"),
         ("temperature: 4", "temprature: 4", "did you mean 'temperature'?"),

@@ -39,9 +39,33 @@ def test_the_mnist_recipes_on_fashion_mnist(recipe, tmp_path):
         "data.limit=1000",
         "teachers.0.train.epochs=1",
         "student.train.epochs=1",
+        "compress={}",
     )
     check_result(result, 10)
     assert "Sneaker" in result["data"]["classes"]
+
+
+@pytest.mark.slow
+def test_mnist_compress_goes_all_its_ways(tmp_path):
+    need(FASHION, "Fashion-MNIST (Debian's dataset-fashion-mnist)")
+    result = run(
+        "mnist-compress",
+        tmp_path / "run",
+        "data.source=fashion-mnist",
+        "data.limit=600",
+        "teachers.0.train.epochs=1",
+        "student.train.epochs=1",
+        "export=[onnx, onnx-int8]",
+    )
+    ways = {entry["name"] for entry in result["compressed"]}
+    assert ways == {"pruned", "low-rank", "pruned-low-rank", "rounded"}
+    files = {m["name"] for m in result["models"] if m["role"] == "exported"}
+    assert files == {
+        *(f"{way}-seed0.{form}" for way in ways | {"distilled"} for form in ("onnx", "onnx-int8") if way != "rounded"),
+        "rounded-seed0.onnx-int8",
+    }
+    size = {m["name"]: m["cost"]["size_bytes"] for m in result["models"]}
+    assert size["pruned-seed0.onnx-int8"] < 0.1 * size["distilled-seed0.onnx"]
 
 
 def test_mnist_distiller_says_that_it_took_another_data_set(tmp_path, monkeypatch):

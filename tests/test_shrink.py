@@ -129,7 +129,7 @@ def test_one_more_way_trains_nothing_again(finished, tmp_path):
     for name in ("pruned-seed0", "distilled-seed1"):
         assert one(result, name)["metrics"] == one(before, name)["metrics"]
     with pytest.raises(UserError, match="begun with another recipe"):
-        limbeck.run(recipe_of(losses={"hard": 1.0}), out=folder)
+        limbeck.run(recipe_of(losses={"hard": 1.0, "kd": 1.0}), out=folder)
 
 
 def test_without_a_teacher_the_student_teaches_its_smaller_self(tmp_path):
