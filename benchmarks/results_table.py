@@ -87,15 +87,18 @@ def file_rows(result: Mapping[str, Any], metric: str) -> list[str]:
     scale, form = _unit({"metric": metric})
     files = [m for m in result["models"] if m["role"] == "exported"]
     start = next(iter(result["compressed"][0]["start"].values())).rpartition("-seed")[0]
+    networks = [m for m in _of(start, result["models"]) if m["role"] != "exported"]
     rows = []
     for way in [start, *(entry["name"] for entry in result["compressed"])]:
         own = _of(way, files)
         for name in dict.fromkeys(m["name"].partition(".")[2] for m in own):
             these = [m for m in own if m["name"].endswith(f".{name}")]
             floats = [m for m in _of(start, files) if m["name"].endswith(f".{name.partition('-')[0]}")]
-            score, before = (sum(m["metrics"][metric] for m in ms) / len(ms) for ms in (these, floats))
+            score, before = (sum(m["metrics"][metric] for m in ms) / len(ms) for ms in (these, networks))
             size, time = _mean(these, "size_bytes"), _mean(these, "latency_ms")
-            shares = [f"{size / _mean(floats, 'size_bytes'):.1%}", f"{time / _mean(floats, 'latency_ms'):.2f}x"]
+            shares = ["", ""]
+            if floats:
+                shares = [f"{size / _mean(floats, 'size_bytes'):.1%}", f"{time / _mean(floats, 'latency_ms'):.2f}x"]
             told = [f"{scale * score:{form}}", f"{scale * (before - score):+{form}}"]
             rows.append(_line([f"`{way}`", name, *told, f"{size / 1000:,.0f}", shares[0], f"{time:.3f}", shares[1]]))
     return rows
