@@ -132,6 +132,12 @@ def test_powers_add_up_over_batches() -> None:
     assert parts.share("only") is None
 
 
+def test_padding_with_infinity_is_no_noise() -> None:
+    compared = Comparison()
+    compared.add({"pool": np.array([-np.inf, 3.0])}, {"pool": np.array([-8.0, 4.0])})
+    assert compared.share("pool") == pytest.approx(1 / 9)
+
+
 def test_what_is_fused_hands_its_noise_on_and_what_is_alike_has_none() -> None:
     found = ranked(OPS, compared({"a": ([10.0], [11.0]), "c": ([10.0], [11.0])}))  # b is computed in one with c
     assert {row["layer"]: row["noise"] for row in found} == pytest.approx({"first": 0.01, "third": 0.0})
