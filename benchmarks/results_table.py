@@ -68,17 +68,10 @@ def way_rows(result: Mapping[str, Any]) -> list[str]:
     rows = []
     for entry in result.get("compressed") or []:
         own = _of(entry["name"], result["models"])
-        taught, held = entry["against_start"], entry["with_teacher"]
-        score = [_level(taught, "distilled")]
+        held = entry["with_teacher"]
         against = [_level(held, "student"), _gain(held), held["verdict"]] if held else ["", "", ""]
-        cells = [
-            f"`{entry['name']}`",
-            *score,
-            *against,
-            f"{_mean(own, 'params'):,.0f}",
-            f"{_mean(own, 'macs') / 1e6:.2f}",
-        ]
-        rows.append(_line(cells))
+        costs = [f"{_mean(own, 'params'):,.0f}", f"{_mean(own, 'macs') / 1e6:.2f}"]
+        rows.append(_line([f"`{entry['name']}`", _level(entry["against_start"], "distilled"), *against, *costs]))
     return rows
 
 
@@ -86,15 +79,16 @@ def file_rows(result: Mapping[str, Any], metric: str) -> list[str]:
     """A row for each format of each student, means over the seeds it was made for."""
     scale, form = _unit({"metric": metric})
     files = [m for m in result["models"] if m["role"] == "exported"]
-    start = next(iter(result["compressed"][0]["start"].values())).rpartition("-seed")[0]
-    networks = [m for m in _of(start, result["models"]) if m["role"] != "exported"]
+    start = _start(result)
+    networks = {m["seed"]: m for m in _of(start, result["models"]) if m["role"] != "exported"}
     rows = []
     for way in [start, *(entry["name"] for entry in result["compressed"])]:
         own = _of(way, files)
         for name in dict.fromkeys(m["name"].partition(".")[2] for m in own):
             these = [m for m in own if m["name"].endswith(f".{name}")]
             floats = [m for m in _of(start, files) if m["name"].endswith(f".{name.partition('-')[0]}")]
-            score, before = (sum(m["metrics"][metric] for m in ms) / len(ms) for ms in (these, networks))
+            whole = [networks[m["seed"]] for m in these]
+            score, before = (sum(m["metrics"][metric] for m in ms) / len(ms) for ms in (these, whole))
             size, time = _mean(these, "size_bytes"), _mean(these, "latency_ms")
             shares = ["", ""]
             if floats:
@@ -102,6 +96,11 @@ def file_rows(result: Mapping[str, Any], metric: str) -> list[str]:
             told = [f"{scale * score:{form}}", f"{scale * (before - score):+{form}}"]
             rows.append(_line([f"`{way}`", name, *told, f"{size / 1000:,.0f}", shares[0], f"{time:.3f}", shares[1]]))
     return rows
+
+
+def _start(result: Mapping[str, Any]) -> str:
+    """What the smaller students were made of: student or distilled."""
+    return next(iter(result["compressed"][0]["start"].values())).rpartition("-seed")[0]
 
 
 def _of(way: str, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -144,7 +143,7 @@ def main(folders: list[str]) -> None:
             print("\n".join([HEAD.format(**around, alone=_level(compared, "student")), *rows]))
         if rows := way_rows(result):
             held = result["compressed"][0]["against_start"]
-            start = next(iter(result["compressed"][0]["start"].values())).rpartition("-seed")[0]
+            start = _start(result)
             own = _of(start, result["models"])[0]["cost"]
             around = {"name": result["name"], "data": result["data"]["name"], "start": start}
             around |= {"score": _level(held, "student"), "params": own["params"], "macs": f"{own['macs'] / 1e6:.2f}"}

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
-from test_pipeline import tiny
+from test_pipeline import one, tiny
 
 import limbeck
-from limbeck import budget, recipe, start
+from limbeck import budget, evaluate, recipe, shrink, start
 from limbeck.devices import make_accelerator
 from limbeck.errors import UserError
 from limbeck.runtime import Progress
@@ -30,10 +30,6 @@ def recipe_of(**changes):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "budget"
     return folder, limbeck.run(recipe_of(), out=folder)
-
-
-def one(result, name):
-    return next(model for model in result["models"] if model["name"] == name)
 
 
 def test_ways_are_steps_of_a_recipe():
@@ -129,7 +125,8 @@ def test_where_rounding_costs_too_much_the_network_learns_rounded(finished, monk
     student = Studied("distilled-seed0", "distilled", 0, weights, {})
     tutor = budget.as_tutor(job, student, ["key"])
     start.dry_build(job)
-    told = budget._tried(job, budget.Way(0.0, 1.0, "int8"), student, tutor, tmp_path)
+    before = evaluate.predict(shrink.rebuild(job, weights).eval(), job.data, job.data.val)
+    told = budget._tried(job, budget.Way(0.0, 1.0, "int8"), student, before, tutor, tmp_path)
     assert learned == [False, True]
     assert told["within"]
     assert told["learned"]
@@ -137,5 +134,6 @@ def test_where_rounding_costs_too_much_the_network_learns_rounded(finished, monk
     assert json.loads(json.dumps(told)) == told
     # Nothing is learned where the file is too large anyway, or where it is not made of integers.
     del learned[:]
-    assert not budget._tried(job, budget.Way(0.0, 1.0, "float32"), student, tutor, tmp_path / "float")["within"]
+    whole = budget.Way(0.0, 1.0, "float32")
+    assert not budget._tried(job, whole, student, before, tutor, tmp_path / "float")["within"]
     assert learned == [False]

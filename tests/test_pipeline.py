@@ -40,6 +40,10 @@ def tiny(**changes):
     return {**TINY, **changes}
 
 
+def one(result, name):
+    return next(model for model in result["models"] if model["name"] == name)
+
+
 def write(path, recipe):
     path.write_text(json.dumps(recipe))  # JSON is YAML
     return path

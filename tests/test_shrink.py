@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_pipeline import tiny
+from test_pipeline import one, tiny
 
 import limbeck
 from limbeck import benchmark, compress, data, evaluate, recipe, shrink, start
@@ -44,10 +44,6 @@ def job_of(folder):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "smaller"
     return folder, limbeck.run(recipe_of(), out=folder)
-
-
-def one(result, name):
-    return next(m for m in result["models"] if m["name"] == name)
 
 
 def test_every_way_is_gone_from_every_seed_with_and_without_the_teacher(finished):

@@ -86,10 +86,11 @@ def search(job: Job, starts: Sequence[Studied], tutor: Tutor | None) -> dict[str
     def compute(folder: Path) -> dict[str, Any]:
         blind = replace(job, data=replace(job.data, test=job.data.test[:0]))
         asked = spec.model_dump(mode="json", exclude={"trials"})
+        before = evaluate.predict(rebuild(job, start.file).eval(), job.data, job.data.val)
         with opened(folder / "search.db", {"budget": asked, "start": start.name}, higher=False, name="budget") as study:
             while len(done := records(study)) < spec.trials:
                 trial, way = _following(study, spec.runtime)
-                told = _tried(blind, way, start, teacher, folder / "trials" / str(trial.number))
+                told = _tried(blind, way, start, before, teacher, folder / "trials" / str(trial.number))
                 finish(study, trial, told)
                 job.progress.say(_line(trial.number, spec.trials, way, told))
             found = _found(job, start, done)
@@ -127,8 +128,8 @@ def _following(study: Study, runtime: str) -> tuple[Trial, Way]:
     return trial, Way(ratio, energy, str(trial.suggest_categorical("precision", precisions)))
 
 
-def _tried(job: Job, way: Way, start: Studied, tutor: Tutor, folder: Path) -> dict[str, Any]:
-    """One way gone, its file measured on validation."""
+def _tried(job: Job, way: Way, start: Studied, before: Tensor, tutor: Tutor, folder: Path) -> dict[str, Any]:
+    """One way gone, its file measured on validation, where the uncompressed student predicts `before`."""
     spec = job.recipe.budget
     assert spec is not None
     steps, format_ = way.steps(spec.recover), way.format(spec.runtime)
@@ -140,20 +141,20 @@ def _tried(job: Job, way: Way, start: Studied, tutor: Tutor, folder: Path) -> di
     found: dict[str, Any] = {}
     try:
         file = walk(own, Chain("trial", steps), start, tutor, "compressed").file if steps else start.file
-        found = _measured(job, file, format_, start)
-        if _worth_learning(job, found, file, format_, start):
+        found = _measured(job, file, format_, before)
+        if _worth_learning(job, found, file, format_, before):
             # Rounding costs too much: the network learns with it instead.
             learned = Step.model_validate({"quantize": 8, "recover": spec.recover.model_dump(exclude_unset=True)})
             begun_at = replace(start, file=file)
             file = walk(own, Chain("learned", [learned]), begun_at, tutor, "compressed").file
-            if (again := _measured(job, file, format_, start, learned=True))["value"] < found["value"]:
+            if (again := _measured(job, file, format_, before, learned=True))["value"] < found["value"]:
                 found, told["steps"] = again, [*told["steps"], learned.model_dump(mode="json", exclude_unset=True)]
     except (DivergedError, UserError) as error:
         return told | found | {"reason": error.what}
     return told | found
 
 
-def _measured(job: Job, file: Path, format_: Deployable, start: Studied, *, learned: bool = False) -> dict[str, Any]:
+def _measured(job: Job, file: Path, format_: Deployable, before: Tensor, *, learned: bool = False) -> dict[str, Any]:
     """What a network is as a file: its size, time and loss on validation, and how much it exceeds the budget."""
     spec = job.recipe.budget
     assert spec is not None
@@ -163,7 +164,7 @@ def _measured(job: Job, file: Path, format_: Deployable, start: Studied, *, lear
         size_kb = export.size_bytes(path) / 1000
         after, latency_ms = predicted(job, path, parts(format_)[0], job.data.val, calls=TIMED_CALLS)
     assert latency_ms is not None
-    lost = _loss(job, start, standardised(job, after))
+    lost = _loss(job, before, standardised(job, after))
     over = {
         "accuracy_drop": max(0.0, lost.drop - spec.accuracy_drop) * 10 if not lost.within else 0.0,
         "size_kb": max(0.0, math.log(size_kb / spec.size_kb)) if spec.size_kb else 0.0,
@@ -178,20 +179,19 @@ def _measured(job: Job, file: Path, format_: Deployable, start: Studied, *, lear
     }  # fmt: skip
 
 
-def _worth_learning(job: Job, found: Mapping[str, Any], file: Path, format_: Deployable, start: Studied) -> bool:
+def _worth_learning(job: Job, found: Mapping[str, Any], file: Path, format_: Deployable, before: Tensor) -> bool:
     """Whether the loss is all that is wrong, and came with the rounding: then training with it may help."""
     spec = job.recipe.budget
-    if found["exceeded"] != ["accuracy_drop"] or format_ not in quantize.TRAINED or not (spec and spec.recover.epochs):
+    assert spec is not None
+    if found["exceeded"] != ["accuracy_drop"] or format_ not in quantize.TRAINED or not spec.recover.epochs:
         return False
-    lost = _loss(job, start, evaluate.predict(rebuild(job, file).eval(), job.data, job.data.val))
-    return bool(lost.within)
+    return _loss(job, before, evaluate.predict(rebuild(job, file).eval(), job.data, job.data.val)).within
 
 
-def _loss(job: Job, start: Studied, after: Tensor) -> evaluate.Loss:
-    """What predictions for the validation rows lose against the uncompressed student's."""
+def _loss(job: Job, before: Tensor, after: Tensor) -> evaluate.Loss:
+    """What predictions for the validation rows lose against those of the uncompressed student."""
     data, spec = job.data, job.recipe.budget
     assert spec is not None
-    before = evaluate.predict(rebuild(job, start.file).eval(), data, data.val)
     return evaluate.loss(data.task, before, after, targets(data, data.val, "cpu"), allowed=spec.accuracy_drop)
 
 

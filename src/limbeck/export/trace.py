@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from limbeck.errors import UserError
 from limbeck.export.chatter import converting
@@ -69,6 +69,8 @@ def trace(model: nn.Module, example: Tensor, interface: Interface | None = None)
     # The clone keeps the graph from holding on to the whole data set that the example is a view of.
     row = example[:1].detach().to("cpu").clone(memory_format=torch.contiguous_format)
     row = _given(row.float() if row.is_floating_point() else row, interface)
+    if isinstance(own, fx.GraphModule):
+        own = nn.Sequential(own)  # a graph by itself is traced node by node, past its hooks
     # A hook rather than a module around it, which would put a word in front of the names of all layers and weights.
     own.register_forward_pre_hook(lambda _, given: (_taken(given[0], interface),), prepend=True)
     with torch.no_grad():
@@ -146,12 +148,12 @@ def culprits(program: torch.export.ExportedProgram, text: str) -> list[str]:
     return []
 
 
-def _operator(node: torch.fx.Node) -> str:
+def _operator(node: fx.Node) -> str:
     library, name = str(node.target).split(".")[:2] if str(node.target).count(".") else ("", str(node.target))
     return rf"\b{re.escape(library)}(\.|::){re.escape(name)}\b"
 
 
-def layer_of(node: torch.fx.Node) -> str:
+def layer_of(node: fx.Node) -> str:
     """The innermost module a node comes from: its dotted name and class; empty for the model's own forward."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     name, kind = stack[-1] if stack else ("", "")

@@ -64,9 +64,8 @@ def lower_qat(
     with converting(name, path) as log, tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
         graph, lowered = Path(folder) / "graph.pt2", Path(folder) / f"model{path.suffix}"
         # LiteRT's converter makes its own integers of the weights; the others want them made.
-        whole = nn.Sequential(converted(module, fold=form != "litert"))  # a graph by itself is traced past its hooks
-        if after is not None:
-            whole.append(after)
+        whole: nn.Module = converted(module, fold=form != "litert")
+        whole = whole if after is None else nn.Sequential(whole, after)
         torch.export.save(trace(whole, example, interface), graph)
         known: dict[str, dict[str, Any]] = {
             "litert": {"batches": sorted(interface.batches)},
