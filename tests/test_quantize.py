@@ -15,7 +15,7 @@ from conftest import need
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck import quantize
+from limbeck import quantize, ship
 from limbeck.errors import UserError
 from limbeck.quantize import LayerError, making
 from limbeck.quantize import onnx as graphs
@@ -169,7 +169,9 @@ class Bench:
         self.skipped: list[tuple[str, ...]] = []
         self.worth = worth
         monkeypatch.setattr(making, "quantize", self.make)
-        monkeypatch.setattr(making, "errors", lambda *_: [LayerError(n, 30.0, 0.1) for n in LAYERS])
+        monkeypatch.setattr(
+            making, "errors", lambda *_: [LayerError(n, 30.0, 0.1 if n < "layer5" else 0.0) for n in LAYERS]
+        )
 
     def make(self, source: Path, path: Path, name: str, rows: object, *, skip: list[str], cpu: object) -> Path:
         assert list(skip) == LAYERS[: len(skip)]  # the worst ones
@@ -300,3 +302,13 @@ def test_an_absent_source_is_told(tmp_path: Path) -> None:
 def test_the_room_is_quick_to_enter() -> None:
     code = "import sys, limbeck.quantize; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_stayed_float_or_did_not_help_is_told(tmp_path: Path) -> None:
+    def told(*layers: str, held: bool = True) -> list[str]:
+        return ship._told(quantize.Kept(tmp_path, layers, 0.8, held, ((0, 0.8),)), 0.01, 0.1)
+
+    assert told() == []
+    assert told("stem") == ["1 layer stays float so that no more than 0.01 is lost: stem"]
+    assert told("stem", "head") == ["2 layers stay float so that no more than 0.01 is lost: stem, head"]
+    assert told(held=False) == ["loses 0.1 on validation, and no layers left in float keep that within 0.01"]

@@ -129,10 +129,16 @@ def file_of(job: Job, network: nn.Module, name: Deployable, path: Path, *, train
         )[metric]
         least = before - allowed if higher else -before * (1 + allowed)
         kept = quantize.within(source, path, name, rows, score=score, least=least)
-    if not kept.layers:
-        return []
-    listed = ", ".join(kept.layers)
-    return [f"{len(kept.layers)} layers stay float so that no more than {allowed} is lost: {listed}"]
+    return _told(kept, allowed, (sign * before - kept.score) / (1 if higher else before))
+
+
+def _told(kept: quantize.Kept, allowed: float, lost: float) -> list[str]:
+    """What the user must know of the layers that stayed float."""
+    if not kept.held:
+        return [f"loses {lost:.4g} on validation, and no layers left in float keep that within {allowed}"]
+    count = len(kept.layers)
+    what = "layer stays" if count == 1 else "layers stay"
+    return [f"{count} {what} float so that no more than {allowed} is lost: {', '.join(kept.layers)}"] if count else []
 
 
 def parts(name: Deployable) -> tuple[Format, str]:

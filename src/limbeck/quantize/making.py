@@ -219,7 +219,8 @@ def within(
     held = attempt(0)
     count = 0
     if not held:
-        worst += [row.layer for row in errors(source, path, name, rows) if row.noise > 0]
+        # Also those that add no noise where the network is full of it: with the first ones in float it is they that do.
+        worst += [row.layer for row in errors(source, path, name, rows)]
         too_few, count = 0, 1
         most = len(worst) - 1  # with all of them left it would be the float file
         while count <= most and not (held := attempt(count)):
