@@ -14,11 +14,11 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from limbeck import augment, cache, losses, recipe, signatures
+from limbeck import augment, cache, foreign, losses, recipe, signatures
 from limbeck.data import Data, fetcher, pixels, targets
 from limbeck.errors import UserError
 from limbeck.fitting import Fitting, fit_terms, own_options, within
-from limbeck.models import Normalized, build, normalization
+from limbeck.models import Normalized, build, normalization, try_out
 from limbeck.objective import Objective, Term
 from limbeck.recipe import Augment, Network, Plan, Recipe
 from limbeck.runtime import Progress, derive_seed, fingerprint, fingerprint_file
@@ -38,6 +38,7 @@ class Job:
 
     Attributes:
         views: how many augmented views of a row there are; 0 for endless ones, for which teachers are asked live.
+        trust: whether the user allows that opening a model runs code.
         fittings: the losses as they fit each learner and whom it learns from: (learner, tutor, variant) -> fitting.
             The tutor is "teachers", the name of an assistant, or "student"; the variant "" or a name in `compare`.
     """
@@ -49,6 +50,7 @@ class Job:
     progress: Progress
     stages: Stages
     views: int = 0
+    trust: bool = False
     fittings: dict[tuple[str, str, str], Fitting] = field(default_factory=dict)
 
     @property
@@ -58,20 +60,33 @@ class Job:
 
     def key(self, spec: Network, *parts: object, variant: str = "") -> str:
         """What a network in this run depends on; with `variant` those losses of `compare` stand for `losses`."""
-        weights = fingerprint_file(Path(spec.weights)) if spec.weights else None
+        files = [fingerprint_file(Path(name)) for name in spec.files]
         shared = self.recipe.model_dump(mode="json", include={"augment", "views", "combine", "losses", "run", "task"})
         if variant:
             shared["losses"] = {n: t.model_dump(mode="json") for n, t in self.recipe.compare[variant].items()}
         codec = self.recipe.cache.model_dump(include={"dtype", "top_k"})
-        return fingerprint(SCHEMA, self.data.fingerprint, spec.model_dump(mode="json"), weights, shared, codec, parts)
+        return fingerprint(SCHEMA, self.data.fingerprint, spec.model_dump(mode="json"), files, shared, codec, parts)
 
-    def network(self, spec: Network, weights: Path | None = None) -> Normalized:
+    def network(self, spec: Network, weights: Path | None = None) -> nn.Module:
         """The network of a spec with its input normalisation, as the spec begins it or with the weights of a stage."""
+        if spec.asked:
+            return foreign.bring(spec, self.data, trust=self.trust)
         say: Callable[[str], None] | None = self.progress.say
         if weights is not None:
             spec, say = spec.model_copy(update={"pretrained": False, "weights": str(weights)}), None
-        model = build(spec, self.data.shape, self.data.task.outputs, say=say)
-        return Normalized(model, *normalization(spec, model, self.data.inputs.mean, self.data.inputs.std))
+        model = self.plain(spec, say)
+        mean, std = normalization(spec, model, self.data.inputs.mean, self.data.inputs.std)
+        order = foreign.order_of(spec.classes, self.data.task.names, spec.model)
+        return Normalized(model, mean, std, bgr=spec.preprocess == "caffe", order=order)
+
+    def plain(self, spec: Network, say: Callable[[str], None] | None = None) -> nn.Module:
+        """The network of a spec as it takes rows that are normalised; `say` is told what was found in its weights."""
+        shape, width = self.data.shape, len(spec.classes) if spec.classes else self.data.task.outputs
+        if not spec.brought:
+            return build(spec, shape, width, say=say)
+        model = foreign.load(spec, self.data, trust=self.trust)
+        try_out(model, spec.model, shape, width)
+        return model
 
     def weights(self, name: str, plan: Plan | None) -> Path:
         """The file that the stage `name` leaves its selected weights in."""

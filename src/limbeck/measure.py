@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limbeck import benchmark, evaluate
 from limbeck.data import Data, pixels, targets
 from limbeck.job import SCHEMA, Job
+from limbeck.models import foreign
 from limbeck.recipe import Deployable
 from limbeck.runtime import fingerprint, fingerprint_file
 from limbeck.ship import Shipped, ship, with_latency
@@ -77,12 +78,14 @@ def measure(
                 told.append(prediction)
             elif told:
                 metrics |= evaluate.agreement(data.task, prediction, _together(told, combine), data.targets)
-            cost = Cost(
-                benchmark.parameters(network), benchmark.macs(network, example), candidate.file.stat().st_size, None
-            )
-            file = str(candidate.file.relative_to(job.folder))
+            here = candidate.file.is_relative_to(job.folder)
+            file = str(candidate.file.relative_to(job.folder)) if here else None
+            size_bytes = candidate.file.stat().st_size
+            cost = Cost(None, None, size_bytes, None)
+            if (inner := foreign(network)) is None:
+                cost = Cost(benchmark.parameters(network), benchmark.macs(network, example), size_bytes, None)
             found.append(Artifact(candidate.name, candidate.role, candidate.seed, "pytorch", file, metrics, cost))
-            if candidate.timed:
+            if candidate.timed and not (inner and inner.keyed):
                 timed[candidate.name] = network
             advance(len(found) + len(files), candidate.name)
             if not candidate.formats:

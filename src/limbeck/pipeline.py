@@ -33,6 +33,7 @@ def run(
     *,
     out: str | Path | None = None,
     overrides: Iterable[str] = (),
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run a recipe from data to report, or go on with a run that was interrupted.
@@ -41,6 +42,8 @@ def run(
         source: a bundled name, the path of a YAML file, or the recipe, as a mapping or checked.
         out: the run directory; `runs/<name of the recipe>` where it is not given.
         overrides: `key=value` texts with dotted keys.
+        trust: whether opening a model may run code, as `PATH.py:FUNCTION`, .pt2 files and pickles do. A recipe cannot
+            say that of itself.
         progress: where progress is shown; quiet where it is not given.
 
     Returns:
@@ -57,18 +60,21 @@ def run(
     accelerator = make_accelerator(checked.run, folder)
     export.check_available(checked.export)
     if not accelerator.is_main_process:
-        return _staged(checked, folder, accelerator, Progress(quiet=True))
+        return _staged(checked, folder, accelerator, Progress(quiet=True), trust)
     with locked(folder):
         claim(folder, checked)
-        return _staged(checked, folder, accelerator, progress)
+        return _staged(checked, folder, accelerator, progress, trust)
 
 
-def recheck(folder: Path, *, sample: int = 64, progress: Progress | None = None) -> dict[str, cache.Reasked]:
+def recheck(
+    folder: Path, *, sample: int = 64, trust: bool = False, progress: Progress | None = None
+) -> dict[str, cache.Reasked]:
     """Ask the teachers and assistants of a finished run again for some rows, and compare with what is stored.
 
     Args:
         folder: the run directory.
         sample: rows to ask each of them for.
+        trust: whether opening a model may run code; see `run`.
         progress: where progress is shown.
 
     Returns:
@@ -82,7 +88,7 @@ def recheck(folder: Path, *, sample: int = 64, progress: Progress | None = None)
     if checked.run.threads:
         torch.set_num_threads(checked.run.threads)
     with locked(folder):
-        job = begin(checked, folder, make_accelerator(checked.run, folder), progress)
+        job = begin(checked, folder, make_accelerator(checked.run, folder), progress, trust=trust)
         dry_build(job)
         choose_views(job)
         faculty = teach.assemble(job)
@@ -102,8 +108,8 @@ def recheck(folder: Path, *, sample: int = 64, progress: Progress | None = None)
 # --- the story -----------------------------------------------------------------------------------
 
 
-def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> dict[str, Any]:
-    job = begin(checked, folder, accelerator, progress)
+def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress, trust: bool) -> dict[str, Any]:
+    job = begin(checked, folder, accelerator, progress, trust=trust)
     data = job.data
     for note in data.notes:
         progress.say(f"note: {note}")
@@ -350,7 +356,7 @@ def _measured(
     if faculty is not None:
         for spec in checked.teachers:
             if spec.name in faculty.results:
-                file = job.weights(spec.name, spec.train)
+                file = Path(spec.files[-1]) if spec.asked else job.weights(spec.name, spec.train)
                 build = partial(job.network, spec, file)
                 candidates.append(Candidate(spec.name, "teacher", None, file, build, timed=True))
         if faculty.joint:

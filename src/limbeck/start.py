@@ -14,7 +14,6 @@ from limbeck import cache, recipe
 from limbeck.data import load, on_device
 from limbeck.errors import UserError
 from limbeck.job import Job
-from limbeck.models import build
 from limbeck.recipe import Network, Recipe
 from limbeck.runtime import Progress, write_text
 from limbeck.stages import Stages
@@ -62,22 +61,23 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def begin(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> Job:
+def begin(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress, *, trust: bool = False) -> Job:
     """The recipe's data, and the run around it."""
     stages, started = Stages(folder, accelerator), time.monotonic()
     data = on_device(load(checked.data, checked.task, progress), accelerator.device)
     data = replace(data, task=replace(data.task, spread=checked.spread))
     stages.seconds["data"] = round(time.monotonic() - started, 3)
-    return Job(checked, folder, data, accelerator, progress, stages)
+    return Job(checked, folder, data, accelerator, progress, stages, trust=trust)
 
 
 def dry_build(job: Job) -> None:
     """Build every network and try the losses once, so that a misfit is told before anything is trained."""
 
     def tried(spec: Network) -> torch.nn.Module:
-        if spec.weights and not Path(spec.weights).is_file():
-            raise UserError("there is no such file", where=spec.weights)
-        return build(spec.model_copy(update={"pretrained": False}), job.data.shape, job.data.task.outputs)
+        for name in spec.files:
+            if not Path(name).is_file():
+                raise UserError("there is no such file", where=name)
+        return job.network(spec) if spec.asked else job.plain(spec.model_copy(update={"pretrained": False}))
 
     checked = job.recipe
     teachers, chain, student = (
@@ -92,7 +92,7 @@ def dry_build(job: Job) -> None:
     itself = bool(checked.student.generations or checked.student.peers or (checked.smaller and not teachers))
     if itself:
         job.rehearse("student", student[0], "student", student)
-    if teachers or not (itself or checked.student.brought):  # what is brought along learns nothing
+    if teachers or not (itself or checked.student.ready):  # what is brought along learns nothing
         job.rehearse("student", student[0], tutor, teachers)
     for line in dict.fromkeys(line for fitting in job.fittings.values() for line in fitting.plan):
         job.progress.say(f"taps of {line}")

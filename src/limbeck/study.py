@@ -44,7 +44,7 @@ def study(job: Job, tutor: Tutor | None, direct: Tutor | None = None) -> list[St
     for seed in job.recipe.seeds:
         alone = learn(job, f"student-seed{seed}", "student", seed, None)
         found.append(alone)
-        if job.recipe.student.brought:
+        if job.recipe.student.ready:
             continue
         if job.recipe.student.peers:
             found += _peers(job, seed)
@@ -88,7 +88,7 @@ def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: s
     seed = seed if generation == 1 else derive_seed("generation", seed, generation)
     seed_everything("student", seed)
     network = job.network(spec)
-    if spec.brought:
+    if spec.ready:
         return _as_it_is(job, network, folder)
     teacher, objective = None, job.label_objective(spec.train)
     stored: list[dict[str, Any]] = []

@@ -66,7 +66,7 @@ class Faculty:
     def tutor(self, job: Job) -> Tutor:
         """All of them as the one that a student learns from."""
         spec = job.recipe.teachers[0]
-        file = job.weights(spec.name, spec.train) if len(self.members) == 1 else None
+        file = job.weights(spec.name, spec.train) if len(self.members) == 1 and not spec.asked else None
         return Tutor("teachers", partial(self._ask, job), list(self.keys.values()), file)
 
     def _ask(self, job: Job, taps: Sequence[str]) -> Answers:
@@ -142,9 +142,9 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | 
             label=spec.name,
         )
         result |= {"epochs": history.epochs, "weights_found": history.weights}
-    elif job.accelerator.is_main_process:
+    elif job.accelerator.is_main_process and not spec.asked:
         save_weights(network, folder / "best.safetensors", {"from": getattr(spec, "weights", None) or spec.model})
-    result["files"] = [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
+    result["files"] = [] if spec.asked else [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
     return result | _looked_at(job, spec.name, network)
 
 

@@ -122,7 +122,7 @@ class Parity:
 class Artifact:
     """One model and what was measured of it; a row of `models` in result.json.
 
-    An ensemble has no file of its own.
+    An ensemble has no file of its own, and a model from elsewhere none in the run directory.
 
     Attributes:
         precision: of a file's numbers: float32, fp16, int8, w8 or w4.

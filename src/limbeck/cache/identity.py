@@ -35,6 +35,8 @@ def identify(network: nn.Module, dtype: torch.dtype) -> dict[str, object]:
     }
     if isinstance(network, Normalized):
         found |= {"mean": network.mean.tolist(), "std": network.std.tolist()}
+        if network.bgr or network.order is not None:
+            found |= {"bgr": network.bgr, "order": None if network.order is None else network.order.tolist()}
     return found
 
 

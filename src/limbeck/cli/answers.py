@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from limbeck.cli.app import Quiet, app
+from limbeck.cli.app import Quiet, Trust, app
 from limbeck.errors import UserError
 
 answers = typer.Typer(help="Look at the teachers' stored answers, check them, make room.", no_args_is_help=True)
@@ -46,6 +46,7 @@ def cache_verify(
         Path | None, typer.Option(metavar="DIR", help="Ask the teachers of this finished run again, too.")
     ] = None,
     sample: Annotated[int, typer.Option(help="Rows to ask each teacher for.", min=1)] = 64,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Hold what is stored against its checksums, and with --run against the teachers themselves."""
@@ -66,7 +67,7 @@ def cache_verify(
     if run is not None:
         from limbeck import pipeline
 
-        for name, found in pipeline.recheck(run, sample=sample, progress=progress).items():
+        for name, found in pipeline.recheck(run, sample=sample, trust=trust, progress=progress).items():
             print(
                 f"{name}: asked again for {found.samples} rows, largest difference {found.worst:.3g}, "
                 f"{found.disagreements} with another prediction"

@@ -27,6 +27,9 @@ Overrides = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Allow models whose opening runs code: PATH.py:FUNCTION, .pt2, pickles.")
+]
 
 
 @app.callback(invoke_without_command=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from limbeck.cli.app import Quiet, app
+from limbeck.cli.app import Quiet, Trust, app
 from limbeck.errors import UserError
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run directory, or a file of weights of your own.")]
@@ -64,6 +64,7 @@ def export(
     max_drop: Drop = None,
     every_seed: Annotated[bool, typer.Option("--every-seed", help="The students of all seeds.")] = False,
     out: Out = None,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Make files of a trained model, run each in its own runtime on the test split, and report.
@@ -77,7 +78,7 @@ def export(
     if not formats(to):
         raise UserError("into what?", where="--to", hint="litert,litert-int8,onnx,executorch,openvino or some of these")
     files = _files(input, layout, batches, max_drop, every_seed)
-    _go_on(model, {"export": formats(to), "files": files}, name, data, target, None, out, quiet)
+    _go_on(model, {"export": formats(to), "files": files}, name, data, target, None, out, trust, quiet)
 
 
 @app.command()
@@ -118,6 +119,7 @@ def compress(
     data: On = None,
     target: Target = None,
     out: Out = None,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a trained model smaller, recover it with its teacher's help, and report what was lost and won.
@@ -145,7 +147,7 @@ def compress(
         limits = {"accuracy_drop": accuracy_drop, "size_kb": size_kb, "latency_ms": latency_ms}
         kept = {key: value for key, value in limits.items() if value is not None}
         changes["budget"] = {**kept, "runtime": runtime, "trials": trials, "recover": recover}
-    _go_on(model, changes, name, data, target, lr, out, quiet)
+    _go_on(model, changes, name, data, target, lr, out, trust, quiet)
 
 
 def _files(
@@ -173,6 +175,7 @@ def _go_on(
     target: str | None,
     lr: float | None,
     out: Path | None,
+    trust: bool,
     quiet: bool,
 ) -> None:
     from limbeck.brought import brought, continued, is_run
@@ -194,7 +197,7 @@ def _go_on(
     from limbeck import pipeline
     from limbeck.report.terminal import show
 
-    result = pipeline.run(checked, out=folder, progress=Progress(quiet=quiet))
+    result = pipeline.run(checked, out=folder, trust=trust, progress=Progress(quiet=quiet))
     if result:
         show(result, folder)
 

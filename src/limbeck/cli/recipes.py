@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from limbeck.cli.app import Overrides, Quiet, RecipeName, app
+from limbeck.cli.app import Overrides, Quiet, RecipeName, Trust, app
 from limbeck.errors import UserError
 
 
@@ -18,6 +18,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="The run directory.  [default: runs/<name of the recipe>]", show_default=False)
     ] = None,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe: train teacher and students, compare them on the test split, export, report.
@@ -34,7 +35,7 @@ def run(
     from limbeck import pipeline
 
     started = Progress(quiet=quiet)
-    result = pipeline.run(recipe, out=out, overrides=overrides or (), progress=started)
+    result = pipeline.run(recipe, out=out, overrides=overrides or (), trust=trust, progress=started)
     if result:
         from limbeck.report.terminal import show
 
@@ -67,6 +68,7 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Search the loss by which the student learns best, its weight and its temperature, on validation alone.
@@ -94,6 +96,7 @@ def tune(
         overrides=overrides or (),
         losses=names,
         seeds=_seeds(seeds),
+        trust=trust,
         progress=Progress(quiet=quiet),
     )
     show_search(found, (out or Path("runs") / found["name"]) / "tune")

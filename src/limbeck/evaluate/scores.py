@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.data import batches, targets
 from limbeck.errors import UserError
+from limbeck.models import given
 
 if TYPE_CHECKING:
     from limbeck.data import Data, Scaling
@@ -53,7 +54,7 @@ def predict(
     try:
         with torch.inference_mode():
             for batch in batches(data, rows, batch_size, device=device):
-                x = batch.x
+                x = given(model, batch)
                 if channels_last and x.ndim == 4:
                     x = x.contiguous(memory_format=torch.channels_last)
                 found.append(model(x).detach().float().cpu())

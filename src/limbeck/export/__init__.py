@@ -22,7 +22,8 @@ from limbeck.export.onnx import check_onnx, to_onnx
 from limbeck.export.openvino import check_openvino, to_openvino
 from limbeck.export.places import SUFFIXES, files, form_of, put, size_bytes, suffix
 from limbeck.export.quick import quick_latency
-from limbeck.export.serving import Served, run
+from limbeck.export.serving import SESSIONS, Served, run
+from limbeck.export.session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 __all__ = [
     "EXPORTERS",
     "LARGEST_BATCH",
+    "SESSIONS",
     "SUFFIXES",
     "Card",
     "Interface",
     "Served",
+    "Session",
     "as_given",
     "as_seen",
     "card_path",

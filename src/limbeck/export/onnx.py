@@ -93,10 +93,14 @@ def session_onnx(path: Path, threads: int = 1) -> Session:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise UserError(f"ONNX Runtime cannot load it ({error})", where=str(path)) from error
-    source = session.get_inputs()[0]
-    dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(source.type, source.type)
+    source, given = session.get_inputs()[0], session.get_outputs()
+    types = {"float": "float32", "uint8": "uint8", "float16": "float16", "double": "float64"}
+    dtype = types.get(source.type.removeprefix("tensor(").removesuffix(")"), source.type)
+    # A converted classifier of scikit-learn gives the class before its probabilities.
+    sink = next((one.name for one in given if "float" in one.type or "double" in one.type), given[0].name)
+    batch = source.shape[0] if isinstance(source.shape[0], int) else None
     return Session(
-        "ONNX Runtime", dtype, tuple(source.shape[1:]), lambda rows: session.run(None, {source.name: rows})[0]
+        "ONNX Runtime", dtype, tuple(source.shape[1:]), lambda rows: session.run([sink], {source.name: rows})[0], batch
     )
 
 

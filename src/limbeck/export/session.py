@@ -18,12 +18,14 @@ class Session:
         dtype: of the input.
         shape: of one row.
         run: rows [B, ...] -> [B, width]; B is at most 64.
+        batch: how many rows `run` takes; None for any number.
     """
 
     runtime: str
     dtype: str
     shape: tuple[int, ...]
     run: Callable[[Rows], Rows]
+    batch: int | None = None
 
     def __call__(self, rows: Rows) -> Rows:
         """What the file gives for 1 to 64 rows: [B, ...] -> [B, width].

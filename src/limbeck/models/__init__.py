@@ -3,18 +3,23 @@
 Every network built here gives logits [B, C] or values [B, K].
 """
 
-from limbeck.models.building import build, channels_last, normalization
-from limbeck.models.inputs import Normalized, plain
+from limbeck.models.building import build, channels_last, normalization, try_out
+from limbeck.models.foreign import Foreign, foreign, given
+from limbeck.models.inputs import PREPROCESSING, Normalized, plain
 from limbeck.models.networks import NETWORKS
 from limbeck.models.softmax import as_logits, gives_probabilities, log_probabilities
 from limbeck.models.weights import load_weights, metadata_of, save_weights
 
 __all__ = [
     "NETWORKS",
+    "PREPROCESSING",
+    "Foreign",
     "Normalized",
     "as_logits",
     "build",
     "channels_last",
+    "foreign",
+    "given",
     "gives_probabilities",
     "load_weights",
     "log_probabilities",
@@ -22,4 +27,5 @@ __all__ = [
     "normalization",
     "plain",
     "save_weights",
+    "try_out",
 ]

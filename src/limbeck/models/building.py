@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import UserError, did_you_mean
 from limbeck.models.hub import from_timm, published
+from limbeck.models.inputs import PREPROCESSING
 from limbeck.models.networks import NETWORKS
 from limbeck.models.weights import load_weights, metadata_of
 
@@ -56,7 +57,7 @@ def build(
             raise UserError(f"does not take these options ({error})", where=spec.model) from None
     else:
         raise UserError(f"unknown model '{spec.model}'", hint=did_you_mean(spec.model, NETWORKS) + " (or timm/NAME)")
-    _try(model, spec.model, shape, width)
+    try_out(model, spec.model, shape, width)
     if spec.weights:
         for note in load_weights(model, Path(spec.weights), fresh_head=not bare):
             if say:
@@ -64,8 +65,12 @@ def build(
     return model
 
 
-def _try(model: nn.Module, name: str, shape: tuple[int, ...], width: int) -> None:
-    """One blank row through the network, so that a misfit is told before training and in words."""
+def try_out(model: nn.Module, name: str, shape: tuple[int, ...], width: int) -> None:
+    """One blank row through a network, so that a misfit is told before training and in words.
+
+    Raises:
+        UserError: it cannot take the row, or gives something else than [1, width].
+    """
     training = model.training
     try:
         with torch.no_grad():
@@ -98,6 +103,9 @@ def normalization(
         UserError: `mean` without `std`, or a length that is neither 1 nor the data's.
     """
     default = [torch.as_tensor(v, dtype=torch.float32).flatten() for v in (default_mean, default_std)]
+    if spec.preprocess:
+        mean, std, _ = PREPROCESSING[spec.preprocess]
+        return _sized(mean, len(default[0]), spec.model), _sized(std, len(default[0]), spec.model)
     if spec.mean is not None or spec.std is not None:
         if spec.mean is None or spec.std is None:
             raise UserError("give `mean` and `std` together, or neither", where=spec.model)

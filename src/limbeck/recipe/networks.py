@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -16,6 +17,12 @@ OWN_NAMES = (
     "ensemble", "export", "measured", "tune", "views", "recipe.yaml", "classes.json", "result.json", "report.html",
 )  # fmt: skip
 FOLDER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+# Whole models by the suffix of their file.
+FILES = {
+    ".onnx": "onnx", ".tflite": "litert", ".pt2": "exported",
+}  # fmt: skip
+Origin = Literal["reference", "timm", "file", "code"]
+Preprocess = Literal["unit", "bytes", "signed", "imagenet", "caffe"]
 STUDENTS = r"(student|distilled|direct)-seed"
 
 
@@ -83,25 +90,85 @@ class Plan(Strict):
 
 
 class Network(Strict):
-    """A reference network by name, or any timm model as `timm/NAME`."""
+    """A reference network by name, any model of a library as `timm/NAME`, a model in a file, or one that code makes.
+
+    Attributes:
+        model: `NAME`, `timm/NAME`, the path of a whole model (see FILES), or `PATH.py:FUNCTION`.
+        options: of a network that is built.
+        weights: a state dict for it.
+        pretrained: with the library's own weights.
+        preprocess: what the network takes, by the usual names; or by `mean` and `std`.
+        mean: what is taken off each channel of pixels in [0, 1], or off each column.
+        std: what they are divided by then.
+        classes: of a model from elsewhere, the names of its outputs in its own order. It may know more than the data.
+        outputs: of a model from elsewhere. Logits and probabilities are told apart by looking; values are in the
+            target's own unit unless they are said to be `standardised`.
+    """
 
     model: str
     options: dict[str, Any] = {}
     weights: str | None = None
     pretrained: bool = False
+    preprocess: Preprocess | None = None
     mean: list[float] | None = None
     std: list[Positive] | None = None
+    classes: list[str] | None = None
+    outputs: Literal["logits", "probabilities", "standardised"] | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """Where the network comes from."""
+        if re.search(r"\.py:\w+$", self.model):
+            return "code"
+        if self.kind:
+            return "file"
+        library = self.model.partition("/")[0]
+        return "timm" if library == "timm" else "reference"
+
+    @property
+    def kind(self) -> str | None:
+        """Of a whole model in a file, what it is; None for others."""
+        return FILES.get(PurePath(self.model).suffix.lower())
+
+    @property
+    def brought(self) -> bool:
+        """Whether the model was made elsewhere."""
+        return self.origin in ("file", "code")
+
+    @property
+    def files(self) -> list[str]:
+        """What it is read from."""
+        code = [self.model.rpartition(":")[0]] if self.origin == "code" else []
+        return [*code, *([self.model] if self.kind else []), *([self.weights] if self.weights else [])]
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is trained here, from whatever weights."""
+        return getattr(self, "train", None) is not None
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is a model from elsewhere that is asked as it is, and of which the run keeps no weights."""
+        return self.brought and not self.trained
 
     @model_validator(mode="after")
     def _known(self) -> Network:
-        if self.model.startswith("timm/"):
-            return self
-        known = signatures.networks()
-        if self.model not in known:
-            raise ValueError(f"unknown model '{self.model}'; {did_you_mean(self.model, known)} (or timm/NAME)")
-        if self.pretrained and "pretrained" not in known[self.model].options:
-            raise ValueError(f"`pretrained` has no effect with '{self.model}', only with timm/NAME")
-        check_options(f"model '{self.model}'", self.options, known[self.model])
+        if self.preprocess and (self.mean or self.std):
+            raise ValueError("`preprocess` stands for a `mean` and a `std`: give it or them")
+        if self.origin == "reference":
+            known = signatures.networks()
+            if self.model not in known:
+                else_ = f"timm/NAME, a file ({', '.join(FILES)}), or PATH.py:FUNCTION"
+                raise ValueError(f"unknown model '{self.model}'; {did_you_mean(self.model, known)} (or {else_})")
+            if self.pretrained and "pretrained" not in known[self.model].options:
+                raise ValueError(f"`pretrained` has no effect with '{self.model}', only with timm/NAME")
+            check_options(f"model '{self.model}'", self.options, known[self.model])
+        taken = {"file": ("options", "weights", "pretrained"), "code": ("pretrained",)}.get(
+            self.origin, ("outputs",) if self.weights else ("outputs", "classes")
+        )
+        for key in taken:
+            if key in self.model_fields_set:
+                raise ValueError(f"`{key}` has no effect with '{self.model}'")
         return self
 
 
@@ -126,7 +193,13 @@ class Teacher(Network):
     @property
     def knows(self) -> bool:
         """Whether anything says where its knowledge comes from."""
-        return self.train is not None or self.weights is not None or self.pretrained
+        return self.train is not None or self.weights is not None or self.pretrained or self.origin == "file"
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Teacher:
+        if self.train and self.origin == "file":
+            raise ValueError(f"`train` has no effect with '{self.model}', which is asked as it is")
+        return self
 
 
 class Assistant(Network):
@@ -184,15 +257,17 @@ class Student(Network):
     peers: Annotated[int, Field(ge=2)] | None = None
 
     @property
-    def brought(self) -> bool:
+    def ready(self) -> bool:
         """Whether it is taken as it is, and not trained."""
         return not self.train.epochs
 
     @model_validator(mode="after")
     def _known_already(self) -> Student:
-        if self.brought and not self.weights:
+        if self.origin == "file":
+            raise ValueError(f"'{self.model}' cannot be trained: a student is a network of PyTorch or timm")
+        if self.ready and not self.weights:
             raise ValueError("`train.epochs: 0` takes the student as it is: give its `weights`")
-        if self.brought and (self.generations or self.peers):
+        if self.ready and (self.generations or self.peers):
             raise ValueError("`train.epochs: 0` trains nobody: leave `generations` and `peers` out")
         return self
 

@@ -149,7 +149,7 @@ class Recipe(Strict):
     @property
     def taught(self) -> bool:
         """Whether a student learns from anybody: teachers, an earlier generation or its peers."""
-        return not self.student.brought and bool(self.teachers or self.student.generations or self.student.peers)
+        return not self.student.ready and bool(self.teachers or self.student.generations or self.student.peers)
 
     @property
     def spread(self) -> bool:
@@ -209,7 +209,7 @@ class Recipe(Strict):
             if family == "multilabel":
                 raise MisfitError(f"{place}.{name}", "takes rows of several classes, and no `task` has these")
         learns = [name for name, term in terms.items() if known[term.loss].needs_teacher]
-        if learns and not self.taught and not self.smaller and not self.student.brought:
+        if learns and not self.taught and not self.smaller and not self.student.ready:
             raise MisfitError(f"{place}.{learns[0]}", "learns from a teacher, and `teachers` is empty")
         if self.taught and not any(terms[name].learns for name in learns):
             if place != "losses":
@@ -237,7 +237,7 @@ class Recipe(Strict):
             self._quantize_fits(place, steps)
         if self.smaller and self.student.peers:
             raise MisfitError("student.peers", "and `compress` do not go together: there is no one student to compress")
-        if self.student.brought and (self.compare or not (self.smaller or self.export)):
+        if self.student.ready and (self.compare or not (self.smaller or self.export)):
             what = "takes the student as it is: then there is nothing but `compress`, `budget` and `export` to do"
             raise MisfitError("student.train.epochs", what)
         for number, teacher in enumerate(self.teachers):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from limbeck.models import Normalized, channels_last, gives_probabilities, log_probabilities, plain
+from limbeck.models import Normalized, channels_last, given, gives_probabilities, log_probabilities, plain
 from limbeck.taps import Taps
 from limbeck.teachers.joining import Combine
 from limbeck.types import Batch, Output, Teacher
@@ -55,7 +55,7 @@ class Frozen:
     def __call__(self, batch: Batch) -> Output:
         """The teacher's logits or values, and tapped features, for a batch."""
         with torch.autocast(self._device.type, enabled=False):
-            output = self._taps(self._model, batch.x.to(self._device))
+            output = self._taps(self._model, given(self._model, batch).to(self._device))
         prediction = output.prediction.float()
         if self.probabilities is None and len(prediction):
             self.probabilities = gives_probabilities(prediction)

@@ -40,6 +40,7 @@ def tune(
     overrides: Iterable[str] = (),
     losses: Sequence[str] = (),
     seeds: int | Sequence[int] | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Search the loss by which the student of a recipe learns best, or go on with a search that was interrupted.
@@ -54,6 +55,7 @@ def tune(
         out: the run directory; `runs/<name of the recipe>` where it is not given.
         overrides: `key=value` texts with dotted keys.
         losses: those to choose from; the recipe's own and the usual ones where none is given.
+        trust: whether opening a model may run code; see `limbeck.run`.
         seeds: of the students of each trial, a number of seeds or a list; the recipe's first where it is not given.
         progress: where progress is shown; quiet where it is not given.
 
@@ -80,7 +82,7 @@ def tune(
         raise UserError("a search takes one process", where="limbeck tune", hint="start it without torchrun")
     with locked(folder):
         claim(folder, checked)
-        job = begin(checked, folder, accelerator, progress)
+        job = begin(checked, folder, accelerator, progress, trust=trust)
         job.data = replace(job.data, test=job.data.test[:0])
         space = candidates(checked, job.data.task.width, losses)
         return _searched(_Setting(job, checked, space, chosen, folder / FOLDER), trials)

@@ -1,0 +1,49 @@
+"""Programs that torch.export wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from limbeck.data import Data
+from limbeck.errors import UserError
+
+
+def load_exported(path: Path, data: Data) -> nn.Module:
+    """The module of an exported program (.pt2). Opening one may run code: torch unpickles parts of it.
+
+    Args:
+        path: of the file.
+        data: whose rows it will be asked for; one exported for a fixed number of rows is asked that many at a time.
+
+    Raises:
+        UserError: it cannot be read, or takes something else than one tensor.
+    """
+    try:
+        program = torch.export.load(path)
+    except Exception as error:
+        raise UserError(f"torch.export cannot load it ({error})", where=str(path)) from error
+    inputs = [n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1:
+        raise UserError(f"takes {len(inputs)} inputs instead of one", where=str(path))
+    rows = inputs[0].meta["val"].shape[0]
+    model = program.module()
+    return _Fixed(model, rows) if isinstance(rows, int) else model
+
+
+class _Fixed(nn.Module):
+    """A program for a fixed number of rows; the last batch is filled up."""
+
+    def __init__(self, model: nn.Module, rows: int) -> None:
+        super().__init__()
+        self.model, self.rows = model, rows
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = []
+        for part in torch.split(x, self.rows):
+            missing = self.rows - len(part)
+            full = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+            parts.append(self.model(full)[: len(part)])
+        return torch.cat(parts)
