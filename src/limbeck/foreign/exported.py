@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.data import Data
 from limbeck.errors import UserError
@@ -29,21 +30,33 @@ def load_exported(path: Path, data: Data) -> nn.Module:
     if len(inputs) != 1:
         raise UserError(f"takes {len(inputs)} inputs instead of one", where=str(path))
     rows = inputs[0].meta["val"].shape[0]
-    model = program.module()
-    return _Fixed(model, rows) if isinstance(rows, int) else model
+    return Program(program.module(), rows if isinstance(rows, int) else None)
 
 
-class _Fixed(nn.Module):
-    """A program for a fixed number of rows; the last batch is filled up."""
+class Program(nn.Module):
+    """An exported program, which computes as it was exported whatever mode it is put in.
 
-    def __init__(self, model: nn.Module, rows: int) -> None:
+    Args:
+        graph: its module.
+        rows: of a program for a fixed number of rows, how many; the last batch is filled up.
+    """
+
+    def __init__(self, graph: nn.Module, rows: int | None) -> None:
         super().__init__()
-        self.model, self.rows = model, rows
+        self.graph, self.rows = graph, rows
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """What the program gives for any number of rows [B, ...]."""
+        if self.rows is None:
+            return self.graph(x)  # type: ignore[no-any-return]
         parts = []
         for part in torch.split(x, self.rows):
             missing = self.rows - len(part)
             full = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
-            parts.append(self.model(full)[: len(part)])
+            parts.append(self.graph(full)[: len(part)])
         return torch.cat(parts)
+
+    def train(self, mode: bool = True) -> Self:
+        """The graph refuses to be asked for a mode: it has none."""
+        self.training = mode
+        return self
