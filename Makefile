@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 OUT    ?= runs/quickstart
+# Processes that tests are spread over, a file at a time: as many as there are cores. Each takes about 1 GB.
+JOBS   ?= auto
 
 # uv rather than pip: it resolves quickly, and it takes torch and torchvision from one index, so that they fit together.
 UV     := .venv/bin/uv
@@ -42,10 +44,10 @@ demo: .venv/.installed  ## from a recipe to a distilled student, its files and a
 # --- for a contributor -----------------------------------------------------------------------------
 
 test: .venv/.installed-dev  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 fast: .venv/.installed-dev  ## the tests that take a few seconds at most
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow'
 
 lint: .venv/.installed-dev  ## formatting and lint rules
 	$(BIN)/ruff format --check .
