@@ -2,7 +2,6 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from sklearn import metrics as reference
 from torch import nn
 
 from limbeck import evaluate
-from limbeck.data import core, from_arrays
+from limbeck.data import Scaling, core, from_arrays
 from limbeck.errors import UserError
 from limbeck.types import Task
 
@@ -24,7 +23,7 @@ WEIGHT = Task("regression", ("weight",))
 
 
 def scaling(mean, std):
-    return SimpleNamespace(mean=torch.tensor(mean), std=torch.tensor(std))
+    return Scaling(torch.tensor(mean), torch.tensor(std))
 
 
 def ece_by_hand(logits, target, bins=15):

@@ -14,6 +14,7 @@ from limbeck.brought import brought, continued
 from limbeck.devices import make_accelerator
 from limbeck.errors import UserError
 from limbeck.runtime import Progress, read_json
+from limbeck.types import Column
 
 STUDENT = {
     "model": "conv-pool",
@@ -240,11 +241,21 @@ def test_rows_of_files_are_prepared_as_those_of_a_data_set(tmp_path):
     assert found[0].max() == 0
     assert found[1, :, 3, 3].tolist() == [10, 20, 30]
     (tmp_path / "rows.csv").write_text("b,kind,a\n2,red,1\n4,blue,3\n")
-    assert data.read_rows(tmp_path / "rows.csv", ["a", "b", "kind=red"]).tolist() == [[1, 2, 1], [3, 4, 0]]
+    table = [Column("a"), Column("kind", ("green", "red")), Column("b")]
+    rows, unknown = data.read_rows(tmp_path / "rows.csv", table, 4)
+    assert rows.tolist() == [[1, 0, 1, 2], [3, 0, 0, 4]]
+    assert unknown == [{}, {"kind": "blue"}]
     with pytest.raises(UserError, match="no column 'c'"):
-        data.read_rows(tmp_path / "rows.csv", ["c"])
+        data.read_rows(tmp_path / "rows.csv", [Column("c")], 1)
     with pytest.raises(UserError, match="no number"):
-        data.read_rows(tmp_path / "rows.csv", ["kind"])
+        data.read_rows(tmp_path / "rows.csv", [Column("kind")], 1)
+    (tmp_path / "bare.csv").write_text("p,q\n2,1\n")
+    assert data.read_rows(tmp_path / "bare.csv", [], 2)[0].tolist() == [[2, 1]]
+    with pytest.raises(UserError, match=r"has 3 columns, and the file takes 2 numbers"):
+        data.read_rows(tmp_path / "rows.csv", [], 2)
+    (tmp_path / "gaps.csv").write_text("a,kind\n1,\n2,red\n")
+    with pytest.raises(UserError, match="column 'kind' has gaps"):
+        data.read_rows(tmp_path / "gaps.csv", [Column("kind", ("red",))], 1)
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"broken.png: cannot be read"):
         data.read_images([tmp_path / "broken.png"], (3, 8, 8))

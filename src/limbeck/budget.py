@@ -192,7 +192,12 @@ def _loss(job: Job, before: Tensor, after: Tensor) -> evaluate.Loss:
     """What predictions for the validation rows lose against those of the uncompressed student."""
     data, spec = job.data, job.recipe.budget
     assert spec is not None
-    return evaluate.loss(data.task, before, after, targets(data, data.val, "cpu"), allowed=spec.accuracy_drop)
+    truth, scaling = targets(data, data.val, "cpu"), data.targets
+    if scaling is not None and scaling.log:
+        # What is reported counts, errors in the targets' own units; those of each target in its standard deviations.
+        own = scaling.restore(truth).std(dim=0)
+        before, after, truth = (scaling.restore(values) / own for values in (before, after, truth))
+    return evaluate.loss(data.task, before, after, truth, allowed=spec.accuracy_drop)
 
 
 def _found(job: Job, start: Studied, trials: list[dict[str, Any]]) -> dict[str, Any]:

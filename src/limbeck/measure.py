@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from limbeck.ship import Shipped, ship, with_latency
 from limbeck.teachers import Combine
 from limbeck.types import Artifact, Cost, Role
 
+MOST_POINTS, MOST_OUTPUTS_DRAWN = 2000, 8  # of a model on the page, which holds all of them
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -30,6 +32,7 @@ class Candidate:
         timed: whether its time is measured, and not that of one with the same architecture.
         trained_rounded: whether it went through quantization-aware training.
         told: what was done to it, in words.
+        drawn: whether its predictions of measured values are kept for a plot.
     """
 
     name: str
@@ -41,11 +44,12 @@ class Candidate:
     timed: bool = False
     trained_rounded: bool = False
     told: Sequence[str] = ()
+    drawn: bool = False
 
 
 def measure(
     job: Job, candidates: Sequence[Candidate], combine: Combine | None
-) -> tuple[list[Artifact], dict[str, Any] | None]:
+) -> tuple[list[Artifact], dict[str, Any] | None, dict[str, Any] | None]:
     """What every candidate is worth and costs, and the files of those that are shipped.
 
     The test split is used here, for the first and only time.
@@ -56,7 +60,8 @@ def measure(
         combine: how several teachers make one; None for a single one, and where the last of them is all of them.
 
     Returns:
-        The rows, and how far several teachers are apart (None for one).
+        The rows, how far several teachers are apart (None for one), and for measured values what some of the models
+        predict, see `_drawn`.
 
     Raises:
         UserError: a file computes something else than the network it was made from.
@@ -67,6 +72,7 @@ def measure(
     told: list[Tensor] = []
     files: list[Artifact] = []
     timed: dict[str, nn.Module] = {}
+    drawn: dict[tuple[str, Role], Tensor] = {}
     total = len(candidates) + sum(len(c.formats) for c in candidates)
     with job.progress.bar("test", total) as advance:
         for candidate in candidates:
@@ -85,6 +91,8 @@ def measure(
             if (inner := foreign(network)) is None:
                 cost = Cost(benchmark.parameters(network), benchmark.macs(network, example), size_bytes, None)
             found.append(Artifact(candidate.name, candidate.role, candidate.seed, "pytorch", file, metrics, cost))
+            if candidate.drawn:
+                drawn[candidate.name, candidate.role] = prediction
             if candidate.timed and not (inner and inner.keyed):
                 timed[candidate.name] = network
             advance(len(found) + len(files), candidate.name)
@@ -105,7 +113,39 @@ def measure(
         apart = evaluate.disagreement(data.task, torch.stack(told), names, data.targets, target=labels)
         found.insert(len(told), _ensemble(found[: len(told)], _together(told, combine), truth, data))
     job.progress.say(f"timing {len(timed)} networks and {len(files)} files, one after the other")
-    return _with_latency(found, timed, example) + with_latency(job, files), apart
+    rows = _with_latency(found, timed, example) + with_latency(job, files)
+    if told:
+        drawn = {(found[len(told) - (not combine)].name, "teacher"): _together(told, combine), **drawn}
+    return rows, apart, _drawn(data, drawn)
+
+
+def _drawn(data: Data, predictions: Mapping[tuple[str, Role], Tensor]) -> dict[str, Any] | None:
+    """What models predict of some test rows, in the targets' own units, five digits of it; None for classes.
+
+    Returns:
+        outputs: names of those that are kept; rows: how many are kept, drawn at random; of: how many there are; true:
+        [[value of each row] of each output]; models: name, role, and values, likewise.
+    """
+    if data.targets is None:
+        return None
+    width, total = min(data.task.width, MOST_OUTPUTS_DRAWN), len(data.test)
+    count = min(total, max(MOST_POINTS // width, 300))
+    kept = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].sort().values
+
+    def own(values: Tensor) -> list[list[float]]:
+        return [[float(f"{value:.5g}") for value in column] for column in values[kept, :width].double().T.tolist()]
+
+    scaling = data.targets
+    return {
+        "outputs": list(data.task.names[:width]),
+        "rows": count,
+        "of": total,
+        "true": own(data.y[data.test.to(data.y.device)].cpu()),
+        "models": [
+            {"name": name, "role": role, "values": own(scaling.restore(evaluate.means(data.task, prediction).double()))}
+            for (name, role), prediction in predictions.items()
+        ],
+    }
 
 
 def _together(told: list[Tensor], combine: Combine | None) -> Tensor:

@@ -186,6 +186,7 @@ def _conclude(
         "compressed": _compressed(job, models, smaller),
         "budget": searched,
         "chosen": chosen,
+        "predictions": measured.get("predictions"),
         "views": job.views,
         "cache": [stored for t in trained.values() for stored in t.get("cache", [])],
         "curves": {name: t["epochs"] for name, t in trained.items() if t.get("epochs")},
@@ -331,6 +332,7 @@ def _describe(data: Data) -> dict[str, Any]:
         "shape": list(data.shape),
         "counts": data.counts(),
         "classes": list(data.task.names),
+        "log_target": data.targets is not None and data.targets.log,
         "fingerprint": data.fingerprint,
         "notes": list(data.notes),
     }
@@ -368,10 +370,12 @@ def _measured(
         build = partial(job.network, helper, file)
         candidates.append(Candidate(helper.name, "assistant", None, file, build, timed=True))
     shipped = _shipped(job, studied, smaller, chosen, searched)
+    seed = next(s.seed for s in studied if s.name == chosen)
     for s in studied:
         build = partial(job.network, checked.student, s.file)
         formats = shipped.get(s.name, ())
-        candidates.append(Candidate(s.name, s.role, s.seed, s.file, build, formats, s.name == chosen))
+        pictured = s.role in ("student", "distilled") and s.seed == seed
+        candidates.append(Candidate(s.name, s.role, s.seed, s.file, build, formats, s.name == chosen, drawn=pictured))
     for one in smaller:
         formats, again = shipped.get(one.name, ()), partial(rebuild, job, one.file)
         candidates.append(
@@ -379,7 +383,7 @@ def _measured(
                 one.name, one.role, one.seed, one.file, again, formats, one.name in shipped, one.rounded, one.told
             )
         )
-    rows, disagreement = measure(job, candidates, None if faculty is None or faculty.joint else faculty.combine)
+    rows, disagreement, drawn = measure(job, candidates, None if faculty is None or faculty.joint else faculty.combine)
     models = [asdict(row) for row in rows]
     files = [m["file"] for m in models if m["role"] == "exported"]
-    return {"models": models, "disagreement": disagreement, "files": files}
+    return {"models": models, "disagreement": disagreement, "predictions": drawn, "files": files}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[st
         top: how many classes to name, the likeliest first.
 
     Returns:
-        One mapping an image or row: input, and classes with their probabilities, or values by name.
+        One mapping an image or row: input, and classes with their probabilities, or values by name; of a row with words
+        that no row learned from had, also unknown, these words by column.
 
     Raises:
         UserError: the file has no card, or an input cannot be read or does not fit.
     """
-    card = export.read_card(file)
+    card, unknown = export.read_card(file), list[dict[str, str]]()
     if not inputs:
         raise UserError("there is nothing to predict", hint="give images, or a table")
     if len(card.shape) == 3:
@@ -39,14 +41,15 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[st
         rows: np.ndarray[Any, Any] = x if card.interface.input == "uint8" else x.astype(np.float32) / 255
         rows = rows.transpose(0, 2, 3, 1) if card.interface.layout == "nhwc" else rows
     else:
-        tables = [read_rows(path, card.columns) for path in inputs]
-        names = [f"{path}:{n + 1}" for path, table in zip(inputs, tables, strict=True) for n in range(len(table))]
-        rows = np.concatenate(tables)
+        tables = [read_rows(path, card.table, card.shape[0]) for path in inputs]
+        names = [f"{path}:{n + 1}" for path, (table, _) in zip(inputs, tables, strict=True) for n in range(len(table))]
+        rows, unknown = np.concatenate([table for table, _ in tables]), [one for _, found in tables for one in found]
     if not len(rows):
         raise UserError("there is no image and no row in it", where=str(inputs[0]))
     with export.Served(file, card.format) as served:
         told = served.predict(np.ascontiguousarray(rows))
-    return [_said(card, name, row, top) for name, row in zip(names, told, strict=True)]
+    said = [_said(card, name, row, top) for name, row in zip(names, told, strict=True)]
+    return [one | {"unknown": words} if words else one for one, words in zip_longest(said, unknown)]
 
 
 def _images(folder: Path) -> list[Path]:

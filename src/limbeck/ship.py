@@ -66,7 +66,7 @@ def _made(job: Job, shipped: Shipped, name: Deployable) -> dict[str, Any]:
         told = torch.from_numpy(served.predict(given(job, job.data.test)))
         memory_mb = served.peak_mb
     scaling = units(job)
-    reference = shipped.prediction if scaling is None else shipped.prediction * scaling.std + scaling.mean
+    reference = shipped.prediction if scaling is None else scaling.restore(shipped.prediction)
     parity = export.parity(reference, told, job.data.task.kind)
     if precision == "float32":
         export.check_parity(path, parity, reference)
@@ -186,7 +186,10 @@ def units(job: Job) -> Scaling | None:
 def standardised(job: Job, told: Tensor) -> Tensor:
     """What a file gives, as a network gives it."""
     scaling = units(job)
-    return told if scaling is None else (told - scaling.mean) / scaling.std
+    if scaling is None:
+        return told
+    # A rounded file may answer 0 where only what is above 0 has a logarithm.
+    return scaling.standardise(told.clamp_min(torch.finfo(told.dtype).tiny) if scaling.log else told)
 
 
 def metrics_of(job: Job, told: Tensor, rows: Tensor) -> dict[str, Any]:
@@ -205,6 +208,7 @@ def _card(job: Job, shipped: Shipped, row: Artifact, path: Path) -> None:
         task=data.task,
         shape=data.shape,
         columns=data.columns,
+        table=data.table,
         metrics={k: v for k, v in row.metrics.items() if isinstance(v, int | float)},
         made={
             "recipe": job.recipe.name,
@@ -245,16 +249,17 @@ def with_latency(job: Job, rows: Sequence[Artifact]) -> list[Artifact]:
 
 
 class Rescale(nn.Module):
-    """Standardised values [B, K] back in their own units."""
+    """Standardised values [B, K] back in their own units; see `Scaling.restore`."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, scaling: Scaling) -> None:
         super().__init__()
+        self.log = scaling.log
         self.register_buffer("mean", scaling.mean, persistent=False)
         self.register_buffer("std", scaling.std, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Values [B, K] in their own units."""
-        return x * self.std + self.mean
+        return Scaling(self.mean, self.std, self.log).restore(x)

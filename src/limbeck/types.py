@@ -47,6 +47,27 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table as the user has it: numbers, or words out of `categories`.
+
+    Attributes:
+        name: of the column.
+        categories: the words in the order of their inputs, of which the row's own is 1 and the others 0; None for a
+            column of numbers, which is one input.
+    """
+
+    name: str
+    categories: tuple[str, ...] | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs it becomes."""
+        if self.categories is None:
+            return (self.name,)
+        return tuple(f"{self.name}={word}" for word in self.categories)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Some rows of a data set, as the networks see them.
 

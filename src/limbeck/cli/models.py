@@ -254,11 +254,14 @@ def predict(
       limbeck predict model.int8.tflite photos/*.jpg --top 3
     """  # noqa: D301 - Click wants the character itself
     import json as writer
+    import sys
 
     from limbeck.brought import shipped
     from limbeck.predicting import predict as say
 
     for row in say(shipped(file)[0], inputs, top=top):
+        for column, word in row.get("unknown", {}).items():
+            print(f"note: {row['input']}: no row learned from had {column} '{word}'", file=sys.stderr)
         if json:
             print(writer.dumps(row, ensure_ascii=False))
         elif "classes" in row:

@@ -35,6 +35,7 @@ def from_arrays(
     test: float = 0.15,
     seed: int = 0,
     stratify: bool = True,
+    log_target: bool = False,
 ) -> Data:
     """Make a data set of your own arrays or tensors.
 
@@ -48,6 +49,7 @@ def from_arrays(
         test: share of all rows.
         seed: of the split.
         stratify: keep the classes' shares the same in every split.
+        log_target: learn the logarithm of measured values, all above 0; every figure is in their own unit.
 
     Raises:
         UserError: shapes, labels or values that do not fit.
@@ -58,12 +60,14 @@ def from_arrays(
     values, labels = _numpy(x), _numpy(y)
     if kind is None:
         kind = "regression" if labels.dtype.kind == "f" else "classification"
+    if log_target and kind != "regression":
+        raise UserError("classes have no logarithm", where="log_target", hint="for measured values: kind regression")
     inputs = _inputs(values, "x")
     outputs, found = _outputs(labels, kind, names, "y")
     if len(inputs) != len(outputs):
         raise UserError(f"x has {len(inputs)} rows, y has {len(outputs)}", where="from_arrays")
     raw = Raw("arrays", inputs, outputs, found)
-    return finish(raw, kind, val=val, test=test, seed=seed, stratify=stratify)
+    return finish(raw, kind, val=val, test=test, seed=seed, stratify=stratify, log_target=log_target)
 
 
 def load_arrays(spec: recipe.Data, kind: Kind) -> Raw:

@@ -10,18 +10,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.types import Batch, Fetch, Task
+from limbeck.errors import UserError
+from limbeck.types import Batch, Column, Fetch, Task
+
+LARGEST_LOG = 80.0  # e^80 is within float32: a network that has learned nothing yet must not answer infinity
 
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
     """Mean and standard deviation, float32, for each channel (of pixels in [0, 1]), column or regression target.
 
-    `std` is never 0: something constant gets 1, so that dividing by it leaves zeros rather than infinities.
+    `std` is never 0: something constant gets 1, so that dividing by it leaves zeros rather than infinities. With `log`
+    both are those of the natural logarithm of the values, which are above 0.
     """
 
     mean: Tensor
     std: Tensor
+    log: bool = False
+
+    def standardise(self, values: Tensor) -> Tensor:
+        """Values [B, K] in their own units as networks learn them."""
+        mean, std = self.mean.to(values), self.std.to(values)
+        return ((values.log() if self.log else values) - mean) / std
+
+    def restore(self, values: Tensor) -> Tensor:
+        """Values [B, K] as networks give them in their own units: the inverse of `standardise`."""
+        own = values * self.std.to(values) + self.mean.to(values)
+        return own.clamp(max=LARGEST_LOG).exp() if self.log else own
 
     def with_spread(self) -> Scaling:
         """The same for K values followed by the logarithms of their variances, which only move with the unit."""
@@ -45,7 +60,8 @@ class Data:
         targets: scaling of the regression targets, measured on the training rows only; None for classes.
         notes: what the user must be told.
         fingerprint: of contents, splits and preparation.
-        columns: names of the table's columns, or of the pixels of flattened images.
+        columns: names of the table's columns, or of the pixels of flattened images: one for each input.
+        table: the table's columns as the user has them, where the inputs were made of some.
     """
 
     name: str
@@ -60,6 +76,7 @@ class Data:
     notes: tuple[str, ...]
     fingerprint: str
     columns: tuple[str, ...] = ()
+    table: tuple[Column, ...] = ()
 
     @property
     def images(self) -> bool:
@@ -95,9 +112,7 @@ def pixels(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tens
 def targets(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """What to predict for some rows: class indices int64 [B], or standardised values float32 [B, K]."""
     y = data.y[rows.to(data.y.device)].to(device)
-    if data.targets is None:
-        return y
-    return (y - data.targets.mean.to(device)) / data.targets.std.to(device)
+    return y if data.targets is None else data.targets.standardise(y)
 
 
 def fetcher(data: Data, device: torch.device | str = "cpu") -> Fetch:
@@ -171,6 +186,21 @@ def measure(x: Tensor, rows: Tensor) -> Scaling:
     mean, variance = of_bytes(x, chunks) if x.dtype == torch.uint8 else _of_floats(x, chunks)
     std = variance.sqrt().float()
     return Scaling(mean.float(), torch.where(std > 0, std, torch.ones_like(std)))
+
+
+def measure_log(y: Tensor, rows: Tensor) -> Scaling:
+    """Scaling of the logarithms of regression targets over `rows`.
+
+    Raises:
+        UserError: some target is not above 0, in whatever split.
+    """
+    if len(wrong := (y <= 0).any(dim=1).nonzero().flatten()):
+        raise UserError(
+            f"{len(wrong)} targets are 0 or below and have no logarithm; the first stands in row {int(wrong[0])}",
+            where="data.log_target",
+        )
+    found = measure(y.double().log(), rows)
+    return Scaling(found.mean, found.std, log=True)
 
 
 def _of_bytes(x: Tensor, chunks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

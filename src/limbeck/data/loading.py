@@ -50,7 +50,7 @@ def load(spec: recipe.Data, kind: Kind, progress: Progress | None = None) -> Dat
     limit = None if spec.source in ("folder", "table") else spec.limit
     return finish(
         raw, kind, val=spec.split.val, test=spec.split.test, seed=spec.split.seed, stratify=spec.split.stratify,
-        limit=limit, flat=spec.flat, mean=spec.mean, std=spec.std,
+        limit=limit, flat=spec.flat, mean=spec.mean, std=spec.std, log_target=spec.log_target,
     )  # fmt: skip
 
 

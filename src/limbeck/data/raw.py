@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.data.core import Data, Scaling, measure
+from limbeck.data.core import Data, Scaling, measure, measure_log
 from limbeck.data.split import Rows, Splits, subset, three_way
 from limbeck.errors import UserError
 from limbeck.runtime import cache_dir, fingerprint, fingerprint_tensors, read_json, write_json
-from limbeck.types import Kind, Task
+from limbeck.types import Column, Kind, Task
 
 
 class AbsentError(UserError):
@@ -33,7 +33,8 @@ class Raw:
         x: as in `Data`.
         y: as in `Data`.
         names: class names, or names of the regression targets.
-        columns: column names of a table.
+        columns: column names of a table, one for each input.
+        table: columns of a table as the user has them.
         notes: what the user must be told.
         groups: a key for every row.
         published_val: validation rows that came with the data.
@@ -53,6 +54,7 @@ class Raw:
     published_test: Rows | None = None
     splits: Splits | None = None
     identity: str | None = None
+    table: tuple[Column, ...] = ()
 
 
 def finish(
@@ -67,11 +69,13 @@ def finish(
     flat: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    log_target: bool = False,
 ) -> Data:
     """Split, prepare and measure what a source gave.
 
     Raises:
-        UserError: too few rows, `flat` without images, or `mean` and `std` of the wrong length.
+        UserError: too few rows, `flat` without images, `mean` and `std` of the wrong length, or `log_target` and a
+            target that has no logarithm.
     """
     if limit is not None:
         raw = _limited(raw, limit, seed)
@@ -88,7 +92,7 @@ def finish(
         x = x.reshape(len(x), -1)  # bytes stay bytes, and a mapped file stays one
         columns, identity = tuple(f"pixel_{i}" for i in range(x.shape[1])), identity and f"{identity}-flat"
     inputs = _measured(x, train, identity) if mean is None or std is None else _given(mean, std, x)
-    scales = measure(raw.y, train) if kind == "regression" else None
+    scales = (measure_log if log_target else measure)(raw.y, train) if kind == "regression" else None
     rows = {"y": raw.y, "train": train, "val": val_rows, "test": test_rows, "mean": inputs.mean, "std": inputs.std}
     contents = fingerprint_tensors(rows if identity else {**rows, "x": x})
     return Data(
@@ -102,8 +106,11 @@ def finish(
         inputs=inputs,
         targets=scales,
         notes=(*raw.notes, *splits.notes),
-        fingerprint=fingerprint(contents, identity, kind, raw.names, columns, list(x.shape)),
+        fingerprint=fingerprint(
+            contents, identity, kind, raw.names, columns, list(x.shape), *(["log"] if log_target else [])
+        ),
         columns=columns,
+        table=raw.table or (tuple(Column(name) for name in columns) if x.ndim == 2 and not flat else ()),
     )
 
 
@@ -161,7 +168,8 @@ def _given(mean: Sequence[float], std: Sequence[float], x: Tensor) -> Scaling:
         if len(values) not in (1, width):
             what = "channels" if x.ndim == 4 else "columns"
             raise UserError(f"`{name}` has {len(values)} numbers for {width} {what}", where=f"data.{name}")
-    return Scaling(*(torch.tensor(list(values), dtype=torch.float32).expand(width).clone() for values in (mean, std)))
+    fixed = [torch.tensor(list(values), dtype=torch.float32).expand(width).clone() for values in (mean, std)]
+    return Scaling(fixed[0], fixed[1])
 
 
 def check_labels(y: Tensor, names: Sequence[str], where: str) -> None:

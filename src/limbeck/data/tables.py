@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from limbeck.data.raw import AbsentError, Raw
 from limbeck.data.split import Rows, subset, three_way
 from limbeck.errors import UserError, did_you_mean
-from limbeck.types import Kind
+from limbeck.types import Column, Kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,8 +90,11 @@ def load_table(spec: recipe.Data, kind: Kind) -> Raw:
         groups=_codes(frame[group]) if group else None,
         val=spec.split.val, test=spec.split.test, seed=spec.split.seed, stratify=spec.split.stratify,
     )  # fmt: skip
-    x, columns_out = _encode(features, splits.train, where)
-    return Raw(f"table {path.name}", torch.from_numpy(x), y, names, columns_out, tuple(notes), splits=splits)
+    x, table = _encode(features, splits.train, where)
+    inputs = tuple(name for column in table for name in column.inputs)
+    return Raw(
+        f"table {path.name}", torch.from_numpy(x), y, names, inputs, tuple(notes), splits=splits, table=tuple(table)
+    )
 
 
 def _refuse_gaps(frame: pd.DataFrame, where: str) -> None:
@@ -133,15 +136,15 @@ def _targets(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) ->
     return torch.from_numpy(codes.ravel().astype(np.int64)), tuple(str(k) for k in known)
 
 
-def _encode(features: pd.DataFrame, train: Rows, where: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """All columns as float32 numbers, with their names."""
+def _encode(features: pd.DataFrame, train: Rows, where: str) -> tuple[NDArray[np.float32], list[Column]]:
+    """All columns as float32 numbers, and what each was."""
     blocks: list[NDArray[np.float32]] = []
-    names: list[str] = []
+    columns: list[Column] = []
     for column in features.columns:
         values = features[column]
         if values.dtype.kind in "biuf":
             blocks.append(_float32(values, column, where)[:, None])
-            names.append(column)
+            columns.append(Column(column))
             continue
         if values.dtype.kind in "mM":
             raise UserError(
@@ -155,8 +158,8 @@ def _encode(features: pd.DataFrame, train: Rows, where: str) -> tuple[NDArray[np
                 hint="name it in `drop` if it identifies rows, or group its values",
             )  # fmt: skip
         blocks.append((words[:, None] == known).astype(np.float32))
-        names += [f"{column}={word}" for word in known]
-    return np.concatenate(blocks, axis=1), tuple(names)
+        columns.append(Column(column, tuple(str(word) for word in known)))
+    return np.concatenate(blocks, axis=1), columns
 
 
 def _float32(column: pd.Series[Any], name: str, where: str) -> NDArray[np.float32]:

@@ -259,8 +259,11 @@ def _classification(task: Task, logits: Tensor, target: Tensor) -> dict[str, Any
 def _regression(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | None) -> dict[str, Any]:
     from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error
 
-    r2 = [_r2(p, t) for p, t in zip(prediction.T, target.T, strict=True)]
+    learned = prediction, target
     prediction, target = _unscaled(prediction, scaling), _unscaled(target, scaling)
+    # A share of the variance has no unit, unless the logarithm was learned; tiny units are better left out of it.
+    held = (prediction, target) if scaling is not None and scaling.log else learned
+    r2 = [_r2(p, t) for p, t in zip(held[0].T, held[1].T, strict=True)]
     mae = mean_absolute_error(prediction, target, num_outputs=task.width).reshape(-1).tolist()
     rmse = mean_squared_error(prediction, target, squared=False, num_outputs=task.width).reshape(-1).tolist()
     defined = [value for value in r2 if value is not None]
@@ -286,7 +289,4 @@ def _r2(prediction: Tensor, target: Tensor) -> float | None:
 
 
 def _unscaled(values: Tensor, scaling: Scaling | None) -> Tensor:
-    if scaling is None:
-        return values
-    mean, std = (torch.as_tensor(v, dtype=torch.float64).cpu() for v in (scaling.mean, scaling.std))
-    return values * std + mean
+    return values if scaling is None else scaling.restore(values)

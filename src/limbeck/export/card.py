@@ -12,7 +12,7 @@ from limbeck.errors import UserError
 from limbeck.export.interface import LARGEST_BATCH, Interface
 from limbeck.export.places import files, form_of, size_bytes
 from limbeck.runtime import read_json, write_json
-from limbeck.types import Kind, Task
+from limbeck.types import Column, Kind, Task
 
 VERSION = 1
 
@@ -28,7 +28,8 @@ class Card:
         task: what it predicts.
         interface: what it takes.
         shape: of one row as the network takes it, [channels, H, W] or [columns].
-        columns: names of a table's columns; empty for images.
+        columns: names of the inputs of a row; empty for images, and where they have no names.
+        table: a table's columns, of which the inputs are made.
         metrics: on the test split.
         made: how it was made.
     """
@@ -40,6 +41,7 @@ class Card:
     interface: Interface
     shape: tuple[int, ...]
     columns: tuple[str, ...]
+    table: tuple[Column, ...]
     metrics: Mapping[str, Any]
     made: Mapping[str, Any]
 
@@ -58,6 +60,7 @@ def write_card(
     task: Task,
     shape: Sequence[int],
     columns: Sequence[str] = (),
+    table: Sequence[Column] = (),
     metrics: Mapping[str, Any],
     made: Mapping[str, Any],
 ) -> Path:
@@ -70,7 +73,8 @@ def write_card(
         precision: float32, fp16, int8, w8 or w4.
         task: what it predicts.
         shape: of one row as the network takes it, [channels, H, W] or [columns].
-        columns: names of a table's columns; empty for images.
+        columns: names of the inputs of a row; empty for images, and where they have no names.
+        table: a table's columns as the user has them, of which the inputs are made.
         metrics: on the test split.
         made: how it was made: edits, seed, whatever JSON can hold. This version of Limbeck is added.
 
@@ -89,7 +93,7 @@ def write_card(
         "task": task.kind,
         "classes" if task.kind == "classification" else "values": list(task.names),
         "spread": task.spread,
-        "input": _input(interface, tuple(shape), columns, format),
+        "input": _input(interface, tuple(shape), columns, table, format),
         "output": {"shape": ["rows", task.outputs], "dtype": "float32", "meaning": _meaning(task)},
         "metrics": dict(metrics),
         "made": {"limbeck": __version__, **made},
@@ -100,7 +104,9 @@ def write_card(
     return card_path(path)
 
 
-def _input(interface: Interface, shape: tuple[int, ...], columns: Sequence[str], format: str) -> dict[str, Any]:
+def _input(
+    interface: Interface, shape: tuple[int, ...], columns: Sequence[str], table: Sequence[Column], format: str
+) -> dict[str, Any]:
     image = len(shape) == 3
     own = (*shape[1:], shape[0]) if image and interface.layout == "nhwc" else shape
     bytes_ = interface.input == "uint8"
@@ -111,6 +117,8 @@ def _input(interface: Interface, shape: tuple[int, ...], columns: Sequence[str],
         meaning = "pixels divided by 255, from 0 to 1; the file normalises them"
     else:
         meaning = "columns in their own units; the file standardises them"
+        if any(column.categories is not None for column in table):
+            meaning += "; of a column of words the input of the row's own word is 1 and the others 0"
     rows: dict[str, Any] = {
         "litert": sorted(interface.batches),
         "executorch": f"1 to {LARGEST_BATCH}",
@@ -123,7 +131,19 @@ def _input(interface: Interface, shape: tuple[int, ...], columns: Sequence[str],
         "scale": 1 / 255 if bytes_ else 1.0,
         "meaning": meaning,
         **({"columns": list(columns)} if columns else {}),
+        **({"table": _table(table)} if table else {}),
     }
+
+
+def _table(table: Sequence[Column]) -> list[dict[str, Any]]:
+    """Every column by name, what it holds, and at which places of a row its inputs stand."""
+    told, place = [], 0
+    for column in table:
+        places = list(range(place, place + len(column.inputs)))
+        place += len(places)
+        words = {} if column.categories is None else {"categories": list(column.categories)}
+        told.append({"name": column.name, "kind": "category" if words else "number", **words, "inputs": places})
+    return told
 
 
 def _meaning(task: Task) -> str:
@@ -182,6 +202,7 @@ def _card(path: Path, told: Mapping[str, Any]) -> Card:
     )
     own = tuple(int(n) for n in given["shape"][1:])
     shape = (own[2], *own[:2]) if given["layout"] == "nhwc" else own
+    columns = tuple(str(name) for name in given.get("columns", ()))
     return Card(
         path,
         form_of(told["format"]),
@@ -189,7 +210,13 @@ def _card(path: Path, told: Mapping[str, Any]) -> Card:
         Task(kind, names, bool(told["spread"])),
         interface,
         shape,
-        tuple(str(name) for name in given.get("columns", ())),
+        columns,
+        tuple(_column(told) for told in given.get("table", ())) or tuple(Column(name) for name in columns),
         dict(told["metrics"]),
         dict(told["made"]),
     )
+
+
+def _column(told: Mapping[str, Any]) -> Column:
+    words = told["categories"] if told["kind"] == "category" else None
+    return Column(str(told["name"]), None if words is None else tuple(str(word) for word in words))

@@ -119,6 +119,11 @@ class Recipe(Strict):
             raise MisfitError("data.source", f"'{source}' has measured values to predict: say `task: regression`")
         if regression and source not in ("diabetes", "linnerud", "arrays", "table"):
             raise MisfitError("data.source", f"'{source}' has classes: `task: regression` does not fit")
+        if self.data.log_target and not regression:
+            raise MisfitError("data.log_target", f"classes have no logarithm: it does not fit `task: {self.task}`")
+        if self.data.log_target and self.spread:
+            what = "does not go with losses on Gaussians: of a logarithm's they would be none in the target's own unit"
+            raise MisfitError("data.log_target", what)
         if regression and (self.augment.mixup or self.augment.cutmix):
             raise MisfitError("augment", "mixup and cutmix mix class labels: they do not fit `task: regression`")
         if not self.augment.active:

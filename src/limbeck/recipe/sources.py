@@ -42,6 +42,7 @@ class Data(Strict):
     path: str | None = None
     fallback: Source | None = None
     target: str | list[str] | None = None
+    log_target: bool = False
     drop: list[str] = []
     classes: Annotated[int, Field(ge=2)] | list[str] | None = None
     limit: Annotated[int, Field(ge=10)] | None = None
@@ -65,6 +66,7 @@ class Data(Strict):
         only_for = {
             "target": ("table", "arrays"), "drop": ("table",), "size": ("folder",), "channels": ("folder",),
             "classes": ("folder",), "strict": ("folder",), "background": ("folder",),
+            "log_target": ("table", "arrays", "diabetes", "linnerud"),
         }  # fmt: skip
         for name, sources in only_for.items():
             if name in self.model_fields_set and self.source not in sources:

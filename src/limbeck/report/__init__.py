@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from limbeck.errors import UserError
 from limbeck.evaluate import interval
-from limbeck.report import budget, figures, files, methods, pareto, roles, scores, smaller, words
+from limbeck.report import budget, figures, files, methods, pareto, roles, scores, smaller, values, words
 from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
 from limbeck.runtime import write_text
@@ -88,6 +88,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         **{place: pareto.figure(points, key, metric) for place, key in pareto.PLOTS.items()},
         "budget-plot": budget.figure(result),
         "confusion": figures.confusion(chosen["metrics"].get("confusion") or [], data["classes"]) if chosen else None,
+        **values.plots(result),
     }
     return {
         "result": result,
@@ -119,7 +120,8 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "chosen": chosen,
         "classes": _classes(chosen, data) if chosen and classes else [],
         "mistakes": _mistakes(chosen, data["classes"]) if chosen and classes else [],
-        "outputs": _outputs(chosen) if chosen else [],
+        "outputs": values.outputs(result),
+        "predicted": values.told(result),
         "usage": usage(result),
         "inputs": inputs(result),
         "stored": stored(result),
@@ -262,12 +264,6 @@ def _mistakes(chosen: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str
     return [
         (names[i], names[j], v, words.metric("accuracy", v / sum(matrix[i]))) for v, i, j in pairs[:MISTAKES_LISTED]
     ]
-
-
-def _outputs(chosen: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Each of several regression outputs with its errors."""
-    found = chosen["metrics"].get("per_output") or {}
-    return [(name, [words.metric(k, values.get(k)) for k in ("rmse", "mae", "r2")]) for name, values in found.items()]
 
 
 def _seconds(taken: Mapping[str, Any]) -> list[tuple[str, str, float]]:

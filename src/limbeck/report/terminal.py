@@ -13,6 +13,7 @@ from limbeck.report.methods import alone, methods, said
 from limbeck.report.pareto import PLOTS, front, points
 from limbeck.report.smaller import ways
 from limbeck.report.stored import stored
+from limbeck.report.values import outputs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +55,8 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
             _ms(latency_ms),
         )
     console.print(table)
+    if several := outputs(result):
+        _show_outputs(several, console)
     if result.get("comparison"):
         console.print(f"[bold]Verdict:[/bold] {escape(result['comparison']['words'])}")
     for other in result.get("comparisons") or []:
@@ -72,6 +75,20 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     for note in result["notes"]:
         console.print(f"[yellow]note:[/yellow] {escape(note)}")
     print(f"Report: {folder / 'report.html'}")
+
+
+def _show_outputs(several: Mapping[str, Any], console: Console) -> None:
+    """The errors of each of several outputs, in its own unit."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="RMSE of each output in its own unit", box=None, padding=(0, 2, 0, 0))
+    table.add_column("output", no_wrap=True, max_width=20)
+    for heading in several["models"]:
+        table.add_column(escape(heading), justify="right")
+    for name, cells in several["rows"]:
+        table.add_row(escape(name), *(rmse for rmse, _ in cells))
+    console.print(table, "")
 
 
 def _show_methods(result: Mapping[str, Any], console: Console) -> None:

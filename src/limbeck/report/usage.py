@@ -115,7 +115,9 @@ def _row(result: Mapping[str, Any]) -> str:
     shape = list(result["data"]["shape"])
     if not _images(result):
         columns = ", ".join(map(str, shape))
-        return f"x = np.zeros((1, {columns}), np.float32)  # your columns, in the order of the training table"
+        return (
+            f"x = np.zeros((1, {columns}), np.float32)  # your columns; the .json beside the file says in which order"
+        )
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
     if _channels_last(result):

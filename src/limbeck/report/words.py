@@ -198,6 +198,7 @@ def _data(data: Mapping[str, Any]) -> list[str]:
         columns = math.prod(shape)
         what = f"{rows} rows of {columns:,} column{'s' if columns != 1 else ''}"
     goal = f"{len(names)} classes" if data["task"] == "classification" else f"values to predict: {listed(list(names))}"
+    goal += ", whose logarithm is learned" if data.get("log_target") else ""
     split = (
         f"{counts.get('train', 0):,} rows to learn from, {counts.get('val', 0):,} to choose by, "
         f"{counts.get('test', 0):,} to report on, which were looked at once, at the end."
