@@ -113,7 +113,7 @@ MUTANTS = [
     Mutant("gaussian_kl: variances exchanged", "losses/gaussian.py", "surer = log_t - log_s", "surer = log_s - log_t", UNCERTAIN),
     Mutant("label_gaussian_nll: deviation for variance", "losses/gaussian.py", "rows = (LOG_TWO_PI + logs +", "rows = (LOG_TWO_PI + 2 * logs +", UNCERTAIN),
     Mutant("binary_kd: the no forgotten", "losses/multilabel.py", "F.logsigmoid(-logits)]", "0 * logits]", UNCERTAIN),
-    Mutant("label_binary: mean over classes", "losses/multilabel.py", 'reduction="none").sum(dim=-1)', 'reduction="none").mean(dim=-1)', UNCERTAIN),
+    Mutant("label_binary: mean over classes", "losses/multilabel.py", "return mean(rows.sum(dim=-1), target)", "return mean(rows.mean(dim=-1), target)", UNCERTAIN),
     Mutant("ordinal_kd: complement forgotten", "losses/ordinal.py", "torch.stack([up_to, beyond], dim=-1)", "torch.stack([up_to, up_to], dim=-1)", UNCERTAIN),
     Mutant("label_emd: classes not in order", "losses/ordinal.py", "class_shares(target, student)).cumsum(dim=-1)", "class_shares(target, student))", UNCERTAIN),
     Mutant("at: maps not scaled", "losses/feature.py", "F.normalize(feature.square().mean(dim=1).flatten(1), dim=1)", "feature.square().mean(dim=1).flatten(1)", FEATURE),
@@ -149,7 +149,7 @@ MUTANTS = [
     Mutant("losses: shapes may broadcast", "losses/inputs.py", "if student.shape != target.shape:", "if False:", LOSSES),
     # objective
     Mutant("objective: weights ignored", "objective/terms.py", "torch.add(total, value, alpha=weight)", "total + value", OBJECTIVE),
-    Mutant("objective: values weighted", "objective/terms.py", "                values[term.name] = _value(term, taught, indexed, student, teacher, batch)\n            elif", "                values[term.name] = 3 * _value(term, taught, indexed, student, teacher, batch)\n            elif", OBJECTIVE),
+    Mutant("objective: values weighted", "objective/terms.py", "                values[term.name] = _value(term, taught, indexed, seen, teacher, rows)\n            elif", "                values[term.name] = 3 * _value(term, taught, indexed, seen, teacher, rows)\n            elif", OBJECTIVE),
     Mutant("objective: student and teacher swapped", "objective/terms.py", "else loss(of_student, of_teacher, batch.y)", "else loss(of_teacher, of_student, batch.y)", OBJECTIVE),
     Mutant("objective: teacher's tap ignored", "objective/terms.py", "_select(teacher, term.teacher,", "_select(teacher, PREDICTION,", OBJECTIVE),
     Mutant("objective: watched terms learn", "objective/terms.py", "with torch.no_grad():", "with torch.enable_grad():", OBJECTIVE),
@@ -194,8 +194,8 @@ MUTANTS = [
     # the loop
     Mutant("train: student in eval mode", "train/loop.py", "learner.forward.train()", "learner.forward.eval()", TRAIN),
     Mutant("train: the same order every epoch", "train/loop.py", 'derive_seed(self.seed, "order", epoch)', 'derive_seed(self.seed, "order", 0)', TRAIN),
-    Mutant("train: the same view every epoch", "train/loop.py", "if self.views else epoch", "if self.views else 0", TRAIN),
-    Mutant("train: views without end", "train/loop.py", "epoch % self.views if self.views else epoch", "epoch", TRAIN),
+    Mutant("train: the same view every epoch", "train/loop.py", "if self.views else lap", "if self.views else 0", TRAIN),
+    Mutant("train: views without end", "train/loop.py", "lap % self.views if self.views else lap", "lap", TRAIN),
     Mutant("train: dropout not seeded", "train/loop.py", 'seed_everything(self.seed, "epoch", epoch, self.accelerator.process_index)', "torch.seed()", TRAIN),
     Mutant("train: parts of a batch not weighted", "train/loop.py", "fraction * share", "share", TRAIN),
     Mutant("train: losses of parts not weighted", "train/loop.py", "v.detach() * fraction", "v.detach()", TRAIN),

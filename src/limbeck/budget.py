@@ -234,7 +234,7 @@ def _dominates(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _lost(job: Job, drop: float) -> str:
-    of = "points" if job.data.task.kind == "classification" else "% of the error"
+    of = "points" if job.data.task.kind != "regression" else "% of the error"
     return f"{100 * drop:.2f} {of} lost" if drop > 0 else "nothing lost"
 
 

@@ -16,7 +16,7 @@ from limbeck.errors import UserError
 from limbeck.models import plain
 from limbeck.objective import PREDICTION, Objective, Term
 from limbeck.pairing import Anatomy, Stage, anatomy, pairs
-from limbeck.recipe import AUTO, Plan
+from limbeck.recipe import AUTO, WEIGHTED, Plan
 from limbeck.taps import Taps
 
 Shape = tuple[int, ...]
@@ -49,6 +49,7 @@ class Fitting:
         rows: how many rows the data set has.
         classes: how many classes (or values) are predicted.
         head: dotted name of the teacher's classifier; empty where it has none.
+        class_weights: what each class counts in the losses on labels; empty where all count alike.
     """
 
     terms: Mapping[str, recipe.Term]
@@ -56,6 +57,7 @@ class Fitting:
     rows: int = 0
     classes: int = 0
     head: str = ""
+    class_weights: tuple[float, ...] = ()
 
     @property
     def teacher_shapes(self) -> dict[str, Shape]:
@@ -105,7 +107,7 @@ class Fitting:
         around: dict[str, Any] = {"rows": self.rows, "classes": self.classes}
         if head is not None:
             around["head"] = head
-        options = own_options(term, plan) | around
+        options = own_options(term, plan, self.class_weights) | around
         if not pairing.student:
             return Term(name, losses.bind(term.loss, **options), term.weight, ramps=term.ramps)
         if not pairing.teacher:
@@ -122,10 +124,12 @@ class Fitting:
         return Term(name, losses.Each(each), term.weight, *names, ramps=term.ramps)
 
 
-def own_options(term: recipe.Term, plan: Plan) -> dict[str, Any]:
-    """A loss's options at the beginning, with what the training plan adds."""
-    smoothing = {"label_smoothing": plan.label_smoothing} if term.loss == "hard" else {}
-    return smoothing | term.options | {name: ramp.start for name, ramp in term.ramps.items()}
+def own_options(term: recipe.Term, plan: Plan, class_weights: Sequence[float] = ()) -> dict[str, Any]:
+    """A loss's options at the beginning, with what the training plan and the recipe's `class_weights` add."""
+    added: dict[str, Any] = {"label_smoothing": plan.label_smoothing} if term.loss == "hard" else {}
+    if class_weights and term.loss in WEIGHTED:
+        added["class_weights"] = tuple(class_weights)
+    return added | term.options | {name: ramp.start for name, ramp in term.ramps.items()}
 
 
 def fit_terms(
@@ -136,6 +140,7 @@ def fit_terms(
     *,
     rows: int,
     classes: int,
+    class_weights: tuple[float, ...] = (),
 ) -> Fitting:
     """Pair the features of two networks for each loss that compares features.
 
@@ -146,6 +151,7 @@ def fit_terms(
         x: a few rows of input.
         rows: how many rows the data set has.
         classes: how many classes (or values) are predicted.
+        class_weights: what each class counts in the losses on labels; empty where all count alike.
 
     Raises:
         UserError: a network has no such tap, or none that could be found.
@@ -153,7 +159,7 @@ def fit_terms(
     known = signatures.losses()
     wanted = {name: term for name, term in terms.items() if (term.student, term.teacher) != (PREDICTION, PREDICTION)}
     if not wanted:
-        return Fitting(terms, {}, rows, classes)
+        return Fitting(terms, {}, rows, classes, class_weights=class_weights)
     pairings, seen = {}, Seen(student, teacher, x)
     for name, term in wanted.items():
         with within(f"loss '{name}'"):
@@ -164,14 +170,14 @@ def fit_terms(
             else:
                 pairings[name] = _pairing(term, known[term.loss].taps, seen)
     if not any("head" in losses.fitted(term.loss) for term in wanted.values()):
-        return Fitting(terms, pairings, rows, classes)
+        return Fitting(terms, pairings, rows, classes, class_weights=class_weights)
     assert teacher is not None
     head = seen.teacher.head
     if head is None:
         what = "a loss takes the teacher's classifier, and the teacher does not end in a linear layer"
         raise UserError(what, where="losses")
     name = next(name for name, module in teacher.named_modules() if module is head)
-    return Fitting(terms, pairings, rows, classes, name)
+    return Fitting(terms, pairings, rows, classes, name, class_weights)
 
 
 class Seen:

@@ -62,6 +62,8 @@ class Job:
         """What a network in this run depends on; with `variant` those losses of `compare` stand for `losses`."""
         files = [fingerprint_file(Path(name)) for name in spec.files]
         shared = self.recipe.model_dump(mode="json", include={"augment", "views", "combine", "losses", "run", "task"})
+        if self.data.task.weights:
+            shared["class_weights"] = self.data.task.weights
         if variant:
             shared["losses"] = {n: t.model_dump(mode="json") for n, t in self.recipe.compare[variant].items()}
         codec = self.recipe.cache.model_dump(include={"dtype", "top_k"})
@@ -109,6 +111,7 @@ class Job:
                 spec,
                 seed=VIEWS_SEED,
                 rows=data.train,
+                unlabelled=data.unlabelled,
                 pixels=given,
                 labels=labels,
                 classes=data.task.width,
@@ -122,7 +125,7 @@ class Job:
             augment.keyed(
                 plain, seed=VIEWS_SEED, rows=data.train, pixels=given, labels=labels, classes=data.task.width
             ),
-            data.train,
+            data.taught,
             identity={"images": "augmented", "data": data.fingerprint, "augment": self._augmentation(plain)},
             label={"recipe": self.recipe.name, "data": data.name},
             views=self.views,
@@ -140,7 +143,8 @@ class Job:
     def frozen(self, tutor: str, network: nn.Module, dtype: torch.dtype) -> Frozen:
         """A network as a teacher that gives the features its learners ask for."""
         taps = tuple(self.teacher_shapes(tutor))
-        return Frozen(network, taps=taps, dtype=dtype, device=self.device, probabilities=False)
+        kind = self.data.task.kind
+        return Frozen(network, taps=taps, dtype=dtype, device=self.device, probabilities=False, kind=kind)
 
     def answers(
         self, tutor: str, name: str, network: nn.Module, dtype: torch.dtype, taps: Sequence[str]
@@ -163,7 +167,7 @@ class Job:
         return cache.outputs(
             self.frozen(tutor, network, dtype),
             self.fetch(stored=True),
-            data.train,
+            data.taught,
             identity={
                 "teacher": cache.identify(network, dtype),
                 "data": data.fingerprint,
@@ -237,14 +241,14 @@ class Job:
         known = signatures.losses()
         own = {n: t for n, t in self.recipe.losses.items() if not known[t.loss].needs_teacher and t.learns}
         if not own:
-            name = "hard" if self.recipe.task == "classification" else "label_mse"
+            name = {"classification": "hard", "multilabel": "label_binary", "regression": "label_mse"}[self.recipe.task]
             name = "label_gaussian_nll" if self.recipe.spread else name
             own = {name: recipe.Term(loss=name)}
         # One that moves, or is to be found, says nothing of its share: it counts as 1.
         shares = {n: t.weight if isinstance(t.weight, float | int) else 1.0 for n, t in own.items()}
         terms = []
         for name, term in own.items():
-            loss = losses.bind(term.loss, **own_options(term, plan))
+            loss = losses.bind(term.loss, **own_options(term, plan, self.data.task.weights))
             student = term.student if isinstance(term.student, str) else term.student[0]
             terms.append(Term(name, loss, shares[name] / sum(shares.values()), student, ramps=term.ramps))
         return Objective(terms, epochs=plan.epochs)
@@ -264,7 +268,15 @@ class Job:
         for variant, terms in variants.items():
             with within(f"compare.{variant}") if variant else nullcontext():
                 one = teachers[0] if len(teachers) == 1 else None
-                fitting = fit_terms(terms, student, one, batch.x, rows=len(data.x), classes=data.task.width)
+                fitting = fit_terms(
+                    terms,
+                    student,
+                    one,
+                    batch.x,
+                    rows=len(data.x),
+                    classes=data.task.width,
+                    class_weights=data.task.weights,
+                )
                 self.fittings[learner, tutor, variant] = fitting
                 head = one.get_submodule(fitting.head) if one is not None and fitting.head else None
                 objective = fitting.objective(plan, 0, head)  # type: ignore[arg-type]
@@ -273,7 +285,8 @@ class Job:
 
     def _tried(self, objective: Objective, student: nn.Module, teachers: Sequence[nn.Module], batch: Batch) -> None:
         with within("teacher"):
-            told = [Frozen(teacher, taps=objective.teacher_taps)(batch) for teacher in teachers]
+            kind = self.data.task.kind
+            told = [Frozen(teacher, taps=objective.teacher_taps, kind=kind)(batch) for teacher in teachers]
         with within("student"):
             given = Taps(student.eval(), objective.student_taps)(student, batch.x)
         objective.watch(student.parameters())

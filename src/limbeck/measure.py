@@ -109,7 +109,7 @@ def measure(
     apart = None
     if combine:
         names = [row.name for row in found[: len(told)]]
-        labels = truth if data.task.kind == "classification" else None
+        labels = truth if data.task.kind != "regression" else None
         apart = evaluate.disagreement(data.task, torch.stack(told), names, data.targets, target=labels)
         found.insert(len(told), _ensemble(found[: len(told)], _together(told, combine), truth, data))
     job.progress.say(f"timing {len(timed)} networks and {len(files)} files, one after the other")

@@ -26,6 +26,7 @@ from limbeck.shrink import Shrunk, rebuild, shrink, starts
 from limbeck.start import begin, choose_views, claim, dry_build
 from limbeck.study import Studied, study
 from limbeck.teach import Faculty
+from limbeck.teachers import DEFAULT
 
 
 def run(
@@ -291,7 +292,7 @@ def _ensemble(job: Job, faculty: Faculty | None, disagreement: Mapping[str, Any]
     if faculty is None or faculty.combine is None:
         return None
     joining = job.recipe.combine
-    name = joining.name if joining else ("average" if job.data.task.kind == "classification" else "mean")
+    name = joining.name if joining else DEFAULT[job.data.task.kind]
     return {
         "combine": name,
         "words": teach.words(job, faculty),
@@ -336,12 +337,20 @@ def _describe(data: Data) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "notes": list(data.notes),
     }
-    if data.task.kind == "classification":
+    described["metric"] = evaluate.main_metric(data.task)[0]
+    if data.task.weights:
+        described["class_weights"] = list(data.task.weights)
+    if data.task.kind != "regression":
         splits = {"train": data.train, "val": data.val, "test": data.test}
-        described["class_counts"] = {
-            split: torch.bincount(data.y[rows], minlength=data.task.width).tolist() for split, rows in splits.items()
-        }
+        described["class_counts"] = {split: _counts(data, rows) for split, rows in splits.items()}
     return described
+
+
+def _counts(data: Data, rows: torch.Tensor) -> list[int]:
+    """How many of some rows are of each class, or have each label."""
+    y = data.y[rows.to(data.y.device)]
+    found = y.sum(0).long() if data.task.kind == "multilabel" else torch.bincount(y, minlength=data.task.width)
+    return [int(n) for n in found]
 
 
 def _measured(

@@ -12,6 +12,7 @@ import numpy as np
 from limbeck import export
 from limbeck.data import read_images, read_rows
 from limbeck.errors import UserError
+from limbeck.types import THRESHOLD
 
 TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
 
@@ -22,11 +23,12 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[st
     Args:
         file: an exported file with its card beside it.
         inputs: images, folders of images, or tables.
-        top: how many classes to name, the likeliest first.
+        top: how many classes to name, the likeliest first; of labels all that are likely are named.
 
     Returns:
-        One mapping an image or row: input, and classes with their probabilities, or values by name; of a row with words
-        that no row learned from had, also unknown, these words by column.
+        One mapping an image or row: input, and classes with their probabilities, the likeliest first; labels with
+        theirs, those above 0.5 (there may be none); or values by name. Of a row with words that no row learned from
+        had, also unknown, these words by column.
 
     Raises:
         UserError: the file has no card, or an input cannot be read or does not fit.
@@ -59,6 +61,13 @@ def _images(folder: Path) -> list[Path]:
 def _said(card: export.Card, name: str, row: np.ndarray[Any, Any], top: int) -> dict[str, Any]:
     if card.task.kind == "regression":
         return {"input": name, "values": dict(zip(card.task.names, map(float, row), strict=False))}
+    if card.task.kind == "multilabel":
+        likely = 1 / (1 + np.exp(-np.clip(row.astype(np.float64), -700, 700)))
+        found = [(float(p), label) for p, label in zip(likely, card.task.names, strict=True) if p > THRESHOLD]
+        return {
+            "input": name,
+            "labels": [{"name": label, "probability": p} for p, label in sorted(found, reverse=True)],
+        }
     shares = np.exp(row - row.max())
     shares /= shares.sum()
     best = np.argsort(-shares)[:top]

@@ -275,6 +275,8 @@ def _prune(job: Job, spec: Prune, rounds: Sequence[compress.Edit], network: nn.M
             prediction = pruned(batch.x)
             if job.data.task.kind == "classification":
                 yield nn.functional.cross_entropy(prediction, batch.y)
+            elif job.data.task.kind == "multilabel":
+                yield nn.functional.binary_cross_entropy_with_logits(prediction, batch.y)
             else:
                 yield nn.functional.mse_loss(evaluate.means(job.data.task, prediction), batch.y)
 

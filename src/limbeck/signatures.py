@@ -34,6 +34,7 @@ class Signature:
         about: first line of its docstring.
         weight: the published weight of a loss's term, from WEIGHTS; 1 where it has no row there.
         taps: which features a loss compares if it is not told, from TAPS; empty for predictions.
+        needs_labels: whether a loss that learns from the teacher needs the row's label as well, from NEEDS_LABELS.
         source: the docstring's line of that name: who published it, where.
         blind_to: the docstring's line of that name: what it does not see.
         extra_cost: the docstring's line of that name: what it takes beyond the two networks.
@@ -45,6 +46,7 @@ class Signature:
     about: str
     weight: float = 1.0
     taps: str = ""
+    needs_labels: bool = False
     source: str = ""
     blind_to: str = ""
     extra_cost: str = ""
@@ -98,9 +100,11 @@ def _fits(value: Any, annotation: str) -> bool:
 def _table(path: Path, name: str) -> dict[str, Signature]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     definitions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    weights, taps = _literal(tree, "WEIGHTS"), _literal(tree, "TAPS")
+    weights, taps, labels = (_literal(tree, table) for table in ("WEIGHTS", "TAPS", "NEEDS_LABELS"))
     return {
-        key: _signature(path.stem, definitions[function], float(weights.get(key, 1.0)), taps.get(key, ""))
+        key: _signature(
+            path.stem, definitions[function], float(weights.get(key, 1.0)), taps.get(key, ""), key in labels
+        )
         for key, function in _literal(tree, name).items()
     }
 
@@ -118,7 +122,9 @@ def _literal(tree: ast.Module, name: str) -> dict[str, Any]:
     return {}
 
 
-def _signature(family: str, node: ast.FunctionDef | ast.ClassDef, weight: float = 1.0, taps: str = "") -> Signature:
+def _signature(
+    family: str, node: ast.FunctionDef | ast.ClassDef, weight: float, taps: str, needs_labels: bool
+) -> Signature:
     function, call = node, node
     if isinstance(node, ast.ClassDef):
         methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
@@ -132,7 +138,8 @@ def _signature(family: str, node: ast.FunctionDef | ast.ClassDef, weight: float 
     positional = [a.arg for a in call.args.args if a.arg != "self"]
     text = ast.get_docstring(node) or ""
     told = (_told(text, head) for head in ("Source", "Blind to", "Extra cost"))
-    return Signature(family, options, "teacher" in positional, text.split("\n", 1)[0], weight, taps, *told)
+    about = text.split("\n", 1)[0]
+    return Signature(family, options, "teacher" in positional, about, weight, taps, needs_labels, *told)
 
 
 def _told(text: str, head: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from limbeck import cache, recipe
-from limbeck.data import load, on_device
+from limbeck.data import class_weights, load, on_device
 from limbeck.errors import UserError
 from limbeck.job import Job
 from limbeck.recipe import Network, Recipe
@@ -65,7 +65,8 @@ def begin(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Pro
     """The recipe's data, and the run around it."""
     stages, started = Stages(folder, accelerator), time.monotonic()
     data = on_device(load(checked.data, checked.task, progress), accelerator.device)
-    data = replace(data, task=replace(data.task, spread=checked.spread))
+    weights = class_weights(data, checked.class_weights) if checked.class_weights else ()
+    data = replace(data, task=replace(data.task, spread=checked.spread, weights=weights))
     stages.seconds["data"] = round(time.monotonic() - started, 3)
     return Job(checked, folder, data, accelerator, progress, stages, trust=trust)
 
@@ -118,7 +119,7 @@ def choose_views(job: Job) -> list[str]:
         codec = checked.cache
         tutors = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
         tutors += ["student"] * (len(checked.seeds) * own)
-        width, rows = data.task.outputs, len(data.train)
+        width, rows = data.task.outputs, len(data.taught)
         one = sum(
             cache.size_bytes(rows, 1, width, dtype=codec.dtype, top_k=job.top_k, taps=job.teacher_shapes(tutor))
             for tutor in tutors

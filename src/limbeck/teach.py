@@ -18,7 +18,17 @@ from limbeck.models import load_weights, plain, save_weights
 from limbeck.recipe import Assistant
 from limbeck.recipe import Teacher as TeacherSpec
 from limbeck.runtime import fingerprint_tensors, seed_everything
-from limbeck.teachers import Combine, Ensemble, Joint, Stack, as_combine, combiner, fit_stack, validation_weights
+from limbeck.teachers import (
+    DEFAULT,
+    Combine,
+    Ensemble,
+    Joint,
+    Stack,
+    as_combine,
+    combiner,
+    fit_stack,
+    validation_weights,
+)
 from limbeck.train import fit
 from limbeck.types import Teacher
 
@@ -200,7 +210,7 @@ def _looked_at(job: Job, name: str, network: nn.Module) -> dict[str, Any]:
 def words(job: Job, faculty: Faculty) -> str:
     """How the teachers became one, in a sentence."""
     joining, count = job.recipe.combine, len(faculty.members)
-    name = joining.name if joining else ("average" if job.data.task.kind == "classification" else "mean")
+    name = joining.name if joining else DEFAULT[job.data.task.kind]
     if faculty.weights:
         shares = ", ".join(f"{member} {weight:.2f}" for member, weight in faculty.weights.items())
         how = "by validation score" if joining and joining.weights == "accuracy" else "as the recipe says"

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "multilabel", "regression"]
+THRESHOLD = 0.5  # a label is said to be there where its probability is above it, the logit above 0
+UNLABELLED = -1  # the class index of a row without a label; measured values and yes or no have NaN
 Role = Literal[
     "teacher", "assistant", "student", "direct", "generation", "peer", "distilled", "compared",
     "compressed", "compressed-alone", "exported",
@@ -23,21 +25,23 @@ Format = Literal["pytorch", "onnx", "litert", "executorch", "openvino"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is predicted: a class out of `names`, or one value for each of `names`.
+    """What is predicted: a class out of `names`, a yes or no for each of `names`, or a value for each.
 
     Attributes:
-        kind: classification or regression.
-        names: of the classes or values.
+        kind: classification, multilabel or regression.
+        names: of the classes, labels or values.
         spread: whether networks say how sure they are of each value: K means, then K logarithms of variances.
+        weights: what each class counts in the losses on labels; empty where all count alike.
     """
 
     kind: Kind
     names: tuple[str, ...]
     spread: bool = False
+    weights: tuple[float, ...] = ()
 
     @property
     def width(self) -> int:
-        """How many things are told apart: C classes or K values."""
+        """How many things are told apart: C classes or labels, or K values."""
         return len(self.names)
 
     @property
@@ -73,8 +77,9 @@ class Batch:
 
     Attributes:
         x: inputs, float32: pixels in [0, 1] as [B, channels, H, W], or table columns as [B, columns].
-        y: class indices int64 [B]; class shares float32 [B, C] after mixup or cutmix; or standardised
-            regression targets float32 [B, K].
+        y: class indices int64 [B]; class shares float32 [B, C] after mixup or cutmix; 1 for the labels a row has and
+            0 for the others, float32 [B, C]; or standardised regression targets float32 [B, K]. A row without a
+            label has `UNLABELLED`, or NaN.
         index: int64 [B], the row of each sample in the data set.
         view: which augmented view of the rows this is.
     """
@@ -132,7 +137,7 @@ class Parity:
 
     Attributes:
         max_abs_error: largest difference of any output.
-        agreement: share of rows with the same predicted class; None for regression.
+        agreement: share of rows with the same predicted class or labels; None for regression.
     """
 
     max_abs_error: float

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.augment.draws import below, beta, bits, uniforms
 from limbeck.augment.images import at_once, augmented, boxes, check, draw, per_sample
-from limbeck.types import Batch, Fetch
+from limbeck.types import UNLABELLED, Batch, Fetch
 
 if TYPE_CHECKING:
     from limbeck.recipe import Augment
@@ -22,6 +22,7 @@ def keyed(
     *,
     seed: int,
     rows: Tensor,
+    unlabelled: Tensor | None = None,
     pixels: Callable[[Tensor], Tensor],
     labels: Callable[[Tensor], Tensor],
     classes: int,
@@ -41,18 +42,21 @@ def keyed(
         spec: what is switched on.
         seed: any whole number.
         rows: int64 [N], the training rows, where partners are drawn from.
+        unlabelled: int64 rows without a label, where theirs are drawn from: a mixture of both would have no label.
         pixels: gives some rows as they are: float32 [B, channels, H, W] in [0, 1], where the batches are wanted, in
             memory of their own, for it is overwritten.
-        labels: gives the class indices int64 [B] of some rows there (or whatever is the target, where nothing mixes).
+        labels: gives the class indices int64 [B] of some rows there, or the yes and no of several labels float32 [B, C]
+            (or whatever is the target, where nothing mixes).
         classes: number of classes C.
         views: gives the augmented images of (rows, view), if they are stored; by default they are made anew.
 
     Returns:
-        (rows int64 [B], view) -> Batch. With mixup or cutmix, y is class shares float32 [B, C].
+        (rows int64 [B], view) -> Batch. With mixup or cutmix, y is class shares float32 [B, C], NaN without a label.
 
     Raises:
         UserError: the rows are no images, or they are smaller than the blur.
     """
+    alone = unlabelled is None or not len(unlabelled)
     if views is None:
         views = _made(spec, seed, pixels)
 
@@ -60,7 +64,12 @@ def keyed(
         x, y = views(index, view), labels(index)
         if not (spec.mixup or spec.cutmix):
             return Batch(x, y, index.to(x.device), view)
-        partner = rows[below(bits(seed, index.to(rows.device), view, ("partner",))[0], len(rows))]
+        drawn = bits(seed, index.to(rows.device), view, ("partner",))[0]
+        partner = rows[below(drawn, len(rows))]
+        if not alone:
+            assert unlabelled is not None
+            theirs = unlabelled[below(drawn, len(unlabelled))]
+            partner = torch.where(torch.isin(index.to(rows.device), unlabelled), theirs, partner)
         other, ratio = views(partner, view), beta(seed, index, view, spec.mixup or spec.cutmix)
         index = index.to(x.device)
         if spec.mixup:
@@ -71,10 +80,18 @@ def keyed(
             box = boxes(x.shape[-2:], across, along, (1 - ratio).sqrt().float().to(x.device))
             x = torch.where(box, other, x)
             share = 1 - box.sum((1, 2, 3)).float() / (x.shape[-2] * x.shape[-1])
-        own, others = (F.one_hot(each, classes) for each in (y, labels(partner)))
+        own, others = (_shares(each, classes) for each in (y, labels(partner)))
         return Batch(x, share[:, None] * own + (1 - share)[:, None] * others, index, view)
 
     return fetch
+
+
+def _shares(y: Tensor, classes: int) -> Tensor:
+    """Labels as shares of the classes [B, C]; NaN without one."""
+    if y.is_floating_point():
+        return y
+    known = (y != UNLABELLED)[:, None]
+    return torch.where(known, F.one_hot(y.clamp_min(0), classes), torch.nan)
 
 
 def _made(spec: Augment, seed: int, pixels: Callable[[Tensor], Tensor]) -> Callable[[Tensor, int], Tensor]:

@@ -181,8 +181,8 @@ class Reasked(NamedTuple):
     Attributes:
         samples: how many (row, view) were asked for again.
         worst: largest difference of any stored number, both stored in the same way.
-        disagreements: samples with another first class; for regression, with a value more than 1 % of the values'
-            spread away.
+        disagreements: samples with another first class or other labels; for regression, with a value more than 1 % of
+            the values' spread away.
     """
 
     samples: int
@@ -215,6 +215,8 @@ def reask(stored: Stored, teacher: Teacher, fetch: Fetch, sample: int = 64, *, s
         a, b = now.prediction.cpu(), then.prediction.cpu()
         if stored.kind == "classification":
             differ = a.argmax(1) != b.argmax(1)
+        elif stored.kind == "multilabel":
+            differ = ((a > 0) != (b > 0)).any(1)
         else:
             differ = ((a - b).abs() > 0.01 * (a.amax(0) - a.amin(0))).any(1)
         disagreements, samples = disagreements + int(differ.sum()), samples + count

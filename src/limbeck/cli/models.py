@@ -266,5 +266,8 @@ def predict(
             print(writer.dumps(row, ensure_ascii=False))
         elif "classes" in row:
             print(f"{row['input']}\t" + "\t".join(f"{c['name']} {c['probability']:.3f}" for c in row["classes"]))
+        elif "labels" in row:
+            found = [f"{c['name']} {c['probability']:.3f}" for c in row["labels"]]
+            print(f"{row['input']}\t" + ("\t".join(found) or "no label"))
         else:
             print(f"{row['input']}\t" + "\t".join(f"{name} {value:g}" for name, value in row["values"].items()))

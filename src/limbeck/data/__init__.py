@@ -5,16 +5,19 @@ and the row numbers of the training, validation and test split. Nothing is ever 
 """
 
 from limbeck.data.arrays import from_arrays
-from limbeck.data.core import Data, Scaling, batches, fetcher, on_device, parts, pixels, targets
+from limbeck.data.core import Data, Scaling, again, batches, fetcher, on_device, parts, pixels, shuffled, targets
 from limbeck.data.loading import load
 from limbeck.data.rows import read_images, read_rows
 from limbeck.data.survey import inspect
 from limbeck.data.tree import split_folder
+from limbeck.data.weights import class_weights
 
 __all__ = [
     "Data",
     "Scaling",
+    "again",
     "batches",
+    "class_weights",
     "fetcher",
     "from_arrays",
     "inspect",
@@ -24,6 +27,7 @@ __all__ = [
     "pixels",
     "read_images",
     "read_rows",
+    "shuffled",
     "split_folder",
     "targets",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from limbeck.data.core import Data
 from limbeck.data.raw import AbsentError, Raw, check_labels, finish
+from limbeck.data.several import answers, check_answers
 from limbeck.errors import UserError, did_you_mean
 from limbeck.runtime import fingerprint
 from limbeck.types import Kind
@@ -42,13 +43,15 @@ def from_arrays(
     Args:
         x: uint8 images [N, channels, H, W] or [N, H, W, channels] or [N, H, W]; float images in [0, 1] in the same
             shapes; or a table [N, columns].
-        y: class indices [N], class names [N], or measured values [N] or [N, K].
-        kind: "classification" or "regression"; by default regression where `y` is floating point.
-        names: class names, or names of the K values.
+        y: class indices [N], class names [N], 1 or 0 for each of several labels [N, C], or measured values [N] or
+            [N, K].
+        kind: "classification", "multilabel" or "regression"; by default regression where `y` is floating point, and
+            else classification.
+        names: class names, or names of the labels or values.
         val: share of the rows that are not test rows.
         test: share of all rows.
         seed: of the split.
-        stratify: keep the classes' shares the same in every split.
+        stratify: keep the shares of the classes (or of the commonest sets of labels) the same in every split.
         log_target: learn the logarithm of measured values, all above 0; every figure is in their own unit.
 
     Raises:
@@ -107,6 +110,22 @@ def load_arrays(spec: recipe.Data, kind: Kind) -> Raw:
         published_test=np.arange(len(y) - tested, len(y)) if tested else None,
         identity=_identity(sources[x_name]) if mapped else None,
     )
+
+
+def read_inputs(path: Path) -> Tensor:
+    """Samples without labels: an .npy file, or x of an .npz file.
+
+    Raises:
+        UserError: there is none, it holds Python objects, or it is neither images nor a table.
+    """
+    if path.suffix == ".npy":
+        return _inputs(read_array(path), str(path))
+    if path.suffix != ".npz":
+        raise UserError("is no folder of images, .npy or .npz", where=str(path))
+    with archive(path) as found:
+        arrays = {name: found[name] for name in found.files}
+    name = _pick(arrays, ["x", "X", "x_train", "X_train"], path)
+    return _inputs(arrays[name], f"{path}: {name}")
 
 
 def _open(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Path]]:
@@ -247,14 +266,21 @@ def _finite(values: NDArray[Any], where: str) -> Tensor:
 
 
 def _outputs(y: NDArray[Any], kind: Kind, names: Sequence[str] | None, where: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Class indices and class names, or float32 [N, K] and target names."""
+    """Class indices and class names, or float32 [N, C] or [N, K] and names of labels or values."""
     if kind == "regression":
         return _values(y, names, where)
+    if kind == "multilabel":
+        labels = answers(y, where)
+        known = tuple(names) if names is not None else tuple(str(i) for i in range(labels.shape[1]))
+        check_answers(labels, known, where)
+        return labels, known
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
         raise UserError(
-            f"class labels have the shape {y.shape}, not [N]", where=where, hint="give class numbers, not one-hot rows"
+            f"class labels have the shape {y.shape}, not [N]",
+            where=where,
+            hint="give class numbers, not one-hot rows; rows with several labels are `task: multilabel`",
         )
     if y.dtype.kind in "US":
         words = np.asarray(y, dtype=np.str_)

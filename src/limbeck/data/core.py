@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
+from limbeck.runtime import derive_seed
 from limbeck.types import Batch, Column, Fetch, Task
 
 LARGEST_LOG = 80.0  # e^80 is within float32: a network that has learned nothing yet must not answer infinity
@@ -52,7 +53,8 @@ class Data:
         task: what is predicted.
         x: uint8 images [N, channels, H, W] (float32 in [0, 1] where the user brought such), float32 [N, columns], or
             the uint8 pixels of flattened images [N, columns]. May be backed by a memory-mapped file.
-        y: class indices int64 [N], or measured values float32 [N, K] in their own units.
+        y: class indices int64 [N]; 1 for the labels a row has and 0 for the others, float32 [N, C]; or measured values
+            float32 [N, K] in their own units. Of rows without a label `UNLABELLED`, or NaN.
         train: int64 row numbers to learn from.
         val: int64 row numbers to choose by.
         test: int64 row numbers to report on, once.
@@ -62,6 +64,7 @@ class Data:
         fingerprint: of contents, splits and preparation.
         columns: names of the table's columns, or of the pixels of flattened images: one for each input.
         table: the table's columns as the user has them, where the inputs were made of some.
+        unlabelled: int64 row numbers to learn from by a teacher's answers alone; in no split.
     """
 
     name: str
@@ -77,6 +80,12 @@ class Data:
     fingerprint: str
     columns: tuple[str, ...] = ()
     table: tuple[Column, ...] = ()
+    unlabelled: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    @property
+    def taught(self) -> Tensor:
+        """int64 row numbers that somebody with a teacher learns from: `train`, then `unlabelled`."""
+        return torch.cat([self.train, self.unlabelled]) if len(self.unlabelled) else self.train
 
     @property
     def images(self) -> bool:
@@ -89,8 +98,9 @@ class Data:
         return tuple(self.x.shape[1:])
 
     def counts(self) -> dict[str, int]:
-        """Rows in each split."""
-        return {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
+        """Rows in each split, and those without a label where there are any."""
+        splits = {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
+        return splits | ({"unlabelled": len(self.unlabelled)} if len(self.unlabelled) else {})
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.counts().items())
@@ -110,7 +120,7 @@ def pixels(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tens
 
 
 def targets(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """What to predict for some rows: class indices int64 [B], or standardised values float32 [B, K]."""
+    """What to predict for some rows: class indices int64 [B], yes or no or standardised values float32 [B, K]."""
     y = data.y[rows.to(data.y.device)].to(device)
     return y if data.targets is None else data.targets.standardise(y)
 
@@ -155,10 +165,25 @@ def batches(
 
 def parts(rows: Tensor, size: int, *, order: int | None = None, rank: int = 0, world: int = 1) -> Iterator[Tensor]:
     """This process's part of every batch of `rows`, as row numbers int64 [B]; the arguments are those of `batches`."""
-    if order is not None:
-        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(order))]
+    rows = rows if order is None else shuffled(rows, order)
     for start in range(0, len(rows), size):
         yield torch.tensor_split(rows[start : start + size], world)[rank]
+
+
+def shuffled(rows: Tensor, seed: int) -> Tensor:
+    """The same rows in an order that follows from the seed."""
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+
+
+def again(data: Data, seed: int) -> Tensor:
+    """As many labelled training rows as there are rows in `data.taught`: all of them in turn, in a new order each time.
+
+    Returns:
+        int64 [len(data.taught)].
+    """
+    count, wanted = len(data.train), len(data.taught)
+    laps = [shuffled(data.train, derive_seed(seed, lap) if lap else seed) for lap in range(math.ceil(wanted / count))]
+    return torch.cat(laps)[:wanted]
 
 
 def on_device(data: Data, device: torch.device | str, *, share: float = 0.5) -> Data:

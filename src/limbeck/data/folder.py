@@ -122,6 +122,18 @@ def _walk(folder: Path) -> Iterable[Path]:
         yield from (Path(place, f) for f in files if not f.startswith(".") and f != "Thumbs.db")
 
 
+def files_below(folder: Path) -> list[File]:
+    """All images below a folder, whatever its sub-folders are called, without labels.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(p for p in _walk(folder) if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise UserError("has no PNG, JPEG, WebP or BMP images", where=str(folder))
+    return [File(p, p.relative_to(folder).as_posix(), "") for p in found]
+
+
 def choose(tree: Tree, wanted: int | Sequence[str] | None, where: str) -> tuple[list[File], tuple[str, ...]]:
     """Files of the wanted classes (the N largest, or those named; all by default), and the class names in order.
 
@@ -295,8 +307,9 @@ def load_folder(spec: recipe.Data, progress: Progress | None) -> Raw:
     if spec.limit is not None and spec.limit < len(files):
         notes.append(f"limited to {spec.limit} of {len(files)} images")
         files = _limited(files, spec.limit, spec.split.seed)
-    x, unreadable, key = decoded(files, spec.size or 224, spec.channels or 3, spec.background, progress)
-    bad = [f"{files[i].path.relative_to(root)} ({why})" for i, why in unreadable.items()]
+    extra = _extra(spec, root)
+    x, unreadable, key = decoded([*files, *extra], spec.size or 224, spec.channels or 3, spec.background, progress)
+    bad = [f"{[*files, *extra][i].below} ({why})" for i, why in unreadable.items()]
     bad += [f"{p.relative_to(root)} (not an image)" for p in tree.others]
     if bad and spec.strict:
         raise UserError(
@@ -309,6 +322,7 @@ def load_folder(spec: recipe.Data, progress: Progress | None) -> Raw:
     if tree.loose:
         outside = [str(p.relative_to(root)) for p in tree.loose]
         notes.append(f"not used, because they stand outside the class folders: {_first(outside)}")
+    unlabelled = len(extra) - sum(i >= len(files) for i in unreadable)
     files = [f for i, f in enumerate(files) if i not in unreadable]
     place = {name: i for i, name in enumerate(names)}
     labels = np.array([place[f.label] for f in files], dtype=np.int64)
@@ -325,8 +339,20 @@ def load_folder(spec: recipe.Data, progress: Progress | None) -> Raw:
         groups=group_keys(files, spec.split.group) if spec.split.group else None,
         published_val=val,
         published_test=test,
+        unlabelled=unlabelled,
         identity=key,
     )
+
+
+def _extra(spec: recipe.Data, root: Path) -> list[File]:
+    """Images without a label in a folder, decoded in one file with the others."""
+    path = Path(spec.unlabelled or "").expanduser()
+    if not spec.unlabelled or not path.is_dir():
+        return []
+    if path.resolve().is_relative_to(root.resolve()):
+        what = f"lies inside {root}, where every folder is a class"
+        raise UserError(what, where=f"data.unlabelled: {path}", hint="move it out")
+    return files_below(path)
 
 
 def _limited(files: list[File], limit: int, seed: int) -> list[File]:

@@ -13,15 +13,14 @@ from limbeck.data.folder import load_folder
 from limbeck.data.idx import load_idx
 from limbeck.data.raw import AbsentError, Raw, finish
 from limbeck.data.tables import load_table
+from limbeck.data.unlabelled import with_unlabelled
 from limbeck.errors import UserError
+from limbeck.recipe import source_misfit
 from limbeck.runtime import Progress
 from limbeck.types import Kind
 
 if TYPE_CHECKING:
     from limbeck import recipe
-
-MEASURED = ("diabetes", "linnerud")
-EITHER = ("arrays", "table")
 
 
 def load(spec: recipe.Data, kind: Kind, progress: Progress | None = None) -> Data:
@@ -35,17 +34,19 @@ def load(spec: recipe.Data, kind: Kind, progress: Progress | None = None) -> Dat
     Raises:
         UserError: the data is absent and there is no fallback, or it cannot be used as it is.
     """
-    if spec.source not in EITHER and (spec.source in MEASURED) != (kind == "regression"):
-        what = "measured values" if spec.source in MEASURED else "classes"
-        raise UserError(f"source '{spec.source}' has {what} to predict, which does not fit {kind}", where="data.source")
+    if wrong := source_misfit(spec, kind):
+        raise UserError(wrong, where="data.source")
     try:
         raw = _raw(spec, kind, progress)
     except AbsentError:
         if spec.fallback is None or spec.fallback == spec.source:
             raise
-        data = load(spec.model_copy(update={"source": spec.fallback, "path": None, "fallback": None}), kind, progress)
+        without = {"path": None, "fallback": None, "unlabelled": None}
+        data = load(spec.model_copy(update={"source": spec.fallback, **without}), kind, progress)
         note = f"{spec.source} was not found: THIS IS {data.name} INSTEAD, in every figure below"
         return replace(data, notes=(note, *data.notes))
+    if spec.unlabelled and not raw.unlabelled:
+        raw = with_unlabelled(raw, spec, progress)
     # A folder and a table choose their rows before they decode and encode them.
     limit = None if spec.source in ("folder", "table") else spec.limit
     return finish(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.data.core import Data, Scaling, measure, measure_log
+from limbeck.data.several import missing, strata
 from limbeck.data.split import Rows, Splits, subset, three_way
 from limbeck.errors import UserError
 from limbeck.runtime import cache_dir, fingerprint, fingerprint_tensors, read_json, write_json
-from limbeck.types import Column, Kind, Task
+from limbeck.types import UNLABELLED, Column, Kind, Task
 
 
 class AbsentError(UserError):
@@ -32,7 +34,7 @@ class Raw:
         name: what was loaded.
         x: as in `Data`.
         y: as in `Data`.
-        names: class names, or names of the regression targets.
+        names: class names, or names of the labels or regression targets.
         columns: column names of a table, one for each input.
         table: columns of a table as the user has them.
         notes: what the user must be told.
@@ -40,6 +42,7 @@ class Raw:
         published_val: validation rows that came with the data.
         published_test: test rows that came with the data.
         splits: the splits, where the source had to make them itself.
+        unlabelled: how many rows at the end of `x` have no label, and no place in `y`, `groups` and the splits.
         identity: stands for the contents of `x` where those are too large to hash.
     """
 
@@ -53,6 +56,7 @@ class Raw:
     published_val: Rows | None = None
     published_test: Rows | None = None
     splits: Splits | None = None
+    unlabelled: int = 0
     identity: str | None = None
     table: tuple[Column, ...] = ()
 
@@ -78,14 +82,14 @@ def finish(
             target that has no logarithm.
     """
     if limit is not None:
-        raw = _limited(raw, limit, seed)
-    labels = raw.y.numpy() if kind == "classification" else None
-    splits = raw.splits or three_way(
-        labels, len(raw.y), names=raw.names, groups=raw.groups, val=val, test=test, seed=seed, stratify=stratify,
+        raw = _limited(raw, kind, limit, seed)
+    splits = raw.splits or divided(
+        raw.y, kind, raw.names, groups=raw.groups, val=val, test=test, seed=seed, stratify=stratify,
         published_val=raw.published_val, published_test=raw.published_test,
     )  # fmt: skip
     train, val_rows, test_rows = (torch.from_numpy(r.astype(np.int64)) for r in (splits.train, splits.val, splits.test))
     x, columns, identity = raw.x, raw.columns, raw.identity
+    y, unlabelled, told = _unlabelled(raw, torch.cat([val_rows, test_rows]))
     if flat:
         if x.ndim != 4:
             raise UserError("the rows are a table already: `flat` has no effect", where="data.flat")
@@ -93,25 +97,85 @@ def finish(
         columns, identity = tuple(f"pixel_{i}" for i in range(x.shape[1])), identity and f"{identity}-flat"
     inputs = _measured(x, train, identity) if mean is None or std is None else _given(mean, std, x)
     scales = (measure_log if log_target else measure)(raw.y, train) if kind == "regression" else None
-    rows = {"y": raw.y, "train": train, "val": val_rows, "test": test_rows, "mean": inputs.mean, "std": inputs.std}
+    rows = {"y": y, "train": train, "val": val_rows, "test": test_rows, "mean": inputs.mean, "std": inputs.std}
+    rows |= {"unlabelled": unlabelled} if len(unlabelled) else {}
     contents = fingerprint_tensors(rows if identity else {**rows, "x": x})
     return Data(
         name=raw.name,
         task=Task(kind, raw.names),
         x=x,
-        y=raw.y,
+        y=y,
         train=train,
         val=val_rows,
         test=test_rows,
+        unlabelled=unlabelled,
         inputs=inputs,
         targets=scales,
-        notes=(*raw.notes, *splits.notes),
+        notes=(*raw.notes, *splits.notes, *told),
         fingerprint=fingerprint(
             contents, identity, kind, raw.names, columns, list(x.shape), *(["log"] if log_target else [])
         ),
         columns=columns,
         table=raw.table or (tuple(Column(name) for name in columns) if x.ndim == 2 and not flat else ()),
     )
+
+
+def _unlabelled(raw: Raw, held_out: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+    """Targets of all rows, the rows without a label to learn from, and what is to be said of them.
+
+    A row that is one of the validation or test split over again is left out: these would no longer be unseen.
+    """
+    count = raw.unlabelled
+    if not count:
+        return raw.y, torch.empty(0, dtype=torch.int64), []
+    nobody = torch.nan if raw.y.is_floating_point() else UNLABELLED
+    y = torch.cat([raw.y, raw.y.new_full((count, *raw.y.shape[1:]), nobody)])
+    seen = {_digest(raw.x[row]) for row in held_out.tolist()}
+    rows = torch.arange(len(raw.y), len(raw.x))
+    kept = rows[torch.tensor([_digest(raw.x[row]) not in seen for row in rows.tolist()])]
+    if not len(kept):
+        what = "all rows without a label are rows of the validation or test split"
+        raise UserError(what, where="data.unlabelled", hint="give others: these are what students are judged by")
+    left_out = count - len(kept)
+    told = [f"{left_out} of {count} rows without a label are left out: the validation or test split has the same"]
+    return y, kept, told if left_out else []
+
+
+def _digest(row: Tensor) -> bytes:
+    return hashlib.blake2b(row.contiguous().numpy().tobytes(), digest_size=16).digest()
+
+
+def divided(
+    y: Tensor,
+    kind: Kind,
+    names: Sequence[str],
+    *,
+    groups: NDArray[Any] | None = None,
+    published_test: Rows | None = None,
+    **how: Any,
+) -> Splits:
+    """The three splits of rows with these targets, as `three_way` makes them of strata.
+
+    Args:
+        y: as in `Data`.
+        kind: of the task.
+        names: of classes, labels or values.
+        groups: as in `three_way`. Sets of labels are then no strata: there are too few groups of each.
+        published_test: as in `three_way`.
+        how: the rest of its arguments.
+    """
+    shared: dict[str, Any] = {"groups": groups, "published_test": published_test, **how}
+    if kind != "multilabel":
+        return three_way(y.numpy() if kind == "classification" else None, len(y), names=names, **shared)
+    labels = None
+    if groups is None:
+        drawn = np.ones(len(y), dtype=bool)  # rows that stand in the test split already need no stratum
+        if published_test is not None and how["test"] is None:
+            drawn[published_test] = False
+        labels = np.zeros(len(y), dtype=np.int64)
+        labels[drawn] = strata(y[torch.from_numpy(drawn)])
+    splits = three_way(labels, len(y), **shared)
+    return replace(splits, notes=(*splits.notes, *missing(y, splits, names)))
 
 
 def share_limit(limit: int, sizes: Sequence[int]) -> list[int]:
@@ -121,12 +185,12 @@ def share_limit(limit: int, sizes: Sequence[int]) -> list[int]:
     return [max(1, limit - sum(shares)), *shares]
 
 
-def _limited(raw: Raw, limit: int, seed: int) -> Raw:
+def _limited(raw: Raw, kind: Kind, limit: int, seed: int) -> Raw:
     """A seeded, stratified subset; the published parts keep their shares."""
     total = len(raw.y)
     if limit >= total:
         return replace(raw, notes=(*raw.notes, f"limit: {limit} keeps all {total} rows"))
-    labels = raw.y.numpy() if raw.y.ndim == 1 else np.zeros(total, dtype=np.int64)
+    labels = _strata(raw.y, kind)
     published = [p for p in (raw.published_val, raw.published_test) if p is not None]
     rest = np.setdiff1d(np.arange(total), np.concatenate(published)) if published else np.arange(total)
     parts = [rest, *published]
@@ -138,7 +202,7 @@ def _limited(raw: Raw, limit: int, seed: int) -> Raw:
     index = torch.from_numpy(rows)
     return replace(
         raw,
-        x=raw.x[index],
+        x=raw.x[torch.cat([index, torch.arange(total, len(raw.x))])],
         y=raw.y[index],
         groups=raw.groups[rows] if raw.groups is not None else None,
         published_val=next(places) if raw.published_val is not None else None,
@@ -146,6 +210,12 @@ def _limited(raw: Raw, limit: int, seed: int) -> Raw:
         identity=None,
         notes=(*raw.notes, f"limited to {len(rows)} of {total} rows"),
     )
+
+
+def _strata(y: Tensor, kind: Kind) -> Rows:
+    if kind == "multilabel":
+        return strata(y)
+    return y.numpy() if kind == "classification" else np.zeros(len(y), dtype=np.int64)
 
 
 def _measured(x: Tensor, train: Tensor, identity: str | None) -> Scaling:

@@ -42,9 +42,9 @@ def three_way(
     """Cut `count` rows into training, validation and test rows.
 
     Args:
-        labels: class index of every row, or None for regression.
+        labels: class index (or any other stratum) of every row, or None for regression.
         count: number of rows.
-        names: class names, for messages.
+        names: class names, for messages; without them labels are strata of which a split may lack one.
         groups: a key for every row; rows with one key stay on one side.
         val: share of the rows that are not test rows.
         test: share of all rows. None keeps the published test rows, or takes 0.2 where there are none.
@@ -185,7 +185,7 @@ def _check_sizes(labels: NDArray[Any], keys: NDArray[Any] | None, rows: Rows, na
 
 
 def _class_notes(splits: Splits, labels: NDArray[Any] | None, names: Sequence[str]) -> list[str]:
-    if labels is None:
+    if labels is None or not names:
         return []
     notes = []
     for part, rows in (("training", splits.train), ("validation", splits.val), ("test", splits.test)):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from limbeck.data.arrays import archive, read_array
 from limbeck.data.cifar import read_binary, read_python
-from limbeck.data.folder import File, scan
+from limbeck.data.folder import File, Tree, files_below, scan
 from limbeck.data.idx import read_idx
 from limbeck.data.images import guarded, probe
 from limbeck.data.raw import AbsentError
@@ -107,7 +107,9 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _images(root: Path, progress: Progress | None) -> dict[str, Any]:
-    tree = scan(root)
+    folders = any(p.is_dir() and not p.name.startswith((".", "__")) for p in root.iterdir())
+    # Without class folders it can only be what `data.unlabelled` takes.
+    tree = scan(root) if folders else Tree(files_below(root), [], [], [])
     formats: Counter[str] = Counter()
     modes: Counter[str] = Counter()
     sizes: list[tuple[int, int]] = []
@@ -133,9 +135,9 @@ def _images(root: Path, progress: Progress | None) -> dict[str, Any]:
                 advance(first + len(block), f"{len(unreadable)} unreadable")
     counted = Counter(f"{f.part}/{f.label}" if tree.parts else f.label for f in tree.files)
     return {
-        "kind": "folder",
+        "kind": "folder" if folders else "images without labels",
         "images": len(tree.files),
-        "classes": dict(sorted(counted.items())),
+        "classes": dict(sorted(counted.items())) if folders else {},
         "empty_classes": tree.empty,
         "parts": list(tree.parts),
         "width": _range([w for w, _ in sizes]),

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck.data.raw import AbsentError, Raw
-from limbeck.data.split import Rows, subset, three_way
+from limbeck.data.raw import AbsentError, Raw, divided
+from limbeck.data.several import answers, check_answers, strata
+from limbeck.data.split import Rows, subset
 from limbeck.errors import UserError, did_you_mean
 from limbeck.types import Column, Kind
 
@@ -54,6 +55,8 @@ def load_table(spec: recipe.Data, kind: Kind) -> Raw:
         AbsentError: there is no such file.
         UserError: unknown columns, missing values, a target that does not fit the task.
     """
+    import pandas as pd
+
     path = Path(spec.path or "").expanduser()
     frame = read_table(path)
     where = str(path)
@@ -79,22 +82,45 @@ def load_table(spec: recipe.Data, kind: Kind) -> Raw:
     notes = []
     if spec.limit is not None and spec.limit < len(frame):
         notes.append(f"limited to {spec.limit} of {len(frame)} rows")
-        strata = _codes(frame[targets[0]]) if kind == "classification" else np.zeros(len(frame), dtype=np.int64)
-        frame = frame.iloc[subset(strata, spec.limit, spec.split.seed)].reset_index(drop=True)
+        rows = subset(_strata(frame, targets, kind, where), spec.limit, spec.split.seed)
+        frame = frame.iloc[rows].reset_index(drop=True)
     y, names = _targets(frame, targets, kind, where)
     features = frame.drop(columns=[*targets, *([group] if group else [])])
     if features.shape[1] == 0:
         raise UserError("no columns are left to predict from", where=where)
-    splits = three_way(
-        y.numpy() if kind == "classification" else None, len(frame), names=names,
+    splits = divided(
+        y, kind, names,
         groups=_codes(frame[group]) if group else None,
         val=spec.split.val, test=spec.split.test, seed=spec.split.seed, stratify=spec.split.stratify,
     )  # fmt: skip
+    extra = _unlabelled(spec, features)
+    if extra is not None:
+        features = pd.concat([features, extra], ignore_index=True)
     x, table = _encode(features, splits.train, where)
     inputs = tuple(name for column in table for name in column.inputs)
     return Raw(
-        f"table {path.name}", torch.from_numpy(x), y, names, inputs, tuple(notes), splits=splits, table=tuple(table)
-    )
+        f"table {path.name}", torch.from_numpy(x), y, names, inputs, tuple(notes), splits=splits, table=tuple(table),
+        unlabelled=0 if extra is None else len(extra),
+    )  # fmt: skip
+
+
+def _unlabelled(spec: recipe.Data, features: pd.DataFrame) -> pd.DataFrame | None:
+    """The columns to predict from of rows without a label; a target among its columns is not looked at."""
+    if not spec.unlabelled:
+        return None
+    path = Path(spec.unlabelled).expanduser()
+    where, frame = f"data.unlabelled: {path}", read_table(path)
+    frame.columns = frame.columns.astype(str)
+    for column in features.columns:
+        if column not in frame.columns:
+            raise UserError(f"has no column '{column}'", where=where, hint=did_you_mean(column, frame.columns))
+        numbers = [f[column].dtype.kind in "biuf" for f in (features, frame)]
+        if numbers[0] != numbers[1]:
+            what = "numbers" if numbers[0] else "words"
+            raise UserError(f"column '{column}' holds {what} in the labelled rows only", where=where)
+    frame = frame[list(features.columns)]
+    _refuse_gaps(frame, where)
+    return frame
 
 
 def _refuse_gaps(frame: pd.DataFrame, where: str) -> None:
@@ -122,8 +148,16 @@ def _targets(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) ->
                 )
         values = np.stack([_float32(frame[name], name, where) for name in targets], axis=1)
         return torch.from_numpy(values), tuple(targets)
+    if kind == "multilabel":
+        labels = _answers(frame, targets, where)
+        check_answers(labels, targets, where)
+        return labels, tuple(targets)
     if len(targets) != 1:
-        raise UserError("classification has one target column", where="data.target")
+        raise UserError(
+            "classification has one target column",
+            where="data.target",
+            hint="columns of 0 and 1 are labels: say `task: multilabel`",
+        )
     name = targets[0]
     column = frame[name]
     if column.dtype.kind == "f":
@@ -134,6 +168,17 @@ def _targets(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) ->
     if len(known) < 2:
         raise UserError(f"target '{name}' has one class only, '{known[0]}'", where=where)
     return torch.from_numpy(codes.ravel().astype(np.int64)), tuple(str(k) for k in known)
+
+
+def _strata(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) -> Rows:
+    if kind == "multilabel":
+        return strata(_answers(frame, targets, where))
+    return _codes(frame[targets[0]]) if kind == "classification" else np.zeros(len(frame), dtype=np.int64)
+
+
+def _answers(frame: pd.DataFrame, targets: list[str], where: str) -> torch.Tensor:
+    """Columns of 0 and 1, or of true and false, as float32 [N, C]."""
+    return torch.cat([answers(_plain(frame[name])[:, None], f"{where}: column '{name}'") for name in targets], dim=1)
 
 
 def _encode(features: pd.DataFrame, train: Rows, where: str) -> tuple[NDArray[np.float32], list[Column]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.data import batches, targets
 from limbeck.errors import UserError
+from limbeck.evaluate import labels
 from limbeck.models import given
 
 if TYPE_CHECKING:
@@ -81,14 +82,16 @@ def metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | N
     """The metrics of some predictions, as plain numbers fit for JSON.
 
     Args:
-        task: classification or regression, and the names of its classes or outputs.
+        task: classification, multilabel or regression, and the names of its classes, labels or outputs.
         prediction: logits [N, C], or standardised values [N, K].
-        target: class indices [N], or standardised values [N, K].
+        target: class indices [N], yes and no [N, C], or standardised values [N, K].
         scaling: what regression targets were standardised with; errors are then in the target's own unit.
 
     Returns:
-        Classification: accuracy, nll (nats), ece (15 bins of equal width; Guo et al. 2017), per_class_accuracy (name ->
-        fraction, None for a class without a row), confusion (rows true, columns predicted) and n.
+        Classification: accuracy, balanced_accuracy (the mean of the classes' own accuracies, of those with a row), nll
+        (nats), ece (15 bins of equal width; Guo et al. 2017), per_class_accuracy (name -> fraction, None for a class
+        without a row), confusion (rows true, columns predicted) and n.
+        Several labels: see `labels.metrics`.
         Regression: mae, rmse and r2 as means over the outputs, n, and per_output where there are several. r2 is None
         where it is not defined: fewer than two rows, or an output that never varies. Where networks say how sure they
         are, also nll, the mean negative log likelihood of a row under their Gaussians (nats), and coverage95, the share
@@ -106,6 +109,8 @@ def metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | N
     if len(target) != len(prediction):
         raise UserError(f"{len(prediction)} predictions cannot be compared with {len(target)} targets")
     given, truth = prediction.double().cpu(), target.double().cpu()
+    if task.kind == "multilabel":
+        return labels.metrics(task.names, given, truth)
     found = _regression(task, means(task, given), truth, scaling)
     return found | (_spread(task, given, truth, scaling) if task.spread else {})
 
@@ -136,7 +141,8 @@ def agreement(task: Task, prediction: Tensor, teacher: Tensor, scaling: Scaling 
 
     Returns:
         Classification: agreement, the share of rows with the same class, and kl, the mean KL(teacher || student) in
-        nats. Regression: rmse_to_teacher, in the target's own unit where `scaling` is given.
+        nats. Several labels: agreement, the share of answers (yes or no to a label) that are the same, and kl, the same
+        summed over the labels. Regression: rmse_to_teacher, in the target's own unit where `scaling` is given.
 
     Raises:
         UserError: as for `metrics`.
@@ -152,6 +158,8 @@ def agreement(task: Task, prediction: Tensor, teacher: Tensor, scaling: Scaling 
         same = student.argmax(1) == teacher.argmax(1)
         kl = kl_divergence(teacher.log_softmax(1), student.log_softmax(1), log_prob=True)
         return {"agreement": same.double().mean().item(), "kl": max(float(kl), 0.0)}
+    if task.kind == "multilabel":
+        return labels.agreement(student, teacher)
     student, teacher = _unscaled(means(task, student), scaling), _unscaled(means(task, teacher), scaling)
     rmse = mean_squared_error(student, teacher, squared=False, num_outputs=task.width)
     return {"rmse_to_teacher": rmse.mean().item()}
@@ -172,7 +180,7 @@ def disagreement(
         predictions: the members' logits [M, N, C] or standardised values [M, N, K] for the same rows.
         names: of the members.
         scaling: what regression targets were standardised with; errors are then in the target's own unit.
-        target: class indices [N]; the oracle is left out without them. Regression has none.
+        target: class indices [N], or yes and no [N, C]; the oracle is left out without them. Regression has none.
 
     Returns:
         names, n (rows), and in rows and columns of the members, each against each:
@@ -180,6 +188,7 @@ def disagreement(
         for one member); all_agree, the share of rows where all choose the same; divergence, the mean generalised
         Jensen-Shannon divergence in nats (entropy of the mean probability less the mean entropy; Lin 1991); oracle, the
         share of rows where at least one member is right.
+        Several labels: the same, of answers instead of rows; the divergence is summed over the labels.
         Regression: pairwise, the RMSE between two members as a mean over the outputs, and mean_pairwise; spread, the
         standard deviation over the members (of all M, not M - 1), as a mean over rows and outputs.
 
@@ -196,15 +205,18 @@ def disagreement(
         members = _unscaled(members[..., : task.width], scaling)
         spread = members.std(dim=0, correction=0).mean().item()
         return found | _pairs(lambda a, b: (a - b).square().mean(0).sqrt().mean(), members) | {"spread": spread}
-    first, shares = members.argmax(2), members.softmax(2)
-    entropies = torch.special.entr(shares).sum(2).mean()
-    divergence = torch.special.entr(shares.mean(0)).sum(1).mean() - entropies
+    several = task.kind == "multilabel"
+    first = (members > 0).long() if several else members.argmax(2)
+    shares = torch.stack([members.sigmoid(), (-members).sigmoid()], dim=3) if several else members.softmax(2)
+    entropies, together = (torch.special.entr(p).flatten(-2 if several else -1) for p in (shares, shares.mean(0)))
+    divergence = together.sum(1).mean() - entropies.sum(2).mean()
     found |= _pairs(lambda a, b: (a != b).double().mean(), first)
     found["all_agree"] = (first == first[0]).all(0).double().mean().item()
     found["divergence"] = max(divergence.item(), 0.0)
     if target is not None:
-        if target.shape != (count,):
-            raise UserError(f"{count} predictions need as many class indices, not {tuple(target.shape)}")
+        if target.shape != first.shape[1:]:
+            what = "rows of labels" if several else "class indices"
+            raise UserError(f"{count} predictions need as many {what}, not {tuple(target.shape)}")
         found["oracle"] = (first == target.cpu()).any(0).double().mean().item()
     return found
 
@@ -218,7 +230,9 @@ def _pairs(distance: Callable[[Tensor, Tensor], Tensor], members: Tensor) -> dic
 
 def main_metric(task: Task) -> tuple[str, bool]:
     """The metric students are chosen and compared by, and whether higher is better."""
-    return ("accuracy", True) if task.kind == "classification" else ("rmse", False)
+    if task.kind == "classification":
+        return ("balanced_accuracy" if task.weights else "accuracy"), True
+    return ("map", True) if task.kind == "multilabel" else ("rmse", False)
 
 
 def _check(task: Task, values: Tensor, what: str) -> None:
@@ -243,8 +257,10 @@ def _classification(task: Task, logits: Tensor, target: Tensor) -> dict[str, Any
     confidence = logits.softmax(1).clamp(max=1 - 2**-24)
     ece = multiclass_calibration_error(confidence, target, num_classes=task.width, n_bins=ECE_BINS)
     confusion = multiclass_confusion_matrix(logits, target, num_classes=task.width).tolist()
+    recalls = [row[i] / sum(row) for i, row in enumerate(confusion) if sum(row)]
     return {
         "accuracy": sum(row[i] for i, row in enumerate(confusion)) / len(target),
+        "balanced_accuracy": math.fsum(recalls) / len(recalls),
         "nll": nn.functional.cross_entropy(logits, target).item(),
         "ece": float(ece),
         "per_class_accuracy": {

@@ -9,6 +9,9 @@ from typing import Any
 from limbeck.errors import UserError
 
 CONFIDENCE = 0.95
+SHARES = {  # metrics in per cent, and what they are called in words
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "map": "mean average precision",
+}  # fmt: skip
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -120,7 +123,7 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
 def _words(found: Mapping[str, Any], subject: str) -> str:
     """The verdict as one sentence with its numbers."""
     metric, gain = str(found["metric"]), found["gain"]
-    share = metric == "accuracy"
+    share = metric in SHARES
     rounding = 1e-9 * max(abs(found["student"]["mean"]), abs(found["distilled"]["mean"]))
 
     def level(side: str) -> str:
@@ -136,7 +139,7 @@ def _words(found: Mapping[str, Any], subject: str) -> str:
         "no evidence": f"There is no evidence that {subject} helps",
         "hurts": f"{subject[0].upper()}{subject[1:]} hurts",
     }[found["verdict"]]
-    name = metric if found["higher_is_better"] else f"{metric.upper()} (lower is better)"
+    name = SHARES.get(metric, metric) if found["higher_is_better"] else f"{metric.upper()} (lower is better)"
     levels = f"{name} is {level('distilled')} with it and {level('student')} without"
     gained = f"a gain of {change(gain['mean'])}{' points' if share else ''}"
     if gain["ci95"] is None:

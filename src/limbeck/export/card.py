@@ -12,7 +12,7 @@ from limbeck.errors import UserError
 from limbeck.export.interface import LARGEST_BATCH, Interface
 from limbeck.export.places import files, form_of, size_bytes
 from limbeck.runtime import read_json, write_json
-from limbeck.types import Column, Kind, Task
+from limbeck.types import THRESHOLD, Column, Kind, Task
 
 VERSION = 1
 
@@ -91,7 +91,8 @@ def write_card(
         "format": form_of(format),
         "precision": precision,
         "task": task.kind,
-        "classes" if task.kind == "classification" else "values": list(task.names),
+        "values" if task.kind == "regression" else "classes": list(task.names),
+        **({"threshold": THRESHOLD} if task.kind == "multilabel" else {}),
         "spread": task.spread,
         "input": _input(interface, tuple(shape), columns, table, format),
         "output": {"shape": ["rows", task.outputs], "dtype": "float32", "meaning": _meaning(task)},
@@ -149,6 +150,11 @@ def _table(table: Sequence[Column]) -> list[dict[str, Any]]:
 def _meaning(task: Task) -> str:
     if task.kind == "classification":
         return "one logit for each class; softmax makes probabilities of them, the largest is the predicted class"
+    if task.kind == "multilabel":
+        return (
+            "one logit for each label; 1 / (1 + exp(-logit)) is its probability, and the row has the label where "
+            f"that is above {THRESHOLD} (the logit above 0)"
+        )
     spread = ", then the logarithm of the variance of each" if task.spread else ""
     return f"one number for each value, in its own unit{spread}"
 
@@ -195,7 +201,7 @@ def _card(path: Path, told: Mapping[str, Any]) -> Card:
     kind = told["task"]
     if kind not in get_args(Kind):
         raise ValueError(f"task {kind!r}")
-    names = tuple(str(name) for name in told["classes" if kind == "classification" else "values"])
+    names = tuple(str(name) for name in told["values" if kind == "regression" else "classes"])
     rows = given["rows"]
     interface = Interface(
         given["dtype"], given["layout"] or "nchw", tuple(rows) if isinstance(rows, list) else Interface().batches

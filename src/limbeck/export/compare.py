@@ -19,7 +19,7 @@ def parity(reference: Tensor, exported: Tensor, kind: Kind) -> Parity:
     Args:
         reference: what the PyTorch model gives, [N, width].
         exported: what the file gives in its own runtime for the same rows, [N, width].
-        kind: classification adds the share of rows with the same predicted class.
+        kind: classification adds the share of rows with the same predicted class, multilabel that with the same labels.
 
     Raises:
         UserError: the two have other shapes, or there are no rows.
@@ -33,6 +33,8 @@ def parity(reference: Tensor, exported: Tensor, kind: Kind) -> Parity:
     agreement = None
     if kind == "classification":
         agreement = (reference.argmax(1) == exported.argmax(1)).double().mean().item()
+    if kind == "multilabel":
+        agreement = ((reference > 0) == (exported > 0)).all(1).double().mean().item()
     return Parity(max_abs_error=(reference - exported).abs().max().item(), agreement=agreement)
 
 

@@ -125,3 +125,4 @@ def _others(log_p: Tensor, label: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Callable[..., Any]] = {"dkd": dkd, "nkd": nkd}
+NEEDS_LABELS: dict[str, bool] = {"dkd": True, "nkd": True}

@@ -5,6 +5,8 @@ A *row* is what a prediction is made for: a sample of [B, C], or a token of [B, 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +14,14 @@ import torch.distributed
 from torch import Tensor
 
 from limbeck.errors import UserError
+from limbeck.types import UNLABELLED
 
 IGNORED = -100  # PyTorch's label for "no label here"
+
+
+def labelled(target: Tensor) -> Tensor:
+    """Which rows have a label, bool [B]: not `UNLABELLED`, and no NaN."""
+    return ~target.isnan().flatten(1).any(dim=1) if target.is_floating_point() else target != UNLABELLED
 
 
 def exact(student: Tensor) -> Tensor:
@@ -105,6 +113,21 @@ def class_shares(target: Tensor, student: Tensor) -> Tensor:
             f"the student gives {student.shape[-1]} outputs a row, too few for these labels ({error})",
             hint="a feature can stand in for logits only where it has an output for every class",
         ) from error
+
+
+def weights_of(class_weights: Sequence[float], student: Tensor) -> Tensor | None:
+    """Weights of the classes in the student's precision [C]; None where there are none.
+
+    Raises:
+        UserError: other numbers of weights and classes, or one that is not above 0.
+    """
+    if not class_weights:
+        return None
+    if len(class_weights) != student.shape[-1]:
+        raise UserError(f"{len(class_weights)} `class_weights` for {student.shape[-1]} classes")
+    if not all(0 < weight < math.inf for weight in class_weights):
+        raise UserError(f"`class_weights` are numbers above 0, not {list(class_weights)}")
+    return student.new_tensor(class_weights)
 
 
 # --- features ------------------------------------------------------------------------------------

@@ -13,15 +13,26 @@ from torch import Tensor, nn
 from limbeck.errors import UserError
 from limbeck.losses.decoupled import dkd
 from limbeck.losses.divergences import jensen_shannon, kl, softened
-from limbeck.losses.inputs import IGNORED, class_shares, exact, mean, taught
+from limbeck.losses.inputs import IGNORED, class_shares, exact, mean, taught, weights_of
 
 
-def hard(student: Tensor, _teacher: Tensor | None, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def hard(
+    student: Tensor,
+    _teacher: Tensor | None,
+    target: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: tuple[float, ...] = (),
+) -> Tensor:
     """Cross-entropy to the labels.
 
-    Mean over rows of -sum_c q_c log p_c, where p is the student's softmax and q the label as a distribution, of which
-    `label_smoothing` is spread over all classes alike. In nats. With label smoothing, which a recipe has in
+    Mean over rows of -sum_c w_c q_c log p_c, where p is the student's softmax and q the label as a distribution, of
+    which `label_smoothing` is spread over all classes alike. In nats. With label smoothing, which a recipe has in
     `student.train`, it is the usual baseline without a teacher.
+
+    PyTorch's mean divides by the sum of the weights of the batch's rows; this one by their number, so that a batch that
+    lacks the rare classes does not count the common ones in full, and parts of a batch add up to the whole. Over rows
+    whose weights are 1 on average, as a recipe's are over the training rows, both are the same.
 
     Source: Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", section 7 (smoothing).
 
@@ -33,10 +44,11 @@ def hard(student: Tensor, _teacher: Tensor | None, target: Tensor, *, label_smoo
         student: logits [B, C].
         target: labels int64 [B], of which -100 does not count; or shares of the classes [B, C], as mixup gives.
         label_smoothing: from 0 to 1.
+        class_weights: w, a number above 0 for each class; all 1 by default. A recipe has them in `class_weights`.
 
     Raises:
-        UserError: the target fits neither form or has more classes than the student, or `label_smoothing` is out of
-            its range.
+        UserError: the target fits neither form or has more classes than the student, `label_smoothing` is out of its
+            range, or there are other numbers of weights and classes.
 
     Example:
         >>> hard(torch.zeros(2, 4), None, torch.tensor([0, 3]))  # log 4: the student knows nothing
@@ -53,9 +65,10 @@ def hard(student: Tensor, _teacher: Tensor | None, target: Tensor, *, label_smoo
             hint="give labels int64 [B], or shares of the classes [B, C]",
         )
     q = target.to(student.dtype).flatten(0, -2) if shares else target.long().flatten()
+    weights = weights_of(class_weights, student)
     try:
         rows = F.cross_entropy(
-            student.flatten(0, -2), q, reduction="none", ignore_index=IGNORED, label_smoothing=label_smoothing
+            student.flatten(0, -2), q, weights, reduction="none", ignore_index=IGNORED, label_smoothing=label_smoothing
         )
     except IndexError as error:
         raise UserError(
@@ -348,3 +361,4 @@ LOSSES: dict[str, Callable[..., Any]] = {
 }
 
 WEIGHTS: dict[str, float] = {"lskd": 9.0, "wsld": 2.5}
+NEEDS_LABELS: dict[str, bool] = {"wsld": True}

@@ -157,3 +157,4 @@ class CRD(nn.Module):
 LOSSES: dict[str, Callable[..., Any]] = {"crd": CRD}
 WEIGHTS: dict[str, float] = {"crd": 0.8}
 TAPS: dict[str, str] = {"crd": "pooled"}
+NEEDS_LABELS: dict[str, bool] = {"crd": True}

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from limbeck.errors import UserError
 from limbeck.losses.divergences import kl
-from limbeck.losses.inputs import mean, measured, taught
+from limbeck.losses.inputs import mean, measured, taught, weights_of
 
 
-def label_binary(student: Tensor, _teacher: Tensor | None, target: Tensor) -> Tensor:
+def label_binary(
+    student: Tensor, _teacher: Tensor | None, target: Tensor, *, class_weights: tuple[float, ...] = ()
+) -> Tensor:
     """Binary cross-entropy to the labels, class by class.
 
-    Mean over rows of the sum over classes of -y log p - (1 - y) log(1 - p), where p is the logistic function of the
+    Mean over rows of the sum over classes of -w_c y log p - (1 - y) log(1 - p), where p is the logistic function of the
     logit. In nats. The sum makes it the cross-entropy of a row's whole answer, and lets the weight of a class not hang
     on how many others there are; PyTorch's mean over classes is 1 / C of it.
 
@@ -30,12 +32,16 @@ def label_binary(student: Tensor, _teacher: Tensor | None, target: Tensor) -> Te
     Args:
         student: logits [B, C].
         target: 1 where a row is of the class and 0 where it is not, or shares between, as floats [B, C].
+        class_weights: w, what a yes counts where a no counts 1: a number above 0 for each class (PyTorch's
+            `pos_weight`); all 1 by default. A recipe has them in `class_weights`.
 
     Raises:
-        UserError: the shapes differ.
+        UserError: the shapes differ, or there are other numbers of weights and classes.
     """
     student, target = _answers(student, target)
-    return mean(F.binary_cross_entropy_with_logits(student, target, reduction="none").sum(dim=-1), target)
+    weights = weights_of(class_weights, student)
+    rows = F.binary_cross_entropy_with_logits(student, target, reduction="none", pos_weight=weights)
+    return mean(rows.sum(dim=-1), target)
 
 
 def binary_kd(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float = 1.0) -> Tensor:

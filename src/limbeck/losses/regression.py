@@ -205,3 +205,4 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "teacher_bounded": teacher_bounded,
     "attentive_imitation": AttentiveImitation,
 }
+NEEDS_LABELS: dict[str, bool] = {"teacher_bounded": True, "attentive_imitation": True}

@@ -7,7 +7,7 @@ from limbeck.models.building import build, channels_last, normalization, try_out
 from limbeck.models.foreign import Foreign, foreign, given
 from limbeck.models.inputs import PREPROCESSING, Normalized, plain
 from limbeck.models.networks import NETWORKS
-from limbeck.models.softmax import as_logits, gives_probabilities, log_probabilities
+from limbeck.models.softmax import as_logits, gives_probabilities, log_probabilities, probable, to_logits
 from limbeck.models.weights import load_weights, metadata_of, save_weights
 
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
     "metadata_of",
     "normalization",
     "plain",
+    "probable",
     "save_weights",
+    "to_logits",
     "try_out",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import UserError, did_you_mean
 from limbeck.losses import adjust, needs_index, needs_teacher
+from limbeck.losses.inputs import labelled
 from limbeck.objective.balance import Balancer
 from limbeck.recipe import Ramp
 from limbeck.types import Batch, Loss, Output
@@ -55,6 +56,10 @@ class Objective(nn.Module):
     Attributes:
         terms: the losses with their weights.
         balanced: the weights found so far of terms whose weight is "auto", by name.
+        share: of the rows of an epoch, how many have a label; 1 but where a training sets it. Terms that do not learn
+            from the teacher see those rows only, and each batch's part of them counts as much of the mean over all of
+            them as it has of them. So however few they are in a batch, over an epoch a term is the mean over them all,
+            and the parts of a batch add up to the whole.
 
     Args:
         terms: at least one with a weight above 0.
@@ -91,7 +96,7 @@ class Objective(nn.Module):
         self.register_buffer("balance", torch.zeros(found, 2, dtype=torch.float64), persistent=found > 0)
         self._finder = Balancer()
         self.register_load_state_dict_post_hook(lambda module, _: module._recall())  # type: ignore[no-untyped-call]
-        self._epoch = 0.0
+        self._epoch, self.share = 0.0, 1.0
         self._recall()
         self.pace(0.0)
 
@@ -162,12 +167,16 @@ class Objective(nn.Module):
 
     def _values(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
+        own = (student, batch, None) if self.share == 1 else self._labelled(student, batch)
         for term, taught, indexed in zip(self.terms, self._taught, self._indexed, strict=True):
+            seen, rows, part = (student, batch, None) if taught else own
             if term.weight != 0:
-                values[term.name] = _value(term, taught, indexed, student, teacher, batch)
+                values[term.name] = _value(term, taught, indexed, seen, teacher, rows)
             elif teacher is not None or not taught:
                 with torch.no_grad():
-                    values[term.name] = _value(term, taught, indexed, student, teacher, batch)
+                    values[term.name] = _value(term, taught, indexed, seen, teacher, rows)
+            if part is not None and term.name in values:
+                values[term.name] = values[term.name] * part
         if self._looks < BALANCE_STEPS and torch.is_grad_enabled() and self.training:
             self._find(values)
         total: Tensor | None = None
@@ -178,6 +187,13 @@ class Objective(nn.Module):
         assert total is not None  # some weight is above 0
         values["total"] = total
         return values
+
+    def _labelled(self, student: Output, batch: Batch) -> tuple[Output, Batch, float]:
+        """The rows with a label, and what their mean counts: how many there are, in as many as there are on average."""
+        rows = labelled(batch.y)
+        features = {name: feature[rows] for name, feature in student.features.items()}
+        kept = Batch(batch.x[rows.to(batch.x.device)], batch.y[rows], batch.index[rows], batch.view)
+        return Output(student.prediction[rows], features), kept, len(kept.index) / (len(rows) * self.share)
 
     def _find(self, values: Mapping[str, Tensor]) -> None:
         """Look at the gradients of one more step."""

@@ -5,11 +5,14 @@ from limbeck.recipe.networks import Assistant, Combine, Network, Plan, Schedule,
 from limbeck.recipe.reading import bundled, dump, load, parse
 from limbeck.recipe.schema import Cache, Recipe, Run
 from limbeck.recipe.sources import Augment, Blur, Data, Jitter, Split
+from limbeck.recipe.tasks import JOINS, WEIGHTED, source_misfit
 from limbeck.recipe.terms import AUTO, Ramp, Term
 
 __all__ = [
     "AUTO",
+    "JOINS",
     "TRAINED",
+    "WEIGHTED",
     "Assistant",
     "Augment",
     "Blur",
@@ -39,4 +42,5 @@ __all__ = [
     "dump",
     "load",
     "parse",
+    "source_misfit",
 ]

@@ -11,6 +11,7 @@ from limbeck import signatures
 from limbeck.recipe.compression import TRAINED, Budget, Deployable, Files, Step
 from limbeck.recipe.networks import FOLDER, Assistant, Combine, Student, Teacher
 from limbeck.recipe.sources import Augment, Data, Positive, Strict
+from limbeck.recipe.tasks import WEIGHTED, combine_misfit, loss_misfit, source_misfit
 from limbeck.recipe.terms import AUTO, Term
 from limbeck.types import Kind
 
@@ -59,6 +60,7 @@ class Recipe(Strict):
     name: str = "run"
     about: str = ""
     task: Kind = "classification"
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = None
     data: Data
     augment: Augment = Augment()
     views: Annotated[int, Field(ge=0)] | None = None
@@ -98,6 +100,11 @@ class Recipe(Strict):
     def _strict_alone(cls, value: Any) -> Any:
         return {"strict": True} if value == "strict" else value
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _names_are_words(cls, value: Any) -> Any:
+        return {str(name): weight for name, weight in value.items()} if isinstance(value, dict) else value
+
     @field_validator("losses", mode="before")
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
@@ -112,20 +119,19 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        source, regression = self.data.source, self.task == "regression"
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise MisfitError("seeds", "is a number of seeds, or a list of different ones")
-        if source in ("diabetes", "linnerud") and not regression:
-            raise MisfitError("data.source", f"'{source}' has measured values to predict: say `task: regression`")
-        if regression and source not in ("diabetes", "linnerud", "arrays", "table"):
-            raise MisfitError("data.source", f"'{source}' has classes: `task: regression` does not fit")
-        if self.data.log_target and not regression:
+        if wrong := source_misfit(self.data, self.task):
+            raise MisfitError("data.source", wrong)
+        if self.data.log_target and self.task != "regression":
             raise MisfitError("data.log_target", f"classes have no logarithm: it does not fit `task: {self.task}`")
         if self.data.log_target and self.spread:
             what = "does not go with losses on Gaussians: of a logarithm's they would be none in the target's own unit"
             raise MisfitError("data.log_target", what)
-        if regression and (self.augment.mixup or self.augment.cutmix):
+        if self.task == "regression" and (self.augment.mixup or self.augment.cutmix):
             raise MisfitError("augment", "mixup and cutmix mix class labels: they do not fit `task: regression`")
+        if self.cache.top_k and self.task != "classification":
+            raise MisfitError("cache.top_k", f"cuts the logits of classes: it does not fit `task: {self.task}`")
         if not self.augment.active:
             if self.views and self.views > 1:
                 raise MisfitError("views", "has no effect without `augment`: every view would be the same")
@@ -133,6 +139,7 @@ class Recipe(Strict):
                 raise MisfitError("cache.pixels", "has no effect without `augment`: there are no augmented images")
         self._teachers_fit()
         self._combine_fits()
+        self._labels_fit()
         self._losses_fit("losses", self.losses)
         for name, terms in self.compare.items():
             if not re.fullmatch(FOLDER, name):
@@ -186,13 +193,30 @@ class Recipe(Strict):
             return
         if count < 2:
             raise MisfitError("combine", f"has no effect with {count} teacher{'' if count == 1 else 's'}")
-        misfits = {"classification": ("mean", "median"), "regression": ("average", "logits-average", "vote")}
-        if combine.name in misfits[self.task]:
-            raise MisfitError("combine", f"'{combine.name}' does not fit `task: {self.task}`")
-        if combine.weights == "confidence" and self.task == "regression":
-            raise MisfitError("combine.weights", "measured values have no confidence: give numbers, or `accuracy`")
+        if wrong := combine_misfit(combine, self.task):
+            raise MisfitError(*wrong)
         if isinstance(combine.weights, list) and len(combine.weights) != count:
             raise MisfitError("combine.weights", f"has {len(combine.weights)} numbers for {count} teachers")
+
+    def _labels_fit(self) -> None:
+        """Whether what the recipe says of labels can take effect."""
+        named = [("student.train", self.student.train), ("combine.train", self.combine.train if self.combine else None)]
+        named += [(f"teachers.{i}.train", teacher.train) for i, teacher in enumerate(self.teachers)]
+        named += [(f"assistants.{i}.train", assistant.train) for i, assistant in enumerate(self.assistants)]
+        for place, plan in named:
+            if plan and plan.label_smoothing and self.task != "classification":
+                raise MisfitError(f"{place}.label_smoothing", f"has no effect with `task: {self.task}`")
+        if self.data.unlabelled and not (self.taught or self.smaller):
+            raise MisfitError(
+                "data.unlabelled", "rows without a label are learned from with a teacher, and there is none"
+            )
+        if self.class_weights is None:
+            return
+        if self.task == "regression":
+            raise MisfitError("class_weights", "measured values have no classes to weigh")
+        own = [t.loss for t in self.losses.values() if t.learns and not signatures.losses()[t.loss].needs_teacher]
+        if own and not any(loss in WEIGHTED for loss in own):
+            raise MisfitError("class_weights", f"weigh {' and '.join(WEIGHTED)}, and `losses` have none of these")
 
     def _losses_fit(self, place: str, terms: dict[str, Term]) -> None:
         known = signatures.losses()
@@ -202,17 +226,16 @@ class Recipe(Strict):
             raise MisfitError(place, "`weight: auto` balances against terms with a number for a weight: give one")
         for name, term in terms.items():
             if term.loss == "hard" and term.options and place == "losses":
-                what = "give `label_smoothing` in student.train, so that the student alone gets it too"
+                what = "give `label_smoothing` in student.train and `class_weights` beside `task`, for all to have them"
                 raise MisfitError(f"{place}.{name}", what)
             family = known[term.loss].family
-            if family in ("logit", "decoupled", "batchwise", "ordinal") and self.task == "regression":
-                raise MisfitError(f"{place}.{name}", "compares classes: it does not fit `task: regression`")
-            if family in ("regression", "gaussian") and self.task == "classification" and term.loss != "mse":
-                raise MisfitError(f"{place}.{name}", "compares measured values: it does not fit `task: classification`")
+            if wrong := loss_misfit(term.loss, self.task):
+                raise MisfitError(f"{place}.{name}", wrong)
             if family == "gaussian" and len(self.teachers) > 1:
                 raise MisfitError(f"{place}.{name}", "compares Gaussians, and those of several teachers are none")
-            if family == "multilabel":
-                raise MisfitError(f"{place}.{name}", "takes rows of several classes, and no `task` has these")
+            if self.data.unlabelled and term.learns and term.needs_labels:
+                what = "needs the label of every row it learns from, and those of `data.unlabelled` have none"
+                raise MisfitError(f"{place}.{name}", what)
         learns = [name for name, term in terms.items() if known[term.loss].needs_teacher]
         if learns and not self.taught and not self.smaller and not self.student.ready:
             raise MisfitError(f"{place}.{learns[0]}", "learns from a teacher, and `teachers` is empty")

@@ -40,6 +40,7 @@ class Data(Strict):
 
     source: Source
     path: str | None = None
+    unlabelled: str | None = None
     fallback: Source | None = None
     target: str | list[str] | None = None
     log_target: bool = False

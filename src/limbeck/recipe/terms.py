@@ -62,6 +62,11 @@ class Term(Strict):
         """Whether it moves the student at all: a term of weight 0 is only watched."""
         return self.weight != 0
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it learns from a teacher and needs the label of a row for it."""
+        return signatures.losses()[self.loss].needs_labels or self.options.get("wraps") == "dkd"
+
     @model_validator(mode="before")
     @classmethod
     def _spelled_out(cls, value: Any) -> Any:

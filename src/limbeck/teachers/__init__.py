@@ -4,7 +4,7 @@ Members are joined by a `Combine`: their predictions [M, B, C] or [M, B, K] go i
 joining are of this one type, fixed rules and fitted networks alike.
 """
 
-from limbeck.teachers.choice import combiner
+from limbeck.teachers.choice import DEFAULT, combiner
 from limbeck.teachers.frozen import Ensemble, Frozen
 from limbeck.teachers.joining import (
     Combine,
@@ -20,6 +20,7 @@ from limbeck.teachers.joining import (
 from limbeck.teachers.stacking import Joint, Stack, as_combine, fit_stack
 
 __all__ = [
+    "DEFAULT",
     "Combine",
     "Ensemble",
     "Frozen",

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from limbeck.errors import UserError, did_you_mean
+from limbeck.recipe import JOINS
 from limbeck.teachers.joining import (
     Combine,
+    answers_average,
+    answers_logits_average,
     average,
     by_confidence,
     logits_average,
@@ -20,9 +23,7 @@ from limbeck.teachers.joining import (
 from limbeck.teachers.stacking import Stack, as_combine
 from limbeck.types import Kind
 
-CLASSES = ("average", "logits-average", "vote", "weighted", "stacked")
-VALUES = ("mean", "median", "weighted", "stacked")
-DEFAULT: dict[Kind, str] = {"classification": "average", "regression": "mean"}
+DEFAULT: dict[Kind, str] = {"classification": "average", "multilabel": "average", "regression": "mean"}
 
 
 class Joining(Protocol):
@@ -30,7 +31,7 @@ class Joining(Protocol):
 
     @property
     def name(self) -> str:
-        """Which way: one of `CLASSES` or `VALUES`."""
+        """Which way: one of `recipe.JOINS`."""
 
     @property
     def weights(self) -> Sequence[float] | str | None:
@@ -52,16 +53,16 @@ def combiner(
 
     Args:
         kind: of the task.
-        spec: what the recipe says. None: `average` for classes, `mean` for values.
+        spec: what the recipe says. None: `average` for classes and labels, `mean` for values.
         scores: of the members on validation, for weights by "accuracy"; see `validation_weights`.
         stack: a fitted `Stack`, or what `as_combine` made of it, for "stacked".
 
     Raises:
         UserError: a way that does not suit the task, or something it needs is missing.
     """
-    name, ways = spec.name if spec else DEFAULT[kind], CLASSES if kind == "classification" else VALUES
+    name, ways = spec.name if spec else DEFAULT[kind], JOINS[kind]
     if name not in ways:
-        known = name in CLASSES + VALUES
+        known = any(name in others for others in JOINS.values())
         raise UserError(
             f"'{name}' does not join the members of a {kind} task" if known else f"unknown way to join: '{name}'",
             where="combine",
@@ -75,6 +76,8 @@ def combiner(
         return vote() if spec.smoothing is None else vote(smoothing=spec.smoothing)
     if spec and name == "weighted":
         return _weighted_by(kind, spec.weights, scores)
+    if kind == "multilabel":
+        return {"average": answers_average, "logits-average": answers_logits_average}[name]
     plain = {"average": average, "logits-average": logits_average, "vote": vote(), "mean": mean, "median": median}
     return plain[name]
 
@@ -89,6 +92,9 @@ def _weighted_by(kind: Kind, weights: Sequence[float] | str | None, scores: Sequ
         if kind == "regression":
             hint = "weight by `accuracy` (here: by the error on validation) or by fixed numbers"
             raise UserError("values come without a confidence to weight by", where="combine.weights", hint=hint)
+        if kind == "multilabel":
+            hint = "weight by `accuracy` (here: by mean average precision on validation) or by fixed numbers"
+            raise UserError("a row of several labels has no one confidence", where="combine.weights", hint=hint)
         return by_confidence
     if weights != "accuracy":
         hint = did_you_mean(weights, ("accuracy", "confidence"))

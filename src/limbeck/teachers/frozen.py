@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from limbeck.models import Normalized, channels_last, given, gives_probabilities, log_probabilities, plain
+from limbeck.models import Normalized, channels_last, given, plain, probable, to_logits
 from limbeck.taps import Taps
 from limbeck.teachers.joining import Combine
-from limbeck.types import Batch, Output, Teacher
+from limbeck.types import Batch, Kind, Output, Teacher
 
 
 class Frozen:
@@ -25,8 +25,10 @@ class Frozen:
         taps: dotted names of sub-modules whose outputs are wanted as features.
         dtype: bfloat16 runs the network's weights and activations in it; predictions and features are float32 always.
         device: where it runs.
-        probabilities: the network ends in a softmax; its outputs are turned into log-probabilities, which are valid
-            logits up to a constant. None: found out from the first batch.
+        probabilities: the network ends in a softmax (for several labels: in a sigmoid); its outputs are turned into
+            log-probabilities, which are valid logits up to a constant (or into log-odds). None: found out from the
+            first batch.
+        kind: of the task. Values of a regression are never taken for probabilities.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Frozen:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         probabilities: bool | None = None,
+        kind: Kind = "classification",
     ) -> None:
         self._model = copy.deepcopy(model).eval().requires_grad_(False).to(device)
         inner = plain(self._model)
@@ -49,7 +52,7 @@ class Frozen:
                 part.to(dtype)
                 part.register_forward_pre_hook(lambda _, inputs: tuple(x.to(dtype) for x in inputs))
         self._device = torch.device(device)
-        self.probabilities = probabilities
+        self.probabilities, self.kind = probabilities, kind
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Output:
@@ -58,9 +61,9 @@ class Frozen:
             output = self._taps(self._model, given(self._model, batch).to(self._device))
         prediction = output.prediction.float()
         if self.probabilities is None and len(prediction):
-            self.probabilities = gives_probabilities(prediction)
+            self.probabilities = probable(prediction, self.kind)
         if self.probabilities:
-            prediction = log_probabilities(prediction)
+            prediction = to_logits(prediction, self.kind)
         return Output(prediction, {name: feature.float() for name, feature in output.features.items()})
 
 

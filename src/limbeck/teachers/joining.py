@@ -1,7 +1,8 @@
 """Ways of joining members by a rule: [M, B, C] -> [B, C], regression [M, B, K] -> [B, K]. No gradient passes through.
 
-What comes out for classes are log-probabilities, or for `logits_average` logits whose rows sum to 0. It is finite
-wherever the members' predictions are logits or log-probabilities, -inf (a class ruled out) among them.
+What comes out for classes are log-probabilities, or for `logits_average` logits whose rows sum to 0; for labels, each a
+yes or no of its own, logits. It is finite wherever the members' predictions are logits or log-probabilities, -inf (a
+class ruled out) among them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.errors import UserError
@@ -87,11 +89,37 @@ def by_confidence(predictions: Tensor) -> Tensor:
     return (logs + weights.log().unsqueeze(-1)).logsumexp(dim=0)
 
 
-# --- classes or values ---------------------------------------------------------------------------
+# --- labels --------------------------------------------------------------------------------------
+
+
+def log_answers(predictions: Tensor) -> Tensor:
+    """Log-probabilities of yes and of no, finite, of the logits of labels [...]: [2, ...]."""
+    logs = torch.stack([F.logsigmoid(predictions), F.logsigmoid(-predictions)])
+    return logs.clamp_min(math.log(torch.finfo(logs.dtype).tiny))
+
+
+def _log_odds(logs: Tensor) -> Tensor:
+    """Logits of log-probabilities of yes and of no: [2, ...] -> [...]."""
+    return logs[0] - logs[1]
+
+
+@torch.no_grad()
+def answers_average(predictions: Tensor) -> Tensor:
+    """Logit of the members' mean probability of each label: logits [M, B, C] -> logits [B, C]."""
+    return _log_odds(log_answers(predictions).logsumexp(dim=1))
+
+
+@torch.no_grad()
+def answers_logits_average(predictions: Tensor) -> Tensor:
+    """Mean of the members' logits of each label: [M, B, C] -> [B, C]; they have no constant that could differ."""
+    return _log_odds(log_answers(predictions)).mean(dim=0)
+
+
+# --- classes, labels or values ---------------------------------------------------------------------------
 
 
 def weighted(weights: Sequence[float], *, kind: Kind = "classification") -> Combine:
-    """Fixed weights: log of the weighted mean probability, or for regression the weighted mean.
+    """Fixed weights: log (of a label the logit) of the weighted mean probability, or for regression the weighted mean.
 
     Args:
         weights: one for each member, 0 or more, not all 0; only their ratios count. A member with 0 is left out.
@@ -118,6 +146,8 @@ def weighted(weights: Sequence[float], *, kind: Kind = "classification") -> Comb
         share = used.new_tensor([shares[i] for i in counted]).view(-1, 1, 1)
         if kind == "regression":
             return (used * share).sum(dim=0)
+        if kind == "multilabel":
+            return _log_odds((log_answers(used) + share.log()).logsumexp(dim=1))
         return (log_shares(used) + share.log()).logsumexp(dim=0)
 
     return joined
@@ -128,19 +158,19 @@ def validation_weights(kind: Kind, scores: Sequence[float]) -> list[float]:
 
     Args:
         kind: of the task.
-        scores: each member's main metric: accuracy, or RMSE.
+        scores: each member's main metric: accuracy, mean average precision, or RMSE.
 
     Returns:
-        Classification: proportional to accuracy; equal where no member is right about anything. Regression:
-        proportional to 1 / MSE, the square of the RMSE, which is the best linear mean of members whose errors are
-        independent; members without any error share all of the weight.
+        Classification and several labels: proportional to the score; equal where no member is right about anything.
+        Regression: proportional to 1 / MSE, the square of the RMSE, which is the best linear mean of members whose
+        errors are independent; members without any error share all of the weight.
 
     Raises:
         UserError: no scores, or one that is negative or not finite.
     """
     if not scores or not all(math.isfinite(s) and s >= 0 for s in scores):
         raise UserError(f"scores are finite and not negative: {list(scores)}", where="combine.weights")
-    if kind == "classification":
+    if kind != "regression":
         parts = [float(s) for s in scores] if any(scores) else [1.0] * len(scores)
     else:
         # Relative to the smallest error, so that no unit makes the squares overflow.

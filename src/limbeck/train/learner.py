@@ -19,12 +19,22 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from limbeck import evaluate
 from limbeck.data import Data, targets
 from limbeck.errors import UserError
-from limbeck.models import channels_last, gives_probabilities, load_weights, plain, save_weights
+from limbeck.models import channels_last, load_weights, plain, probable, save_weights
 from limbeck.objective import Objective
 from limbeck.recipe import Plan
 from limbeck.runtime import write_text
 from limbeck.taps import Taps
-from limbeck.types import Batch, Output
+from limbeck.types import Batch, Kind, Output
+
+
+class _Far(nn.Module):
+    """Inputs far away from where they are; numbers of tokens are left as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1000 * x - 500 if x.is_floating_point() else x
+
+
+UNITS: dict[Kind, str] = {"classification": "class", "multilabel": "label", "regression": "value to predict"}
 
 
 @dataclass
@@ -114,14 +124,24 @@ class Learner:
             raise UserError(
                 f"the network gives {tuple(given.shape)} for {len(rows)} rows, not [{len(rows)}, {task.outputs}]",
                 where=self.label,
-                hint=f"its head has one output a {'class' if task.kind == 'classification' else 'value to predict'}",
+                hint=f"its head has one output a {UNITS[task.kind]}",
             )
-        if task.kind == "classification" and gives_probabilities(given):
+        if probable(given, task.kind) and self._keeps_within(rows):
+            end = "softmax" if task.kind == "classification" else "sigmoid"
             raise UserError(
-                "the network ends in a softmax, and losses take logits",
+                f"the network ends in a {end}, and losses take logits",
                 where=self.label,
-                hint="take the softmax off, or train limbeck.as_logits(network, example)",
+                hint=f"take the {end} off, or train limbeck.as_logits(network, example, data.task.kind)",
             )
+
+    def _keeps_within(self, rows: Tensor) -> bool:
+        """Whether inputs of any size give probabilities: logits of labels may lie in [0, 1] before they are trained."""
+        kind = self.data.task.kind
+        if kind == "classification":  # that rows sum to 1 says enough
+            return True
+        return probable(
+            evaluate.predict(nn.Sequential(_Far(), self.network), self.data, rows, device=self.device), kind
+        )
 
     @property
     def losses(self) -> Objective:
@@ -164,9 +184,7 @@ class Learner:
         found = evaluate.metrics(task, given, truth, data.targets)
         row = {f"val_{k}": v for k, v in found.items() if isinstance(v, float)}
         row["val_loss"] = (
-            found["nll"]
-            if task.kind == "classification"
-            else float((evaluate.means(task, given) - truth).square().mean())
+            found["nll"] if task.kind != "regression" else float((evaluate.means(task, given) - truth).square().mean())
         )
         if self.accelerator.num_processes > 1:
             # Every process must stop and select alike, so the first one's figures are everyone's.

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from limbeck import evaluate
-from limbeck.data import Data, fetcher, parts
+from limbeck.data import Data, again, fetcher, parts, shuffled
 from limbeck.devices import make_accelerator
 from limbeck.errors import DivergedError, UserError
 from limbeck.losses.inputs import IGNORED
@@ -50,7 +50,8 @@ def fit(
         student: gives logits [B, C] or values [B, K].
         objective: what is minimised.
         teacher: asked for every batch when the objective learns from one.
-        data: rows and splits; the test split is never looked at.
+        data: rows and splits; the test split is never looked at. Rows without a label are for an objective that learns
+            from a teacher; any other goes through the labelled ones again, for as many steps an epoch.
         plan: epochs, optimizer, schedule and so on.
         seed: everything random here follows from it.
         folder: where best.safetensors, last.safetensors, history.jsonl and checkpoint.pt go; a training found there is
@@ -189,9 +190,13 @@ class _Loop:
     label: str
 
     def run(self) -> None:
-        rows, size = len(self.data.train), self.plan.batch_size
-        if rows == 0:
+        rows, size = len(self.data.taught), self.plan.batch_size
+        if len(self.data.train) == 0:
             raise UserError("there are no training rows", where=self.label)
+        # Rows without a label are for those who learn from somebody; all others go through the labelled ones again.
+        self.again = not any(learner.losses.needs_teacher for learner in self.learners)
+        for learner in self.learners:
+            learner.losses.share = 1.0 if self.again else len(self.data.train) / rows
         self.steps = math.ceil(rows / size)
         if rows % size == 1 and self.steps > 1:
             self.steps -= 1  # batch norm cannot learn from one row, and one row is no loss
@@ -254,16 +259,17 @@ class _Loop:
 
     def _batches(self, epoch: int) -> Iterator[tuple[Batch, int, int]]:
         """This process's part of every batch, how many rows of it count, and how many rows the whole batch has."""
-        rows, size = self.data.train, self.plan.batch_size
-        view = epoch % self.views if self.views else epoch
-        source = parts(
-            rows,
-            size,
-            order=derive_seed(self.seed, "order", epoch),
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
+        size, laps, rows = self.plan.batch_size, 1, self.data.taught
+        order = derive_seed(self.seed, "order", epoch)
+        if self.again and len(self.data.unlabelled):
+            laps, rows = math.ceil(len(rows) / len(self.data.train)), again(self.data, order)
+        else:
+            rows = shuffled(rows, order)
+        source = parts(rows, size, rank=self.accelerator.process_index, world=self.accelerator.num_processes)
         for step, part in enumerate(itertools.islice(source, self.steps)):
+            # Every time that rows are gone through again they are seen as in another epoch.
+            lap = epoch * laps + (step * size // len(self.data.train) if laps > 1 else 0)
+            view = lap % self.views if self.views else lap
             # The last batch can be smaller than the number of processes, yet every process must take the step.
             batch = self.fetch(part, view) if len(part) else _idle(self.fetch(rows[:1], view))
             yield batch, len(part), min(size, len(rows) - step * size)

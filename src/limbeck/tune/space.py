@@ -13,6 +13,7 @@ from limbeck.recipe import Recipe
 # Beside the recipe's own. Those of UNMIXED need labels that name one class, those of RELATED three classes or more.
 USUAL = {
     "classification": ("kd", "dkd", "nkd", "dist", "lskd"),
+    "multilabel": ("binary_kd", "mse"),
     "regression": ("mse", "teacher_bounded", "attentive_imitation"),
 }
 UNMIXED, RELATED = ("dkd", "nkd"), ("dist", "lskd")
@@ -67,7 +68,9 @@ def candidates(checked: Recipe, classes: int, names: Sequence[str] = ()) -> list
     usual = [
         name
         for name in USUAL[checked.task]
-        if not (mixed and name in UNMIXED) and not (classes < 3 and name in RELATED)
+        if not (mixed and name in UNMIXED)
+        and not (classes < 3 and name in RELATED)
+        and not (checked.data.unlabelled and known[name].needs_labels)
     ]
     wanted = dict.fromkeys(names or [*reversed(own), *usual])
     return [_candidate(name, *own.get(name, (name, None))) for name in wanted]
