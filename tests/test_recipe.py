@@ -80,7 +80,7 @@ def test_every_bundled_recipe_is_sound(name):
         ("source: digits", "source: digits, classes: 3", "`classes` has no effect"),
         ("losses:", "task: regression\nlosses:", "`task: regression` does not fit"),
         ("  hard: 0.1", "  gaussian_kl: 1", "gaussian_kl: compares measured values: it does not fit"),
-        ("  hard: 0.1", "  binary_kd: 1", "binary_kd: takes rows of several classes, and no `task` has these"),
+        ("  hard: 0.1", "  binary_kd: 1", "binary_kd: takes rows of several labels, each a yes or no"),
         ("losses:", "seeds: [1, 1]\nlosses:", "different ones"),
         ("losses:", "name: ../out\nlosses:", "name: the name becomes a folder"),
         ("losses:", "name: ''\nlosses:", "name: the name becomes a folder"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.data import Data
 from limbeck.errors import UserError, did_you_mean
-from limbeck.models import gives_probabilities, log_probabilities
+from limbeck.models import gives_probabilities, log_odds, log_probabilities, probable
 from limbeck.recipe import Network
 
 
@@ -56,7 +56,7 @@ def understood(model: nn.Module, raw: object, spec: Network, data: Data) -> nn.M
     if data.task.kind == "regression":
         return _values(model, raw, spec, data)
     width = len(spec.classes) if spec.classes else data.task.width
-    read, how = _classes(raw, width, spec)
+    read, how = (_labels if data.task.kind == "multilabel" else _classes)(raw, width, spec)
     return Read(model, read, how) if how else model
 
 
@@ -91,6 +91,20 @@ def _classes(raw: Tensor, width: int, spec: Network) -> tuple[Callable[[Tensor],
     if single:
         return lambda z: F.pad(z.reshape(-1, 1), (1, 0)), "logit of the second class"
     return (log_probabilities, "log") if probabilities else (lambda z: z, "")
+
+
+def _labels(raw: Tensor, width: int, spec: Network) -> tuple[Callable[[Tensor], Tensor], str]:
+    """How outputs become a logit for each label, and a word for it; empty where they are."""
+    if raw.shape[1:] != (width,):
+        hint = "name the model's own labels in `classes`" if raw.ndim == 2 else None
+        raise UserError(f"gives {list(raw.shape[1:])} for one row instead of [{width}]", where=spec.model, hint=hint)
+    if spec.outputs == "standardised":
+        raise UserError("`outputs: standardised` is for measured values", where=spec.model)
+    inside = bool((raw >= 0).all() and (raw <= 1).all())
+    if spec.outputs == "probabilities" and not inside:
+        raise UserError("gives no probabilities: they are from 0 to 1", where=spec.model)
+    likely = probable(raw, "multilabel") if spec.outputs is None else spec.outputs == "probabilities"
+    return (log_odds, "log odds") if likely else (lambda z: z, "")
 
 
 def order_of(own: Sequence[str] | None, names: Sequence[str], where: str) -> Tensor | None:

@@ -7,7 +7,7 @@ from limbeck.models.building import build, channels_last, normalization, try_out
 from limbeck.models.foreign import Foreign, foreign, given
 from limbeck.models.inputs import PREPROCESSING, Normalized, plain
 from limbeck.models.networks import NETWORKS
-from limbeck.models.softmax import as_logits, gives_probabilities, log_probabilities, probable, to_logits
+from limbeck.models.softmax import as_logits, gives_probabilities, log_odds, log_probabilities, probable, to_logits
 from limbeck.models.weights import load_weights, metadata_of, save_weights
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "given",
     "gives_probabilities",
     "load_weights",
+    "log_odds",
     "log_probabilities",
     "metadata_of",
     "normalization",

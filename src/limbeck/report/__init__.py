@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from limbeck.errors import UserError
 from limbeck.evaluate import interval
-from limbeck.report import budget, figures, files, methods, pareto, roles, scores, smaller, values, words
+from limbeck.report import budget, figures, files, labels, methods, pareto, roles, scores, smaller, values, words
 from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
 from limbeck.runtime import write_text
@@ -66,7 +66,7 @@ def write_report(result: Mapping[str, Any], path: Path) -> None:
 def _content(result: Mapping[str, Any]) -> dict[str, Any]:
     data, models = result["data"], list(result["models"])
     classes = data["task"] == "classification"
-    metric = _main_metric(result)
+    metric = words.main_metric(result)
     name = (result.get("chosen") or {}).get("name")
     chosen = next((m for m in models if m["name"] == name), None)
     names = [n for n in words.METRICS if any(n in m["metrics"] for m in models)]
@@ -87,6 +87,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "loss-curves": figures.curves(result, "val_loss"),
         **{place: pareto.figure(points, key, metric) for place, key in pareto.PLOTS.items()},
         "budget-plot": budget.figure(result),
+        "labels-plot": labels.figure(result),
         "confusion": figures.confusion(chosen["metrics"].get("confusion") or [], data["classes"]) if chosen else None,
         **values.plots(result),
     }
@@ -120,6 +121,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "chosen": chosen,
         "classes": _classes(chosen, data) if chosen and classes else [],
         "mistakes": _mistakes(chosen, data["classes"]) if chosen and classes else [],
+        "labels": labels.rows(chosen, data) if chosen else [],
         "outputs": values.outputs(result),
         "predicted": values.told(result),
         "usage": usage(result),
@@ -136,10 +138,6 @@ def _front(points: Sequence[pareto.Point], metric: str) -> dict[str, Any] | None
         return None
     best = {place: pareto.said(points, key, metric) for place, key in pareto.PLOTS.items()}
     return {"legend": pareto.legend(points), **best}
-
-
-def _main_metric(result: Mapping[str, Any]) -> str:
-    return "accuracy" if result["data"]["task"] == "classification" else "rmse"
 
 
 # --- the verdict ---------------------------------------------------------------------------------
@@ -173,7 +171,7 @@ def _comparison(found: Mapping[str, Any]) -> dict[str, str]:
 def _tiles(result: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> list[dict[str, str]]:
     """The few numbers that matter: label, value, remark."""
     models, comparison = result["models"], result.get("comparison")
-    metric = _main_metric(result)
+    metric = words.main_metric(result)
     title = words.METRICS[metric][0]
     teachers = [m for m in models if m["role"] == "teacher"]
     teacher = teachers[-1] if teachers else None  # several are followed by what they say together

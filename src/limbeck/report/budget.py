@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.evaluate import SHARES
 from limbeck.report import files, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 from limbeck.report.pareto import MARKS, beside, log_axis, window
@@ -21,7 +22,7 @@ def budget(result: Mapping[str, Any]) -> dict[str, Any] | None:
         "title": "A model within the budget" if found.get("winner") else "Nothing within the budget",
         "tone": "good" if found.get("winner") else "bad",
         "words": f"{said[0].upper()}{said[1:]}.",
-        "lost": "Points lost" if found["metric"] == "accuracy" else "Error, %",
+        "lost": "Points lost" if found["metric"] in SHARES else "Error, %",
         "rows": [_row(found, trial) for trial in ranked(found)],
     }
 
@@ -74,7 +75,7 @@ def _chance(p: Any) -> str:
 
 def _allowed(found: Mapping[str, Any]) -> str:
     allowed = 100 * (found["budget"].get("accuracy_drop") or 0)
-    if found["metric"] == "accuracy":
+    if found["metric"] in SHARES:
         return f"{allowed:.3g} point{'s' if allowed != 1 else ''} lost"
     return f"{allowed:.3g} % more error"
 
@@ -122,7 +123,7 @@ def figure(result: Mapping[str, Any]) -> dict[str, Any] | None:
     if limit:
         shapes.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": limit, "x1": limit, "line": line})
     margin = 0.08 * (high - low or 1)
-    points = found["metric"] == "accuracy"
+    points = found["metric"] in SHARES
     drawn.update_layout(
         height=340,
         showlegend=False,
@@ -134,7 +135,7 @@ def figure(result: Mapping[str, Any]) -> dict[str, Any] | None:
             **log_axis([*(t["size_kb"] for t in measured), *([limit] if limit else [])]),
         },
         yaxis={
-            "title": axis_title("gain in accuracy, points" if points else "less error, %"),
+            "title": axis_title(f"gain in {SHARES[found['metric']]}, points" if points else "less error, %"),
             "range": [low - margin, high + margin],
             "automargin": True,
         },
@@ -148,7 +149,7 @@ def _marks(
     import plotly.graph_objects as go
 
     marks = [MARKS.get(t["way"]["precision"], "x") for t in own]
-    unit = "points lost" if found["metric"] == "accuracy" else "% more error"
+    unit = "points lost" if found["metric"] in SHARES else "% more error"
     return go.Scatter(
         x=[t["size_kb"] for t in own],
         y=[max(-100 * t["drop"], low) for t in own],

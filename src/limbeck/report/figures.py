@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.evaluate import SHARES
 from limbeck.report.roles import ORDER, SMALLER, named
 from limbeck.report.words import METRICS, finite
 
@@ -131,7 +132,7 @@ def gains(comparison: Mapping[str, Any], ends: tuple[float, float] | None = None
     """
     import plotly.graph_objects as go
 
-    gain, percent = comparison["gain"], comparison["metric"] == "accuracy"
+    gain, percent = comparison["gain"], comparison["metric"] in SHARES
     scale, unit = (100, " points") if percent else (1, "")
     values = [scale * v for v in gain["values"]]
     mean, ci95 = scale * gain["mean"], [scale * v for v in gain["ci95"] or []]
@@ -163,7 +164,7 @@ def gains(comparison: Mapping[str, Any], ends: tuple[float, float] | None = None
     margin = 0.06 * (high - low or 1)
     span = [low - margin, high + margin]
     metric = str(comparison["metric"])
-    title = "accuracy, points" if percent else text(METRICS[metric][0] if metric in METRICS else metric)
+    title = f"{SHARES[metric]}, points" if percent else text(METRICS[metric][0] if metric in METRICS else metric)
     rows = {"tickvals": [0, 0.8], "ticktext": ["mean", "seeds"]} if ci95 else {"tickvals": [0.8], "ticktext": ["seed"]}
     figure.update_layout(
         height=150,

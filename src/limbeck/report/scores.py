@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.evaluate import interval
+from limbeck.evaluate import SHARES, interval
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 
@@ -59,7 +59,7 @@ def members(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
     figure = go.Figure(drawn)
     ends = [scale * v for _, _, reach, _ in shown for v in reach]
     margin = 0.14 * (max(ends) - min(ends) or abs(ends[0]) or 1)
-    title = "accuracy on test" if metric == "accuracy" else "RMSE on test, lower is better"
+    title = f"{SHARES[metric]} on test" if metric in SHARES else "RMSE on test, lower is better"
     figure.update_layout(
         height=90 + 44 * len(shown),
         showlegend=False,
@@ -139,20 +139,25 @@ def apart(result: Mapping[str, Any]) -> dict[str, Any] | None:
     found = (result.get("ensemble") or {}).get("disagreement")
     if not found or len(found.get("names") or []) < 2:
         return None
-    said = _said_of_classes(found) if "all_agree" in found else _said_of_values(found)
+    several = result["data"]["task"] == "multilabel"
+    said = _said_of_classes(found, several) if "all_agree" in found else _said_of_values(found)
     matrix = found.get("pairwise") or []
     largest = max((v for row in matrix for v in row if words.finite(v)), default=0) or 1
     name = "accuracy" if "all_agree" in found else "rmse"
     cells = [[(words.metric(name, v), v / largest if words.finite(v) else 0) for v in row] for row in matrix]
     table = list(zip(found["names"], cells, strict=True)) if len(matrix) == len(found["names"]) > 2 else []
     of = "Share of the test rows with another class" if "all_agree" in found else "RMSE between two members"
+    of = "Share of the answers that differ" if several else of
     return {"said": said, "names": found["names"], "rows": table, "of": of}
 
 
-def _said_of_classes(found: Mapping[str, Any]) -> list[str]:
+def _said_of_classes(found: Mapping[str, Any], several: bool) -> list[str]:
     count = len(found["names"])
     everyone, every = ("Both", "both") if count == 2 else (f"All {count} members", "all of them")
-    said = [f"{everyone} choose the same class on {words.metric('accuracy', found['all_agree'])} of the test rows"]
+    choose, of = "choose the same class on", "the test rows"
+    if several:
+        choose, of = "give the same answer to", "all questions for a label"
+    said = [f"{everyone} {choose} {words.metric('accuracy', found['all_agree'])} of {of}"]
     if count > 2 and words.finite(found.get("mean_pairwise")):
         said[0] += f"; two of them differ on {words.metric('accuracy', found['mean_pairwise'])} on average"
     if words.finite(found.get("oracle")):

@@ -34,13 +34,13 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    main, second = ("accuracy", "agreement") if result["data"]["task"] == "classification" else ("rmse", "r2")
+    main, second = words.main_metric(result), "r2" if result["data"]["task"] == "regression" else "agreement"
     told = any(words.finite(m["metrics"].get(second)) for m in result["models"])
     metrics = (main, second) if told else (main,)
     count, name = result["data"]["counts"]["test"], result["data"]["name"]
     table = Table(title=escape(f"{result['name']}: test split of {name}, {count:,} rows"), box=box.SIMPLE)
     table.add_column("model", no_wrap=True, max_width=24)  # so that numbers are never cut short
-    for heading in (*metrics, "params", "size", "ms"):
+    for heading in (*(words.METRICS[m][0].lower() if "_" in m else m for m in metrics), "params", "size", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in roles.rows(result):
         if row.role in ("compared", "compressed-alone", "exported"):

@@ -67,7 +67,10 @@ def inputs(result: Mapping[str, Any]) -> str:
         takes = (
             f"Exported files take {_takes(result, exported=True)}; PyTorch weights {_takes(result, exported=False)}."
         )
-    gives = "one logit for each class" if result["data"]["task"] == "classification" else "values in their own units"
+    gives = {
+        "classification": "one logit for each class",
+        "multilabel": "one logit for each label, above 0 where its probability is above 0.5",
+    }.get(result["data"]["task"], "values in their own units")
     ready = f" Exported files normalise them inside and give {gives}." if exported else ""
     return takes + ready
 
@@ -137,6 +140,11 @@ def _answer(result: Mapping[str, Any], outputs: str) -> str:
     names = list(data["classes"])
     if data["task"] == "regression":
         return f"print(dict(zip({_literal(names)}, {outputs}[0].tolist())))"
+    if data["task"] == "multilabel":
+        said = f"print([names[i] for i in ({outputs}[0] > 0).nonzero()[0]])"
+        if len(names) > MAX_NAMES_SPELLED:
+            return f"print(({outputs}[0] > 0).nonzero()[0])  # the numbers of the labels, see classes.json"
+        return f"names = {_literal(names)}\n{said}"
     if len(names) > MAX_NAMES_SPELLED:
         return f"print(int({outputs}[0].argmax()))  # the number of the class, see classes.json"
     return f"names = {_literal(names)}\nprint(names[int({outputs}[0].argmax())])"
@@ -239,7 +247,7 @@ def _arguments(result: Mapping[str, Any]) -> str:
 def _called(result: Mapping[str, Any]) -> str:
     data = result["data"]
     zeros = f"outputs = model(torch.zeros(1, {', '.join(map(str, data['shape']))}))"
-    return zeros + ("" if data["task"] == "classification" else "  # standardised values")
+    return zeros + ("  # standardised values" if data["task"] == "regression" else "")
 
 
 def _pytorch(file: str, result: Mapping[str, Any]) -> str:

@@ -13,15 +13,36 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 # Metric -> (heading, what it means, whether it is a fraction shown in percent). Also the order of the columns.
 METRICS = {
     "accuracy": ("Accuracy", "share of test rows whose class is right", True),
+    "balanced_accuracy": ("Balanced accuracy", "mean of the classes' own accuracies: rare ones count alike", True),
+    "map": (
+        "mAP",
+        "mean over labels of average precision: how well the rows with a label are put before others",
+        True,
+    ),
+    "f1": ("Macro F1", "mean over labels of the F1 score at a probability of 0.5", True),
+    "micro_f1": ("Micro F1", "F1 score of all answers together at a probability of 0.5", True),
+    "label_accuracy": ("Answers right", "share of the answers, yes or no to a label, that are right", True),
+    "exact_match": ("Rows right", "share of test rows whose labels are all right", True),
     "nll": ("NLL", "negative log-likelihood in nats, lower is better", False),
     "ece": ("ECE", "expected calibration error, lower is better", True),
-    "agreement": ("Agreement", "share of test rows given the same class as by the teacher", True),
+    "agreement": (
+        "Agreement",
+        "share of test rows (of several labels: answers) given the same class as by the teacher",
+        True,
+    ),
     "rmse": ("RMSE", "root of the mean squared error, lower is better", False),
     "mae": ("MAE", "mean absolute error, lower is better", False),
     "r2": ("R²", "share of the variance explained", False),
     "coverage95": ("Coverage", "share of the values inside the 95 % interval the network gives them", True),
     "rmse_to_teacher": ("RMSE to teacher", "how far from what the teacher says", False),
 }
+
+
+def main_metric(result: Mapping[str, Any]) -> str:
+    """The metric that students were selected and compared by."""
+    usual = {"classification": "accuracy", "multilabel": "map", "regression": "rmse"}
+    data = result["data"]
+    return str(data.get("metric") or usual[data["task"]])
 
 
 def finite(value: Any) -> TypeGuard[float]:
@@ -190,20 +211,46 @@ def formats(names: Sequence[str]) -> str:
 
 def _data(data: Mapping[str, Any]) -> list[str]:
     shape, counts, names = list(data["shape"]), data["counts"], data["classes"]
-    rows = f"{sum(counts.values()):,}"
+    rows = f"{sum(counts.get(split, 0) for split in ('train', 'val', 'test')):,}"
     if len(shape) == 3:
         channels = "1 channel" if shape[0] == 1 else f"{shape[0]} channels"
         what = f"{rows} images of {shape[1]} {TIMES} {shape[2]} pixels, {channels}"
     else:
         columns = math.prod(shape)
         what = f"{rows} rows of {columns:,} column{'s' if columns != 1 else ''}"
-    goal = f"{len(names)} classes" if data["task"] == "classification" else f"values to predict: {listed(list(names))}"
+    goal = {
+        "classification": f"{len(names)} classes",
+        "multilabel": f"{len(names)} labels, of which a row may have several",
+    }.get(data["task"], f"values to predict: {listed(list(names))}")
     goal += ", whose logarithm is learned" if data.get("log_target") else ""
     split = (
         f"{counts.get('train', 0):,} rows to learn from, {counts.get('val', 0):,} to choose by, "
         f"{counts.get('test', 0):,} to report on, which were looked at once, at the end."
     )
-    return [f"{data['name']}: {what}; {goal}.", split]
+    said = [f"{data['name']}: {what}; {goal}.", split]
+    if extra := counts.get("unlabelled"):
+        said.append(
+            f"Of {extra:,} more rows no label is known: the taught students learned from the teacher's answers to "
+            "them. Who learns from labels alone went through the labelled rows again, for as many steps."
+        )
+    if weights := data.get("class_weights"):
+        said.append(f"What a {_counted(data)} counts in the losses on labels: {_weights(names, weights)}.")
+    return said
+
+
+WEIGHTS_TOLD = 12
+
+
+def _counted(data: Mapping[str, Any]) -> str:
+    return "yes" if data["task"] == "multilabel" else "row"
+
+
+def _weights(names: Sequence[str], weights: Sequence[float]) -> str:
+    """What each class counts; of many only the extremes."""
+    pairs = sorted(zip(weights, names, strict=True), reverse=True)
+    if len(pairs) > WEIGHTS_TOLD:
+        return f"from {number(pairs[0][0], 3)} ({pairs[0][1]}) down to {number(pairs[-1][0], 3)} ({pairs[-1][1]})"
+    return ", ".join(f"{name} {number(weight, 3)}" for weight, name in pairs)
 
 
 def _views(result: Mapping[str, Any]) -> list[str]:
