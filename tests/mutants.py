@@ -58,6 +58,8 @@ QUANTIZE = ("test_quantize.py",)
 CACHE = ("test_cache.py",)
 TUNE = ("test_tune.py",)
 SHRINK = ("test_shrink.py",)
+REGRESSION = ("test_regression.py",)
+TOKENS = ("test_tokens.py",)
 PAIRED = ("test_evaluate_paired.py",)
 SERVING = ("test_serving.py",)
 ELSEWHERE = ("test_export_elsewhere.py",)
@@ -228,6 +230,12 @@ MUTANTS = [
     Mutant("predict: in training mode", "evaluate/scores.py", "        model.eval()", "        model.train()", EVALUATE),
     Mutant("batches: rows lost", "data/core.py", "range(0, len(rows), size)", "range(0, len(rows) - size + 1, size)", DATA),
     Mutant("batches: row numbers of the batch, not the data", "data/core.py", "rows.to(device), view)", "torch.arange(len(rows)).to(device), view)", DATA),
+    Mutant("scaling: the logarithm is not undone", "data/core.py", "return own.clamp(max=LARGEST_LOG).exp() if self.log else own", "return own", REGRESSION),
+    Mutant("cards: inputs one place off", "export/card.py", "range(place, place + len(column.inputs))", "range(place + 1, place + 1 + len(column.inputs))", REGRESSION),
+    Mutant("page: residuals of the true value", "report/values.py", "p / t if logs else p - t", "p / t if logs else t - p", REGRESSION),
+    Mutant("metrics: padding counts", "evaluate/scores.py", "return values[target.to(values.device) != IGNORED]", "return values[target.to(values.device) != IGNORED - 1]", TOKENS),
+    Mutant("training: parts weighted by rows, not tokens", "train/loop.py", "int((piece.y != IGNORED).sum())) for piece, _ in pieces", "len(piece.index)) for piece, _ in pieces", TOKENS),
+    Mutant("training: batches weighted by rows, not tokens", "data/core.py", ".sum()) if data.per_token else len(rows)", ".sum()) if not data else len(rows)", TOKENS),
     Mutant("scaling: measured on all rows", "data/core.py", "chunks = torch.split(rows, step)", "chunks = torch.split(torch.arange(len(x)), step)", DATA),
     Mutant("files: written in place", "runtime.py", "        write(part)\n", "        write(path)\n        write(part)\n", RUNTIME),
     # the report

@@ -22,8 +22,9 @@ def blocks(file, language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
 
 
-def test_the_readme_s_python_runs(tmp_path, capsys):
-    [block] = blocks("README.md", "python")
+@pytest.mark.parametrize("file", ["README.md", "docs/tasks.md"])
+def test_the_documented_python_runs(tmp_path, capsys, file):
+    [block] = blocks(file, "python")
     script = tmp_path / "readme.py"
     script.write_text(block)
     runpy.run_path(str(script))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+IGNORED = -100  # PyTorch's label for "no label here"
 Kind = Literal["classification", "multilabel", "regression"]
 THRESHOLD = 0.5  # a label is said to be there where its probability is above it, the logit above 0
 UNLABELLED = -1  # the class index of a row without a label; measured values and yes or no have NaN
@@ -76,10 +77,11 @@ class Batch:
     """Some rows of a data set, as the networks see them.
 
     Attributes:
-        x: inputs, float32: pixels in [0, 1] as [B, channels, H, W], or table columns as [B, columns].
-        y: class indices int64 [B]; class shares float32 [B, C] after mixup or cutmix; 1 for the labels a row has and
-            0 for the others, float32 [B, C]; or standardised regression targets float32 [B, K]. A row without a
-            label has `UNLABELLED`, or NaN.
+        x: inputs, float32: pixels in [0, 1] as [B, channels, H, W], or table columns as [B, columns]; or token ids
+            int64 [B, L].
+        y: class indices int64 [B], or of each token int64 [B, L] with -100 where there is none; class shares float32
+            [B, C] after mixup or cutmix; 1 for the labels a row has and 0 for the others, float32 [B, C]; or
+            standardised regression targets float32 [B, K]. A row without a label has `UNLABELLED`, or NaN.
         index: int64 [B], the row of each sample in the data set.
         view: which augmented view of the rows this is.
     """
@@ -95,7 +97,7 @@ class Output:
     """What a network, a teacher, an ensemble or a cache gives for a batch.
 
     Attributes:
-        prediction: logits [B, C] or values [B, K].
+        prediction: logits [B, C], or of each token [B, L, C]; or values [B, K].
         features: tap name -> [B, ...].
     """
 

@@ -55,7 +55,8 @@ def outputs(
     other temperatures the mass of the rest is an approximation: too large above 1, too small below.
 
     Args:
-        teacher: asked for logits [B, C] or values [B, K], and features; not at all where everything is stored.
+        teacher: asked for logits [B, C] (of tokens [B, L, C]) or values [B, K], and features; not at all where all of
+            them are stored.
         fetch: gives the batch of some rows in a view.
         rows: int64 [N], rows of the data set, none of them twice.
         identity: what the answers depend on, JSON-like: teacher (`identify`), data, augmentation.
@@ -86,7 +87,10 @@ def outputs(
     def look() -> list[Array]:
         seen = _answer(teacher, fetch, rows[:LOOK], 0, taps, what)
         shapes = {name: tuple(seen.features[name].shape[1:]) for name in taps}
-        return arrays_of(seen.prediction.shape[1], dtype, top_k, shapes)
+        *tokens, width = seen.prediction.shape[1:]
+        if tokens and top_k:
+            raise UserError("the logits of tokens are stored whole", where="cache.top_k", hint="leave it out")
+        return arrays_of(width, dtype, top_k, shapes, tokens=tokens)
 
     codec = {"kind": kind, "dtype": dtype, "top_k": top_k or None, "taps": taps}
     store = open_store(
@@ -214,7 +218,7 @@ def reask(stored: Stored, teacher: Teacher, fetch: Fetch, sample: int = 64, *, s
         worst = max([worst, *(float((a - b.to(a.device)).abs().max()) for a, b in pairs)])
         a, b = now.prediction.cpu(), then.prediction.cpu()
         if stored.kind == "classification":
-            differ = a.argmax(1) != b.argmax(1)
+            differ = (a.argmax(-1) != b.argmax(-1)).reshape(len(a), -1).any(1)
         elif stored.kind == "multilabel":
             differ = ((a > 0) != (b > 0)).any(1)
         else:
@@ -262,7 +266,7 @@ def _answer(teacher: Teacher, fetch: Fetch, part: Tensor, view: int, taps: Seque
     batch = _fetched(fetch, part, view)
     with torch.no_grad():
         output = teacher(batch)
-    if output.prediction.ndim != 2 or len(output.prediction) != len(part):
+    if output.prediction.ndim not in (2, 3) or len(output.prediction) != len(part):
         raise UserError(f"{tuple(output.prediction.shape)} for {len(part)} rows cannot be stored", where=what)
     for name in taps:
         if name not in output.features:

@@ -14,17 +14,19 @@ from limbeck.types import Output
 FLOATS = {"float16": torch.float16, "float32": torch.float32}
 
 
-def arrays_of(width: int, dtype: str, top_k: int | None, taps: Mapping[str, tuple[int, ...]]) -> list[Array]:
+def arrays_of(
+    width: int, dtype: str, top_k: int | None, taps: Mapping[str, tuple[int, ...]], *, tokens: Sequence[int] = ()
+) -> list[Array]:
     """What is stored of answers of `width` numbers, and of taps (name -> shape of one row) in the order of their names.
 
-    A `top_k` of None, 0 or at least `width` keeps all of them.
+    A `top_k` of None, 0 or at least `width` keeps all of them. Where each of L tokens is answered to, `tokens` is [L].
     """
     if top_k and top_k < width:
         numbers = "uint16" if width <= 2**16 else "int32"
         values, classes = Array("values", dtype, (top_k,)), Array("classes", numbers, (top_k,), below=width)
         found = [values, classes, Array("rest", "float32")]
     else:
-        found = [Array("prediction", dtype, (width,))]
+        found = [Array("prediction", dtype, (*tokens, width))]
     return found + [Array(f"tap{i}", dtype, tuple(taps[name])) for i, name in enumerate(sorted(taps))]
 
 

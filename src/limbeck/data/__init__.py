@@ -5,7 +5,19 @@ and the row numbers of the training, validation and test split. Nothing is ever 
 """
 
 from limbeck.data.arrays import from_arrays
-from limbeck.data.core import Data, Scaling, again, batches, fetcher, on_device, parts, pixels, shuffled, targets
+from limbeck.data.core import (
+    Data,
+    Scaling,
+    again,
+    batches,
+    count_labels,
+    fetcher,
+    on_device,
+    parts,
+    pixels,
+    shuffled,
+    targets,
+)
 from limbeck.data.loading import load
 from limbeck.data.rows import read_images, read_rows
 from limbeck.data.survey import inspect
@@ -18,6 +30,7 @@ __all__ = [
     "again",
     "batches",
     "class_weights",
+    "count_labels",
     "fetcher",
     "from_arrays",
     "inspect",

@@ -20,7 +20,7 @@ from limbeck.data.raw import AbsentError, Raw, check_labels, finish
 from limbeck.data.several import answers, check_answers
 from limbeck.errors import UserError, did_you_mean
 from limbeck.runtime import fingerprint
-from limbeck.types import Kind
+from limbeck.types import IGNORED, Kind
 
 if TYPE_CHECKING:
     from limbeck import recipe
@@ -37,14 +37,15 @@ def from_arrays(
     seed: int = 0,
     stratify: bool = True,
     log_target: bool = False,
+    tokens: bool = False,
 ) -> Data:
     """Make a data set of your own arrays or tensors.
 
     Args:
         x: uint8 images [N, channels, H, W] or [N, H, W, channels] or [N, H, W]; float images in [0, 1] in the same
-            shapes; or a table [N, columns].
+            shapes; a table [N, columns]; or with `tokens` token ids [N, L].
         y: class indices [N], class names [N], 1 or 0 for each of several labels [N, C], or measured values [N] or
-            [N, K].
+            [N, K]. With `tokens` also a class index for every token [N, L], -100 where there is none, as for padding.
         kind: "classification", "multilabel" or "regression"; by default regression where `y` is floating point, and
             else classification.
         names: class names, or names of the labels or values.
@@ -53,6 +54,7 @@ def from_arrays(
         seed: of the split.
         stratify: keep the shares of the classes (or of the commonest sets of labels) the same in every split.
         log_target: learn the logarithm of measured values, all above 0; every figure is in their own unit.
+        tokens: `x` are whole numbers that stand for words, not amounts: networks get them as int64, as they are.
 
     Raises:
         UserError: shapes, labels or values that do not fit.
@@ -65,8 +67,11 @@ def from_arrays(
         kind = "regression" if labels.dtype.kind == "f" else "classification"
     if log_target and kind != "regression":
         raise UserError("classes have no logarithm", where="log_target", hint="for measured values: kind regression")
-    inputs = _inputs(values, "x")
-    outputs, found = _outputs(labels, kind, names, "y")
+    inputs = _tokens(values, "x") if tokens else _inputs(values, "x")
+    each = tokens and kind == "classification" and labels.ndim == 2
+    if each and labels.shape != values.shape:
+        raise UserError(f"labels of tokens have the shape {labels.shape}, the tokens {values.shape}", where="y")
+    outputs, found = _outputs_of_tokens(labels, names, "y") if each else _outputs(labels, kind, names, "y")
     if len(inputs) != len(outputs):
         raise UserError(f"x has {len(inputs)} rows, y has {len(outputs)}", where="from_arrays")
     raw = Raw("arrays", inputs, outputs, found)
@@ -232,6 +237,26 @@ def _inputs(x: NDArray[Any], where: str) -> Tensor:
             raise UserError(f"integer images run from {x.min()} to {x.max()}, not 0 to 255", where=where)
         x = x.astype(np.uint8)
     return torch.from_numpy(x if x.flags.writeable else x.copy())
+
+
+def _tokens(x: NDArray[Any], where: str) -> Tensor:
+    """Token ids as int64 [N, L]."""
+    if x.dtype.kind not in "iu" or x.ndim != 2 or 0 in x.shape:
+        raise UserError(f"is {x.dtype} {x.shape}, and token ids are whole numbers [N, L]", where=where)
+    if x.min() < 0:
+        what = f"token ids begin at 0, and the least is {x.min()}"
+        raise UserError(what, where=where, hint="give padding an id of its own; labels of -100 leave it out")
+    return torch.from_numpy(x.astype(np.int64))
+
+
+def _outputs_of_tokens(y: NDArray[Any], names: Sequence[str] | None, where: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Class indices int64 [N, L] and class names; those that are not -100 are held to what `_outputs` asks."""
+    if y.dtype.kind not in "iu":
+        raise UserError(f"labels of tokens are {y.dtype}, not whole numbers", where=where)
+    if not (y != IGNORED).any():
+        raise UserError(f"all labels are {IGNORED}: there is nothing to learn", where=where)
+    _, known = _outputs(y[y != IGNORED], "classification", names, where)
+    return torch.from_numpy(y.astype(np.int64)), known
 
 
 def _channels_first(x: NDArray[Any], where: str) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.errors import UserError
 from limbeck.runtime import derive_seed
-from limbeck.types import Batch, Column, Fetch, Task
+from limbeck.types import IGNORED, Batch, Column, Fetch, Task
 
 LARGEST_LOG = 80.0  # e^80 is within float32: a network that has learned nothing yet must not answer infinity
 
@@ -52,9 +52,11 @@ class Data:
         name: what was really loaded.
         task: what is predicted.
         x: uint8 images [N, channels, H, W] (float32 in [0, 1] where the user brought such), float32 [N, columns], or
-            the uint8 pixels of flattened images [N, columns]. May be backed by a memory-mapped file.
-        y: class indices int64 [N]; 1 for the labels a row has and 0 for the others, float32 [N, C]; or measured values
-            float32 [N, K] in their own units. Of rows without a label `UNLABELLED`, or NaN.
+            the uint8 pixels of flattened images [N, columns]. May be backed by a memory-mapped file. Or token ids,
+            int64 [N, L], which reach a network as they are.
+        y: class indices int64 [N], or of each token int64 [N, L] with -100 where there is none; 1 for the labels a row
+            has and 0 for the others, float32 [N, C]; or measured values float32 [N, K] in their own units. Of rows
+            without a label `UNLABELLED`, or NaN.
         train: int64 row numbers to learn from.
         val: int64 row numbers to choose by.
         test: int64 row numbers to report on, once.
@@ -93,8 +95,13 @@ class Data:
         return self.x.ndim == 4
 
     @property
+    def per_token(self) -> bool:
+        """Whether every token of a sample has a class of its own."""
+        return self.task.kind == "classification" and self.y.ndim == 2
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample: (channels, H, W) or (columns,)."""
+        """Shape of one sample: (channels, H, W), (columns,) or (tokens,)."""
         return tuple(self.x.shape[1:])
 
     def counts(self) -> dict[str, int]:
@@ -108,7 +115,7 @@ class Data:
 
 
 def pixels(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Inputs of some rows, float32 on `device`: bytes scaled to [0, 1], all else as it is.
+    """Inputs of some rows on `device`: bytes as float32 scaled to [0, 1], all else as it is.
 
     Args:
         data: where the rows are.
@@ -120,7 +127,7 @@ def pixels(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tens
 
 
 def targets(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """What to predict for some rows: class indices int64 [B], yes or no or standardised values float32 [B, K]."""
+    """What to predict for some rows: class indices int64 [B] or [B, L], yes or no or standardised values [B, K]."""
     y = data.y[rows.to(data.y.device)].to(device)
     return y if data.targets is None else data.targets.standardise(y)
 
@@ -184,6 +191,11 @@ def again(data: Data, seed: int) -> Tensor:
     count, wanted = len(data.train), len(data.taught)
     laps = [shuffled(data.train, derive_seed(seed, lap) if lap else seed) for lap in range(math.ceil(wanted / count))]
     return torch.cat(laps)[:wanted]
+
+
+def count_labels(data: Data, rows: Tensor) -> int:
+    """How many labels some rows have, by which the means of batches are weighted: of tokens only those that count."""
+    return int((data.y[rows.to(data.y.device)] != IGNORED).sum()) if data.per_token else len(rows)
 
 
 def on_device(data: Data, device: torch.device | str, *, share: float = 0.5) -> Data:

@@ -166,7 +166,7 @@ def divided(
     """
     shared: dict[str, Any] = {"groups": groups, "published_test": published_test, **how}
     if kind != "multilabel":
-        return three_way(y.numpy() if kind == "classification" else None, len(y), names=names, **shared)
+        return three_way(y.numpy() if kind == "classification" and y.ndim == 1 else None, len(y), names=names, **shared)
     labels = None
     if groups is None:
         drawn = np.ones(len(y), dtype=bool)  # rows that stand in the test split already need no stratum
@@ -220,6 +220,8 @@ def _strata(y: Tensor, kind: Kind) -> Rows:
 
 def _measured(x: Tensor, train: Tensor, identity: str | None) -> Scaling:
     """Scaling of the inputs; of data too large to hash it is kept, so that a second start does not read it all."""
+    if x.dtype == torch.int64:
+        return Scaling(torch.zeros(1), torch.ones(1))  # token ids are no amounts
     if identity is None:
         return measure(x, train)
     kept = cache_dir() / "decoded" / f"{identity}-{fingerprint_tensors({'train': train})}.json"

@@ -17,6 +17,7 @@ from limbeck.data import batches, targets
 from limbeck.errors import UserError
 from limbeck.evaluate import labels
 from limbeck.models import given
+from limbeck.types import IGNORED
 
 if TYPE_CHECKING:
     from limbeck.data import Data, Scaling
@@ -45,8 +46,8 @@ def predict(
         channels_last: hand images over in that memory format.
 
     Returns:
-        Logits [N, C] or standardised values [N, K], float32 on the CPU. A network is asked in eval mode, and each of
-        its modules is put back into the mode it was in.
+        Logits [N, C] (of tokens [N, L, C]) or standardised values [N, K], float32 on the CPU. A network is asked in
+        eval mode, and each of its modules is put back into the mode it was in.
     """
     modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
     if isinstance(model, nn.Module):
@@ -83,8 +84,9 @@ def metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | N
 
     Args:
         task: classification, multilabel or regression, and the names of its classes, labels or outputs.
-        prediction: logits [N, C], or standardised values [N, K].
-        target: class indices [N], yes and no [N, C], or standardised values [N, K].
+        prediction: logits [N, C], of tokens [N, L, C], or standardised values [N, K].
+        target: class indices [N], of tokens [N, L], of which -100 do not count; yes and no [N, C]; or standardised
+            values [N, K].
         scaling: what regression targets were standardised with; errors are then in the target's own unit.
 
     Returns:
@@ -100,6 +102,8 @@ def metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | N
     Raises:
         UserError: no rows, shapes that do not fit the task, or predictions that are not finite.
     """
+    if task.kind == "classification":
+        prediction, target = _counted(target, prediction), _counted(target, target)
     _check(task, prediction, "predictions")
     if task.kind == "classification":
         if target.shape != prediction.shape[:1]:
@@ -130,14 +134,17 @@ def _spread(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | N
     return {"nll": surprise.sum(1).mean().item(), "coverage95": within.double().mean().item()}
 
 
-def agreement(task: Task, prediction: Tensor, teacher: Tensor, scaling: Scaling | None = None) -> dict[str, float]:
+def agreement(
+    task: Task, prediction: Tensor, teacher: Tensor, scaling: Scaling | None = None, *, target: Tensor | None = None
+) -> dict[str, float]:
     """How far a student says what its teacher says.
 
     Args:
         task: classification or regression.
-        prediction: the student's logits [N, C] or standardised values [N, K].
+        prediction: the student's logits [N, C], of tokens [N, L, C], or standardised values [N, K].
         teacher: the teacher's, for the same rows.
         scaling: what regression targets were standardised with.
+        target: class indices, of which those of tokens that are -100 do not count; all tokens count without them.
 
     Returns:
         Classification: agreement, the share of rows with the same class, and kl, the mean KL(teacher || student) in
@@ -149,6 +156,8 @@ def agreement(task: Task, prediction: Tensor, teacher: Tensor, scaling: Scaling 
     """
     from torchmetrics.functional.regression import kl_divergence, mean_squared_error
 
+    if task.kind == "classification":
+        prediction, teacher = _counted(target, prediction), _counted(target, teacher)
     _check(task, prediction, "predictions")
     _check(task, teacher, "the teacher's predictions")
     if prediction.shape != teacher.shape:
@@ -177,7 +186,8 @@ def disagreement(
 
     Args:
         task: classification or regression.
-        predictions: the members' logits [M, N, C] or standardised values [M, N, K] for the same rows.
+        predictions: the members' logits [M, N, C], of tokens [M, N, L, C], or standardised values [M, N, K] for the
+            same rows.
         names: of the members.
         scaling: what regression targets were standardised with; errors are then in the target's own unit.
         target: class indices [N], or yes and no [N, C]; the oracle is left out without them. Regression has none.
@@ -195,6 +205,9 @@ def disagreement(
     Raises:
         UserError: as for `metrics`, or other numbers of names or targets.
     """
+    if task.kind == "classification" and predictions.ndim == 4:
+        predictions = torch.stack([_counted(target, member) for member in predictions])
+        target = None if target is None else _counted(target, target)
     if predictions.ndim != 3 or not len(predictions) or len(names) != len(predictions):
         raise UserError(f"{len(names)} names do not fit predictions {list(predictions.shape)}, which are [M, N, C]")
     for name, prediction in zip(names, predictions, strict=True):
@@ -233,6 +246,17 @@ def main_metric(task: Task) -> tuple[str, bool]:
     if task.kind == "classification":
         return ("balanced_accuracy" if task.weights else "accuracy"), True
     return ("map", True) if task.kind == "multilabel" else ("rmse", False)
+
+
+def _counted(target: Tensor | None, values: Tensor) -> Tensor:
+    """Logits [N, L, C] or labels [N, L] of the tokens that count, one after the other; all else as it is."""
+    if target is None:
+        return values.flatten(0, 1) if values.ndim == 3 else values
+    if target.ndim != 2:
+        return values
+    if values.shape[:2] != target.shape:
+        raise UserError(f"{tuple(values.shape)} predictions do not fit labels of tokens {tuple(target.shape)}")
+    return values[target.to(values.device) != IGNORED]
 
 
 def _check(task: Task, values: Tensor, what: str) -> None:

@@ -32,7 +32,7 @@ def parity(reference: Tensor, exported: Tensor, kind: Kind) -> Parity:
     reference, exported = reference.detach().cpu().double(), exported.detach().cpu().double()
     agreement = None
     if kind == "classification":
-        agreement = (reference.argmax(1) == exported.argmax(1)).double().mean().item()
+        agreement = (reference.argmax(-1) == exported.argmax(-1)).double().mean().item()
     if kind == "multilabel":
         agreement = ((reference > 0) == (exported > 0)).all(1).double().mean().item()
     return Parity(max_abs_error=(reference - exported).abs().max().item(), agreement=agreement)

@@ -13,7 +13,7 @@ from limbeck.export.session import Session
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_TYPES = {0: "uint8", 1: "int8", 6: "float32"}  # c10's numbers of scalar types
+_TYPES = {0: "uint8", 1: "int8", 4: "int64", 6: "float32"}  # c10's numbers of scalar types
 
 
 def check_executorch() -> None:

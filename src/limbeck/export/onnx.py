@@ -94,7 +94,7 @@ def session_onnx(path: Path, threads: int = 1) -> Session:
     except Exception as error:
         raise UserError(f"ONNX Runtime cannot load it ({error})", where=str(path)) from error
     source, given = session.get_inputs()[0], session.get_outputs()
-    types = {"float": "float32", "uint8": "uint8", "float16": "float16", "double": "float64"}
+    types = {"float": "float32", "uint8": "uint8", "float16": "float16", "double": "float64", "int64": "int64"}
     dtype = types.get(source.type.removeprefix("tensor(").removesuffix(")"), source.type)
     # A converted classifier of scikit-learn gives the class before its probabilities.
     sink = next((one.name for one in given if "float" in one.type or "double" in one.type), given[0].name)

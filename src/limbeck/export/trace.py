@@ -56,7 +56,7 @@ def trace(model: nn.Module, example: Tensor, interface: Interface | None = None)
     """A model as one graph for 1 to 64 rows: eval mode, float32, on the CPU. The model given is not touched.
 
     Args:
-        model: maps one tensor [B, ...] to one tensor [B, C] or [B, K].
+        model: maps one tensor [B, ...] to one tensor [B, C], [B, K] or, of tokens, [B, L, C].
         example: at least one row of input, [B, ...], as the model takes it; its values do not matter.
         interface: what the graph takes; what the model takes where it is absent.
 
@@ -75,7 +75,7 @@ def trace(model: nn.Module, example: Tensor, interface: Interface | None = None)
     own.register_forward_pre_hook(lambda _, given: (_taken(given[0], interface),), prepend=True)
     with torch.no_grad():
         output = own(torch.cat([row, row]))
-        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
+        if not isinstance(output, Tensor) or output.ndim not in (2, 3) or len(output) != 2:
             shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise UserError(
                 f"the model gives {shown} for 2 rows",

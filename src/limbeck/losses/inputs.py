@@ -14,9 +14,7 @@ import torch.distributed
 from torch import Tensor
 
 from limbeck.errors import UserError
-from limbeck.types import UNLABELLED
-
-IGNORED = -100  # PyTorch's label for "no label here"
+from limbeck.types import IGNORED, UNLABELLED
 
 
 def labelled(target: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from limbeck.errors import UserError
 from limbeck.losses.decoupled import dkd
 from limbeck.losses.divergences import jensen_shannon, kl, softened
-from limbeck.losses.inputs import IGNORED, class_shares, exact, mean, taught, weights_of
+from limbeck.losses.inputs import class_shares, exact, mean, taught, weights_of
+from limbeck.types import IGNORED
 
 
 def hard(

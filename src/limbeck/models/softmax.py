@@ -13,12 +13,12 @@ LOOKED_AT = 16  # answers of labels; fewer could lie in [0, 1] by chance
 
 
 def gives_probabilities(prediction: Tensor) -> bool:
-    """Whether a classifier's outputs [B, C] are probabilities: no row below 0, every row with the sum 1, C >= 2."""
-    if prediction.ndim != 2 or prediction.shape[0] == 0 or prediction.shape[1] < 2:
+    """Whether a classifier's outputs [..., C] are probabilities: none below 0, every row with the sum 1, C >= 2."""
+    if prediction.ndim < 2 or prediction.numel() == 0 or prediction.shape[-1] < 2:
         return False
     tolerance = 1e-4 if torch.finfo(prediction.dtype).bits >= 32 else 1e-2
     rows = prediction.detach().double()
-    return bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < tolerance).all())
+    return bool((rows >= 0).all() and ((rows.sum(-1) - 1).abs() < tolerance).all())
 
 
 def gives_answers(prediction: Tensor) -> bool:

@@ -21,7 +21,7 @@ class Frozen:
     the teacher.
 
     Args:
-        model: gives logits [B, C] or values [B, K]; copied, so later changes to it are not seen.
+        model: gives logits [B, C] (of tokens [B, L, C]) or values [B, K]; copied, so later changes to it are not seen.
         taps: dotted names of sub-modules whose outputs are wanted as features.
         dtype: bfloat16 runs the network's weights and activations in it; predictions and features are float32 always.
         device: where it runs.
@@ -50,7 +50,9 @@ class Frozen:
             # Only what follows a normalisation is lowered: pixels keep their precision until then.
             for part in [m.model for m in self._model.modules() if isinstance(m, Normalized)] or [inner]:
                 part.to(dtype)
-                part.register_forward_pre_hook(lambda _, inputs: tuple(x.to(dtype) for x in inputs))
+                part.register_forward_pre_hook(
+                    lambda _, inputs: tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+                )
         self._device = torch.device(device)
         self.probabilities, self.kind = probabilities, kind
 

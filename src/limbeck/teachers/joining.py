@@ -143,7 +143,7 @@ def weighted(weights: Sequence[float], *, kind: Kind = "classification") -> Comb
             what = f"{len(shares)} weights for {len(predictions)} members"
             raise UserError(what, where="combine.weights", hint="give one for each")
         used = predictions[counted] if len(counted) < len(shares) else predictions
-        share = used.new_tensor([shares[i] for i in counted]).view(-1, 1, 1)
+        share = used.new_tensor([shares[i] for i in counted]).view(-1, *[1] * (used.ndim - 1))
         if kind == "regression":
             return (used * share).sum(dim=0)
         if kind == "multilabel":

@@ -120,9 +120,10 @@ class Learner:
         """Look at some outputs before anything is trained on them."""
         task, rows = self.data.task, self.data.train[:32]
         given = evaluate.predict(self.network, self.data, rows, device=self.device)
-        if given.shape != (len(rows), task.outputs):
+        wanted = [len(rows), *(self.data.shape if self.data.per_token else ()), task.outputs]
+        if list(given.shape) != wanted:
             raise UserError(
-                f"the network gives {tuple(given.shape)} for {len(rows)} rows, not [{len(rows)}, {task.outputs}]",
+                f"the network gives {tuple(given.shape)} for {len(rows)} rows, not {wanted}",
                 where=self.label,
                 hint=f"its head has one output a {UNITS[task.kind]}",
             )

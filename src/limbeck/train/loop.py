@@ -16,17 +16,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from limbeck import evaluate
-from limbeck.data import Data, again, fetcher, parts, shuffled
+from limbeck.data import Data, again, count_labels, fetcher, parts, shuffled
 from limbeck.devices import make_accelerator
 from limbeck.errors import DivergedError, UserError
-from limbeck.losses.inputs import IGNORED
 from limbeck.objective import Objective
 from limbeck.recipe import Plan, Run
 from limbeck.runtime import Progress, derive_seed, seed_everything, write_bytes
 from limbeck.train.learner import History, Learner
 from limbeck.train.schedule import learning_rate
 from limbeck.train.tally import Tally
-from limbeck.types import Batch, Fetch, Output, Teacher
+from limbeck.types import IGNORED, Batch, Fetch, Output, Teacher
 
 
 def fit(
@@ -258,21 +257,22 @@ class _Loop:
         advance((epoch + 1) * self.steps, f"epoch {epoch + 1}/{self.plan.epochs}  val {metric} {note}")
 
     def _batches(self, epoch: int) -> Iterator[tuple[Batch, int, int]]:
-        """This process's part of every batch, how many rows of it count, and how many rows the whole batch has."""
+        """This process's part of every batch, how many labels of it count, and how many of the whole batch."""
         size, laps, rows = self.plan.batch_size, 1, self.data.taught
         order = derive_seed(self.seed, "order", epoch)
         if self.again and len(self.data.unlabelled):
             laps, rows = math.ceil(len(rows) / len(self.data.train)), again(self.data, order)
         else:
             rows = shuffled(rows, order)
-        source = parts(rows, size, rank=self.accelerator.process_index, world=self.accelerator.num_processes)
-        for step, part in enumerate(itertools.islice(source, self.steps)):
+        own = parts(rows, size, rank=self.accelerator.process_index, world=self.accelerator.num_processes)
+        both = zip(own, parts(rows, size), strict=True)
+        for step, (part, whole) in enumerate(itertools.islice(both, self.steps)):
             # Every time that rows are gone through again they are seen as in another epoch.
             lap = epoch * laps + (step * size // len(self.data.train) if laps > 1 else 0)
             view = lap % self.views if self.views else lap
             # The last batch can be smaller than the number of processes, yet every process must take the step.
             batch = self.fetch(part, view) if len(part) else _idle(self.fetch(rows[:1], view))
-            yield batch, len(part), min(size, len(rows) - step * size)
+            yield batch, count_labels(self.data, part), max(1, count_labels(self.data, whole))
 
     def _step(self, batch: Batch, share: float) -> list[Mapping[str, Tensor]]:
         """One optimizer step; `share` makes the mean over this part its part of the mean over the whole batch."""
@@ -280,8 +280,9 @@ class _Loop:
             learner.optimizer.zero_grad(set_to_none=True)
         found: list[list[Mapping[str, Tensor]]] = []
         pieces = _split(batch, self.plan.accumulate, everybody=self.accelerator.num_processes > 1)
+        total = sum(rows for _, rows in pieces)
         for number, (piece, rows) in enumerate(pieces, start=1):
-            fraction = rows / len(batch.index)
+            fraction = rows / max(1, total)
             with contextlib.ExitStack() as unsynchronised:
                 if number < len(pieces):
                     for learner in self.learners:
@@ -361,7 +362,7 @@ class _Loop:
 
 
 def _split(batch: Batch, count: int, *, everybody: bool = False) -> list[tuple[Batch, int]]:
-    """A batch in `count` nearly equal pieces, and how many rows of each count; empty ones are left out.
+    """A batch in `count` nearly equal pieces, and how many labels of each count; empty ones are left out.
 
     Where `everybody` must take every step, as losses that look at all processes' rows ask, an idle row stands for them.
     """
@@ -371,8 +372,12 @@ def _split(batch: Batch, count: int, *, everybody: bool = False) -> list[tuple[B
     pieces = [(Batch(x, y, index, batch.view), len(index)) for x, y, index in parts]
     if everybody:
         one = _idle(Batch(batch.x[:1], batch.y[:1], batch.index[:1], batch.view))
-        return [(piece, rows) if rows else (one, 0) for piece, rows in pieces]
-    return [(piece, rows) for piece, rows in pieces if rows]
+        pieces = [(piece, rows) if rows else (one, 0) for piece, rows in pieces]
+    else:
+        pieces = [(piece, rows) for piece, rows in pieces if rows]
+    if batch.y.ndim == 1 or batch.y.is_floating_point():
+        return pieces
+    return [(piece, int((piece.y != IGNORED).sum())) for piece, _ in pieces]
 
 
 def _idle(batch: Batch) -> Batch:
