@@ -410,7 +410,7 @@ def test_nan_and_infinity_are_refused_with_their_row(tmp_path, bad, top_k):
 
 def test_a_teacher_of_another_shape_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be stored"):
-        answers(tmp_path, lambda b: Output(torch.zeros(len(b.index), 3, 3)), torch.arange(10))
+        answers(tmp_path, lambda b: Output(torch.zeros(len(b.index), 3, 3, 3)), torch.arange(10))
 
 
 def test_values_of_a_regression_are_stored(tmp_path):
