@@ -52,6 +52,9 @@ RUNTIME = ("test_runtime.py",)
 REPORT = ("test_report_teaching.py",)
 METHODS = ("test_report_methods.py",)
 SMALLER = ("test_report_compressed.py", "test_report_front.py")
+SEVERAL = ("test_multilabel.py",)
+WEIGHTS = ("test_class_weights.py",)
+UNLABELLED = ("test_unlabelled.py",)
 STARTUP = ("test_startup.py",)
 STORE = ("test_store.py",)
 QUANTIZE = ("test_quantize.py",)
@@ -259,6 +262,19 @@ MUTANTS = [
     Mutant("paired: the drop that is allowed is not", "evaluate/paired.py", "_exceeds(lost - allowed, seed)", "_exceeds(lost, seed)", PAIRED),
     Mutant("paired: the smaller and the larger model swapped", "evaluate/paired.py", "lost = right[0] - right[1]", "lost = right[1] - right[0]", PAIRED),
     Mutant("stages: what was done for another key is kept", "stages.py", '(renew or nothing)', 'nothing', SHRINK),
+    # several labels, rare classes, rows without a label
+    Mutant("labels: probability of the logits' mean", "teachers/joining.py", "_log_odds(log_answers(predictions).logsumexp(dim=1))", "predictions.mean(dim=0)", SEVERAL),
+    Mutant("labels: ties are ranked", "evaluate/labels.py", "scores[order].diff() != 0", "scores[order].diff() != -1", SEVERAL),
+    Mutant("labels: yes to everything taken for probabilities", "models/softmax.py", " and (rows < 0.5).any())", ")", SEVERAL),
+    Mutant("labels: rare sets are not stratified", "data/several.py", "found[few] = -1 - rarest[few]", "found[few] = -1", SEVERAL),
+    Mutant("class weights: of all rows, not of those learned from", "data/weights.py", "data.y[data.train.to(data.y.device)].cpu()", "data.y.cpu()", WEIGHTS),
+    Mutant("class weights: given ones not scaled", "data/weights.py", "given * rows / given.dot(counts)", "given", WEIGHTS),
+    Mutant("class weights: the student alone without", "job.py", "own_options(term, plan, self.data.task.weights)", "own_options(term, plan)", WEIGHTS),
+    Mutant("balanced accuracy: judged by rows", "evaluate/paired.py", 'if main_metric(task)[0] in ("balanced_accuracy", "map"):', 'if main_metric(task)[0] == "map":', WEIGHTS),
+    Mutant("unlabelled: few labels in a batch count in full", "objective/terms.py", "len(kept.index) / (len(rows) * self.share)", "1.0", UNLABELLED),
+    Mutant("unlabelled: tested rows are learned from", "data/raw.py", "_digest(raw.x[row]) not in seen", "True", UNLABELLED),
+    Mutant("unlabelled: the student alone has fewer steps", "data/core.py", "return torch.cat(laps)[:wanted]", "return torch.cat(laps)[:count]", UNLABELLED),
+    Mutant("unlabelled: partners of the other kind", "augment/views.py", "torch.where(torch.isin(index.to(rows.device), unlabelled), theirs, partner)", "partner", UNLABELLED),
     # the search
     Mutant("tune: a search that goes on draws other trials", "tune/search.py", "TPESampler(seed=derive_seed(\"tune\", number) % 2**32)", "TPESampler()", TUNE),
     Mutant("tune: an interrupted trial is left behind", "tune/search.py", "if trial.state == TrialState.RUNNING]", "if trial.state == TrialState.PRUNED]", TUNE),

@@ -88,7 +88,7 @@ def strata(y: Tensor) -> Rows:
     if left.any():
         enough = np.flatnonzero(counts >= ENOUGH)
         found[left] = len(known) if left.sum() >= ENOUGH or not len(enough) else enough[counts[enough].argmax()]
-    return found
+    return np.unique(found, return_inverse=True)[1].ravel().astype(np.int64)
 
 
 def missing(y: Tensor, splits: Splits, names: Sequence[str]) -> list[str]:

@@ -200,6 +200,8 @@ class Recipe(Strict):
 
     def _labels_fit(self) -> None:
         """Whether what the recipe says of labels can take effect."""
+        if self.class_weights and self.task == "regression":
+            raise MisfitError("class_weights", "measured values have no classes to weigh")
         named = [("student.train", self.student.train), ("combine.train", self.combine.train if self.combine else None)]
         named += [(f"teachers.{i}.train", teacher.train) for i, teacher in enumerate(self.teachers)]
         named += [(f"assistants.{i}.train", assistant.train) for i, assistant in enumerate(self.assistants)]
@@ -212,8 +214,6 @@ class Recipe(Strict):
             )
         if self.class_weights is None:
             return
-        if self.task == "regression":
-            raise MisfitError("class_weights", "measured values have no classes to weigh")
         own = [t.loss for t in self.losses.values() if t.learns and not signatures.losses()[t.loss].needs_teacher]
         if own and not any(loss in WEIGHTED for loss in own):
             raise MisfitError("class_weights", f"weigh {' and '.join(WEIGHTED)}, and `losses` have none of these")

@@ -40,7 +40,7 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     count, name = result["data"]["counts"]["test"], result["data"]["name"]
     table = Table(title=escape(f"{result['name']}: test split of {name}, {count:,} rows"), box=box.SIMPLE)
     table.add_column("model", no_wrap=True, max_width=24)  # so that numbers are never cut short
-    for heading in (*(words.METRICS[m][0].lower() if "_" in m else m for m in metrics), "params", "size", "ms"):
+    for heading in (*(metric.removesuffix("_accuracy") for metric in metrics), "params", "size", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in roles.rows(result):
         if row.role in ("compared", "compressed-alone", "exported"):
