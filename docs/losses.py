@@ -18,7 +18,7 @@ SECTIONS = {
     "On features": ("feature", "joint", "transfer"),
     "On relations of rows or channels": ("relation", "memory"),
     "On measured values": ("regression", "gaussian"),
-    "On classes in order, and on rows of several classes": ("ordinal", "multilabel"),
+    "On classes in order, and on rows of several labels": ("ordinal", "multilabel"),
 }
 TAPS = {
     "": "predictions",
