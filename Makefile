@@ -31,7 +31,7 @@ $(UV):
 
 # Compiled at once, for uv leaves it to the first import, and tests start many processes.
 .venv/.installed-dev: .venv/.installed
-	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[onnx,litert,executorch,openvino,tensorboard]' --group dev
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[onnx,litert,executorch,openvino,keras,tensorboard]' --group dev
 	@touch $@
 
 install: .venv/.installed-dev  ## set up .venv with everything the tests need

@@ -66,6 +66,8 @@ class Job:
             shared["class_weights"] = self.data.task.weights
         if variant:
             shared["losses"] = {n: t.model_dump(mode="json") for n, t in self.recipe.compare[variant].items()}
+        if self.recipe.framework != "torch":
+            shared["framework"] = self.recipe.framework
         codec = self.recipe.cache.model_dump(include={"dtype", "top_k"})
         return fingerprint(SCHEMA, self.data.fingerprint, spec.model_dump(mode="json"), files, shared, codec, parts)
 
@@ -85,7 +87,7 @@ class Job:
         """The network of a spec as it takes rows that are normalised; `say` is told what was found in its weights."""
         shape, width = self.data.shape, len(spec.classes) if spec.classes else self.data.task.outputs
         if not spec.brought:
-            return build(spec, shape, width, say=say)
+            return build(spec, shape, width, framework=self.recipe.framework, say=say)
         model = foreign.load(spec, self.data, trust=self.trust)
         try_out(model, spec.model, shape, width)
         return model

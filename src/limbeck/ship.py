@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import benchmark, evaluate, export, quantize
-from limbeck.data import Scaling, pixels, targets
+from limbeck.data import LARGEST_LOG, Scaling, pixels, targets
 from limbeck.job import Job
 from limbeck.recipe import Deployable
 from limbeck.runtime import fingerprint
@@ -263,3 +263,8 @@ class Rescale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Values [B, K] in their own units."""
         return Scaling(self.mean, self.std, self.log).restore(x)
+
+    def as_keras(self, keras: Any, values: Any) -> Any:
+        """The same of symbolic values, in layers of Keras."""
+        own = keras.layers.Rescaling(self.std.tolist(), self.mean.tolist(), name="units")(values)
+        return keras.ops.exp(keras.ops.minimum(own, LARGEST_LOG)) if self.log else own

@@ -17,11 +17,12 @@ IGNORED = -100  # PyTorch's label for "no label here"
 Kind = Literal["classification", "multilabel", "regression"]
 THRESHOLD = 0.5  # a label is said to be there where its probability is above it, the logit above 0
 UNLABELLED = -1  # the class index of a row without a label; measured values and yes or no have NaN
+Framework = Literal["torch", "keras"]
 Role = Literal[
     "teacher", "assistant", "student", "direct", "generation", "peer", "distilled", "compared",
     "compressed", "compressed-alone", "exported",
 ]  # fmt: skip
-Format = Literal["pytorch", "onnx", "litert", "executorch", "openvino"]
+Format = Literal["pytorch", "onnx", "litert", "executorch", "openvino", "keras"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ and the row numbers of the training, validation and test split. Nothing is ever 
 
 from limbeck.data.arrays import from_arrays
 from limbeck.data.core import (
+    LARGEST_LOG,
     Data,
     Scaling,
     again,
@@ -25,6 +26,7 @@ from limbeck.data.tree import split_folder
 from limbeck.data.weights import class_weights
 
 __all__ = [
+    "LARGEST_LOG",
     "Data",
     "Scaling",
     "again",

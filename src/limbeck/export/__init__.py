@@ -16,6 +16,7 @@ from limbeck.export.card import Card, card_path, read_card, write_card
 from limbeck.export.compare import check_parity, parity
 from limbeck.export.executorch import check_executorch, to_executorch
 from limbeck.export.interface import LARGEST_BATCH, Interface, as_given, as_seen
+from limbeck.export.keras import check_keras, to_keras
 from limbeck.export.layers import first_difference, values
 from limbeck.export.litert import check_litert, to_litert
 from limbeck.export.onnx import check_onnx, to_onnx
@@ -54,6 +55,7 @@ __all__ = [
     "suffix",
     "to",
     "to_executorch",
+    "to_keras",
     "to_litert",
     "to_onnx",
     "to_openvino",
@@ -66,12 +68,14 @@ EXPORTERS: Mapping[str, Callable[[nn.Module, Tensor, Path, Interface | None], Pa
     "litert": to_litert,
     "executorch": to_executorch,
     "openvino": to_openvino,
+    "keras": to_keras,
 }
 _CHECKS: Mapping[str, Callable[[], None]] = {
     "onnx": check_onnx,
     "litert": check_litert,
     "executorch": check_executorch,
     "openvino": check_openvino,
+    "keras": check_keras,
 }
 
 
@@ -92,7 +96,7 @@ def to(form: str, model: nn.Module, example: Tensor, path: Path, interface: Inte
     """Write `model` as one float32 file of a format.
 
     Args:
-        form: litert, onnx, executorch or openvino.
+        form: litert, onnx, executorch, openvino, or keras for what is of Keras.
         model: maps one tensor [B, ...] to one tensor [B, C] or [B, K]; it is left as it is.
         example: at least one row of input, [B, ...], as the model takes it; its values do not matter.
         path: the file to write; the converter's log is beside it.

@@ -19,7 +19,9 @@ from limbeck.export.chatter import cause
 from limbeck.runtime import write_json
 
 # No accelerator: files are made and run on the processor. OpenVINO and NNCF report to their makers when imported.
-_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "torch",
+}  # fmt: skip
 
 
 def elsewhere(task: str, arguments: Mapping[str, Any], *, log: Path, doing: str, where: str) -> Any:

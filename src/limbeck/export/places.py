@@ -9,7 +9,9 @@ from pathlib import Path
 from limbeck.errors import UserError, did_you_mean
 from limbeck.runtime import write_atomic
 
-SUFFIXES: Mapping[str, str] = {"litert": ".tflite", "onnx": ".onnx", "executorch": ".pte", "openvino": ".xml"}
+SUFFIXES: Mapping[str, str] = {
+    "litert": ".tflite", "onnx": ".onnx", "executorch": ".pte", "openvino": ".xml", "keras": ".keras",
+}  # fmt: skip
 
 
 def form_of(name: str) -> str:

@@ -23,6 +23,7 @@ from limbeck.errors import UserError
 from limbeck.export.elsewhere import ending, environment, interpreter, no_telemetry
 from limbeck.export.executorch import session_executorch
 from limbeck.export.interface import LARGEST_BATCH, Rows
+from limbeck.export.keras import session_keras
 from limbeck.export.litert import session_litert
 from limbeck.export.onnx import session_onnx
 from limbeck.export.openvino import session_openvino
@@ -34,12 +35,14 @@ SESSIONS: Mapping[str, Callable[[Path, int], Session]] = {
     "litert": session_litert,
     "executorch": session_executorch,
     "openvino": session_openvino,
+    "keras": session_keras,
 }
 _RUNTIMES = {
     "onnx": ("onnxruntime",),
     "litert": ("ai_edge_litert.interpreter",),
     "executorch": ("torch", "executorch.extension.pybindings._C"),
     "openvino": ("openvino",),
+    "keras": ("torch", "h5py", "keras"),
 }
 
 

@@ -12,9 +12,10 @@ from limbeck.data import Data, pixels, targets
 from limbeck.errors import UserError
 from limbeck.foreign.exported import load_exported
 from limbeck.foreign.factory import make
+from limbeck.foreign.keras import load_keras
 from limbeck.foreign.outputs import order_of, understood
 from limbeck.foreign.runtimes import load_litert, load_onnx
-from limbeck.models import Normalized, given, load_weights, normalization
+from limbeck.models import KerasNetwork, Normalized, given, load_weights, normalization
 from limbeck.recipe import Network
 from limbeck.types import Batch
 
@@ -24,6 +25,7 @@ LOADERS: dict[str, Callable[[Path, Data], nn.Module]] = {
     "onnx": load_onnx,
     "litert": load_litert,
     "exported": load_exported,
+    "keras": load_keras,
 }
 RUNS_CODE = ("exported",)
 LOOK = 8  # rows that a model is tried on
@@ -48,7 +50,10 @@ def load(spec: Network, data: Data, *, trust: bool) -> nn.Module:
         raise UserError(what, where=spec.model, hint="give --trust if you know where it comes from")
     if spec.origin == "file":
         assert spec.kind is not None
-        return LOADERS[spec.kind](path, data)
+        model = LOADERS[spec.kind](path, data)
+        if spec.weights:  # of a stage that trained it further
+            load_weights(model, Path(spec.weights), fresh_head=False)
+        return model
     model = make(path, spec.model.rpartition(":")[2], data, spec.options)
     if spec.weights:
         load_weights(model, Path(spec.weights), fresh_head=spec.trained)
@@ -88,4 +93,6 @@ def bring(spec: Network, data: Data, *, trust: bool) -> nn.Module:
         reason = str(error).strip().splitlines()
         what = f"cannot take rows of shape {data.shape} ({reason[0] if reason else type(error).__name__})"
         raise UserError(what, where=spec.model) from error
+    if isinstance(model, KerasNetwork) and model.gives_logits:
+        spec = spec.model_copy(update={"outputs": "logits"})
     return around(understood(model, raw, spec, data))

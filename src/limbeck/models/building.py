@@ -11,17 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import UserError, did_you_mean
+from limbeck.models.applications import application
 from limbeck.models.hub import from_timm, published
 from limbeck.models.inputs import PREPROCESSING
+from limbeck.models.keras import KerasNetwork, making
 from limbeck.models.networks import NETWORKS
+from limbeck.models.twins import TWINS
 from limbeck.models.weights import load_weights, metadata_of
+from limbeck.types import Framework
 
 if TYPE_CHECKING:
     from limbeck import recipe
 
 
 def build(
-    spec: recipe.Network, shape: tuple[int, ...], width: int, *, say: Callable[[str], object] | None = None
+    spec: recipe.Network,
+    shape: tuple[int, ...],
+    width: int,
+    *,
+    framework: Framework = "torch",
+    say: Callable[[str], object] | None = None,
 ) -> nn.Module:
     """The plain network of a recipe, without input normalisation, tried once on a blank row.
 
@@ -31,6 +40,7 @@ def build(
         spec: name, options, weights.
         shape: of one sample: [channels, H, W] or [columns].
         width: number of logits or values.
+        framework: whether a reference network is a module of PyTorch or a model of Keras.
         say: told what is worth knowing about loaded weights, one sentence at a time.
 
     Raises:
@@ -49,10 +59,18 @@ def build(
     if spec.model.startswith("timm/"):
         name = spec.model.removeprefix("timm/")
         model: nn.Module = from_timm(name, shape, width, pretrained, spec.options)
+    elif spec.model.startswith("keras/"):
+        name = spec.model.removeprefix("keras/")
+        with making() as keras:
+            model = KerasNetwork(application(keras, name, shape, width, pretrained, spec.options), shape)
     elif spec.model in NETWORKS:
         options = {**spec.options, **({"pretrained": True} if pretrained else {})}
         try:
-            model = NETWORKS[spec.model](shape, width, **options)
+            if framework == "torch":
+                model = NETWORKS[spec.model](shape, width, **options)
+            else:
+                with making() as keras:
+                    model = KerasNetwork(TWINS[spec.model](keras, shape, width, **options), shape)
         except TypeError as error:
             raise UserError(f"does not take these options ({error})", where=spec.model) from None
     else:
@@ -105,6 +123,8 @@ def normalization(
     default = [torch.as_tensor(v, dtype=torch.float32).flatten() for v in (default_mean, default_std)]
     if spec.preprocess:
         mean, std, _ = PREPROCESSING[spec.preprocess]
+        if len(default[0]) == 1:  # a grey image: as if it were of three equal colours, on average
+            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
         return _sized(mean, len(default[0]), spec.model), _sized(std, len(default[0]), spec.model)
     if spec.mean is not None or spec.std is not None:
         if spec.mean is None or spec.std is None:

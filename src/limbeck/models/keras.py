@@ -10,7 +10,7 @@ import random
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -161,7 +161,7 @@ class KerasNetwork(nn.Module):
         if self._permuted and x.ndim == 4:
             x = x.permute(0, 2, 3, 1)
         if None not in self._takes and tuple(x.shape[1:]) != self._takes:
-            x = x.reshape(-1, *self._takes)
+            x = x.reshape(-1, *self._takes)  # type: ignore[arg-type]
         held = [getattr(owner, name) for owner, name in self._held]
         with self._graph.computing(self, x.device, held) as scope:
             given: Tensor = self._graph.model(x, training=self.training)
@@ -173,16 +173,31 @@ class KerasNetwork(nn.Module):
         return given
 
     @contextlib.contextmanager
-    def written(self) -> Iterator[Any]:
-        """The Keras model with the weights as they are now, to be saved inside; without the softmax, too.
+    def written(self) -> Iterator[Callable[[Any], Any]]:
+        """The Keras model with the weights as they are now, to be made a part of another one and saved inside.
 
         Yields:
-            The model. It is the same one each time.
+            What it gives for symbolic rows [B, H, W, channels] or [B, columns]; without a closing softmax, too.
         """
-        for variable, (owner, name) in zip(self._graph.variables, self._held, strict=True):
-            variable.assign(getattr(owner, name).detach().cpu())
+        with torch.no_grad(), self._graph.keras.device("cpu"):
+            for variable, (owner, name) in zip(self._graph.variables, self._held, strict=True):
+                variable.assign(getattr(owner, name).detach().cpu())
+
+        def given(rows: Any) -> Any:
+            layers = self._graph.keras.layers
+            if len(rows.shape) == 4 and not self._permuted:
+                rows = layers.Permute((3, 1, 2), name="channels_first")(rows)
+            if None not in self._takes and tuple(rows.shape[1:]) != self._takes:
+                rows = layers.Reshape(self._takes, name="as_taken")(rows)
+            return self._graph.model(rows)
+
         with self._graph.opened():
-            yield self._graph.model
+            yield given
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether a softmax or sigmoid was left out."""
+        return self._graph.opens
 
     def extra_repr(self) -> str:
         """What it takes, and which architecture it is."""
@@ -218,6 +233,7 @@ class _Graph:
         self._closing = None
         if logits:
             self.model, self._closing = _without_softmax(self.keras, model)
+        self.opens = self._closing is not None or self.model is not model
         self._asking: list[KerasNetwork] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -26,7 +26,7 @@ def mlp(shape: tuple[int, ...], width: int, *, hidden: Sequence[int] = (64,)) ->
     """
     layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())] if len(shape) > 1 else []
     before = torch.Size(shape).numel()
-    for number, size in enumerate(_counts("hidden", hidden), start=1):
+    for number, size in enumerate(counts("hidden", hidden), start=1):
         layers += [(f"linear{number}", nn.Linear(before, size)), (f"act{number}", nn.ReLU())]
         before = size
     return nn.Sequential(OrderedDict([*layers, ("head", nn.Linear(before, width))]))
@@ -48,7 +48,7 @@ def conv_leaky(
     """
     before, *size = image_shape(shape)
     layers: list[tuple[str, nn.Module]] = []
-    for number, after in enumerate(_counts("channels", channels), start=1):
+    for number, after in enumerate(counts("channels", channels), start=1):
         if number > 1:
             # Repeating the last pixel cannot change the maximum of a window that holds it, so this is padding with
             # minus infinity, but with numbers that a quantizer can bear.
@@ -83,7 +83,7 @@ def conv_pool(
     """
     before, *size = image_shape(shape)
     layers: list[tuple[str, nn.Module]] = []
-    for number, after in enumerate(_counts("channels", channels), start=1):
+    for number, after in enumerate(counts("channels", channels), start=1):
         size = [(n - 2) // 2 for n in size]
         layers += [
             (f"conv{number}", nn.Conv2d(before, after, 3)),
@@ -96,7 +96,7 @@ def conv_pool(
             f"conv-pool: images of {shape[1]} x {shape[2]} are too small for {len(channels)} convolutions and pools",
             hint="give fewer `channels`, or larger images",
         )
-    (hidden,) = _counts("hidden", [hidden])
+    (hidden,) = counts("hidden", [hidden])
     layers += [
         ("flatten", nn.Flatten()),
         ("linear", nn.Linear(before * size[0] * size[1], hidden)),
@@ -141,7 +141,7 @@ def vgg_small(shape: tuple[int, ...], width: int, *, channels: int = 64, stages:
         convs: convolutions in each stage.
     """
     before = image_shape(shape)[0]
-    channels, stages, convs = _counts("channels, stages, convs", (channels, stages, convs))
+    channels, stages, convs = counts("channels, stages, convs", (channels, stages, convs))
     layers: list[tuple[str, nn.Module]] = []
     for stage in range(1, stages + 1):
         inside: list[tuple[str, nn.Module]] = []
@@ -162,7 +162,12 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def _counts(name: str, values: Sequence[int]) -> list[int]:
+def counts(name: str, values: Sequence[int]) -> list[int]:
+    """An option that is a list of whole numbers from 1.
+
+    Raises:
+        UserError: it is not.
+    """
     if isinstance(values, int) or not all(isinstance(v, int) and v >= 1 for v in values):
         raise UserError(
             f"`{name}` is a list of whole numbers from 1, such as [64, 32], not {values!r}", where="options"

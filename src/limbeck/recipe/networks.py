@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from limbeck import signatures
 from limbeck.errors import did_you_mean
+from limbeck.recipe.frameworks import APPLICATIONS, prepared
 from limbeck.recipe.sources import Count, Fraction, Positive, Share, Strict
 
 OWN_NAMES = (
@@ -19,9 +20,9 @@ OWN_NAMES = (
 FOLDER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 # Whole models by the suffix of their file.
 FILES = {
-    ".onnx": "onnx", ".tflite": "litert", ".pt2": "exported",
+    ".onnx": "onnx", ".tflite": "litert", ".pt2": "exported", ".keras": "keras", ".h5": "keras",
 }  # fmt: skip
-Origin = Literal["reference", "timm", "file", "code"]
+Origin = Literal["reference", "timm", "keras", "file", "code"]
 Preprocess = Literal["unit", "bytes", "signed", "imagenet", "caffe"]
 STUDENTS = r"(student|distilled|direct)-seed"
 
@@ -90,14 +91,16 @@ class Plan(Strict):
 
 
 class Network(Strict):
-    """A reference network by name, any model of a library as `timm/NAME`, a model in a file, or one that code makes.
+    """A reference network by name, a model of a library as `timm/NAME`, a model in a file, or one that code makes.
 
     Attributes:
-        model: `NAME`, `timm/NAME`, the path of a whole model (see FILES), or `PATH.py:FUNCTION`.
+        model: `NAME`, `timm/NAME`, `keras/NAME` of keras.applications, the path of a whole model (see FILES), or
+            `PATH.py:FUNCTION`.
         options: of a network that is built.
         weights: a state dict for it.
         pretrained: with the library's own weights.
-        preprocess: what the network takes, by the usual names; or by `mean` and `std`.
+        preprocess: what the network takes, by the usual names; or by `mean` and `std`. A keras/NAME takes what its
+            published weights do unless something is said here.
         mean: what is taken off each channel of pixels in [0, 1], or off each column.
         std: what they are divided by then.
         classes: of a model from elsewhere, the names of its outputs in its own order. It may know more than the data.
@@ -123,12 +126,17 @@ class Network(Strict):
         if self.kind:
             return "file"
         library = self.model.partition("/")[0]
-        return "timm" if library == "timm" else "reference"
+        return library if library in ("timm", "keras") else "reference"  # type: ignore[return-value]
 
     @property
     def kind(self) -> str | None:
         """Of a whole model in a file, what it is; None for others."""
         return FILES.get(PurePath(self.model).suffix.lower())
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it is a file with a model that can only be asked. Those of Keras can be trained."""
+        return self.origin == "file" and self.kind != "keras"
 
     @property
     def brought(self) -> bool:
@@ -151,6 +159,11 @@ class Network(Strict):
         """Whether it is a model from elsewhere that is asked as it is, and of which the run keeps no weights."""
         return self.brought and not self.trained
 
+    @model_validator(mode="before")
+    @classmethod
+    def _prepared(cls, value: Any) -> Any:
+        return prepared(value)
+
     @model_validator(mode="after")
     def _known(self) -> Network:
         if self.preprocess and (self.mean or self.std):
@@ -158,17 +171,23 @@ class Network(Strict):
         if self.origin == "reference":
             known = signatures.networks()
             if self.model not in known:
-                else_ = f"timm/NAME, a file ({', '.join(FILES)}), or PATH.py:FUNCTION"
+                else_ = f"timm/NAME, keras/NAME, a file ({', '.join(FILES)}), or PATH.py:FUNCTION"
                 raise ValueError(f"unknown model '{self.model}'; {did_you_mean(self.model, known)} (or {else_})")
             if self.pretrained and "pretrained" not in known[self.model].options:
                 raise ValueError(f"`pretrained` has no effect with '{self.model}', only with timm/NAME")
             check_options(f"model '{self.model}'", self.options, known[self.model])
+        if self.origin == "keras" and (name := self.model.removeprefix("keras/")) not in APPLICATIONS:
+            raise ValueError(f"keras.applications has no '{name}'; {did_you_mean(name, APPLICATIONS)}")
         taken = {"file": ("options", "weights", "pretrained"), "code": ("pretrained",)}.get(
             self.origin, ("outputs",) if self.weights else ("outputs", "classes")
         )
         for key in taken:
             if key in self.model_fields_set:
                 raise ValueError(f"`{key}` has no effect with '{self.model}'")
+        if self.outputs and self.brought and self.trained:
+            raise ValueError(
+                "`outputs` has no effect where `train` is given: what is trained here gives logits or values"
+            )
         return self
 
 
@@ -197,7 +216,7 @@ class Teacher(Network):
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Teacher:
-        if self.train and self.origin == "file":
+        if self.train and self.fixed:
             raise ValueError(f"`train` has no effect with '{self.model}', which is asked as it is")
         return self
 
@@ -263,9 +282,9 @@ class Student(Network):
 
     @model_validator(mode="after")
     def _known_already(self) -> Student:
-        if self.origin == "file":
-            raise ValueError(f"'{self.model}' cannot be trained: a student is a network of PyTorch or timm")
-        if self.ready and not self.weights:
+        if self.fixed:
+            raise ValueError(f"'{self.model}' cannot be trained: a student is a network of PyTorch, timm or Keras")
+        if self.ready and not self.weights and not self.kind:
             raise ValueError("`train.epochs: 0` takes the student as it is: give its `weights`")
         if self.ready and (self.generations or self.peers):
             raise ValueError("`train.epochs: 0` trains nobody: leave `generations` and `peers` out")

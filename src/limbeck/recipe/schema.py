@@ -9,11 +9,12 @@ from pydantic import Field, field_validator, model_validator
 
 from limbeck import signatures
 from limbeck.recipe.compression import TRAINED, Budget, Deployable, Files, Step
+from limbeck.recipe.frameworks import misfit
 from limbeck.recipe.networks import FOLDER, Assistant, Combine, Student, Teacher
 from limbeck.recipe.sources import Augment, Data, Positive, Strict
 from limbeck.recipe.tasks import WEIGHTED, combine_misfit, loss_misfit, source_misfit
 from limbeck.recipe.terms import AUTO, Term
-from limbeck.types import Kind
+from limbeck.types import Framework, Kind
 
 TAKEN = ("student", "distilled", "direct")  # stages of other students
 
@@ -61,6 +62,7 @@ class Recipe(Strict):
     about: str = ""
     task: Kind = "classification"
     class_weights: Literal["balanced"] | dict[str, Positive] | None = None
+    framework: Framework = "torch"
     data: Data
     augment: Augment = Augment()
     views: Annotated[int, Field(ge=0)] | None = None
@@ -151,6 +153,8 @@ class Recipe(Strict):
         if self.compare and (not self.teachers or self.student.generations):
             raise MisfitError("compare", "compares what students learn from `teachers`, in one generation")
         self._smaller_fits()
+        if found := misfit(self):
+            raise MisfitError(*found)
         return self
 
     @property

@@ -17,7 +17,7 @@ COLOURS = {
     "teacher": (100, 116, 139), "assistant": (59, 130, 200), "student": (217, 119, 6), "direct": (150, 105, 205),
     "generation": (101, 145, 40), "peer": (101, 145, 40), "distilled": (13, 148, 136), "bad": (214, 69, 65),
     "compressed": (208, 72, 140), "litert": (217, 119, 6), "onnx": (59, 130, 200), "executorch": (150, 105, 205),
-    "openvino": (101, 145, 40),
+    "openvino": (101, 145, 40), "keras": (214, 69, 65),
 }  # fmt: skip
 DASHES = {
     "teacher": ("dot",), "assistant": ("dashdot",), "student": ("dash",), "direct": ("longdash",),

@@ -14,6 +14,7 @@ INSTALL = {
     "litert": "pip install numpy ai-edge-litert pillow",
     "executorch": "pip install numpy executorch pillow",
     "openvino": "pip install numpy openvino pillow",
+    "keras": "pip install numpy keras torch h5py pillow",
     "pytorch": "pip install limbeck",
 }
 MAX_NAMES_SPELLED = 20
@@ -28,7 +29,7 @@ def usage(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         title, file, others (how many more files it can run), install and code of each.
     """
     models, chosen = result["models"], (result.get("chosen") or {}).get("name")
-    programs = {"litert": _litert, "onnx": _onnx, "executorch": _executorch, "openvino": _openvino}
+    programs = {"litert": _litert, "onnx": _onnx, "executorch": _executorch, "openvino": _openvino, "keras": _keras}
     shown = []
     for form, program in programs.items():
         files = [m["file"] for m in models if m["role"] == "exported" and m["format"] == form and m.get("file")]
@@ -214,6 +215,18 @@ def _openvino(file: str, result: Mapping[str, Any]) -> str:
         f'model = openvino.Core().compile_model({_literal(file)}, "CPU", exact)\n'
         f"{_row(result)}\n"
         "outputs = model(x)[0]\n"
+        f"{_answer(result, 'outputs')}"
+    )
+
+
+def _keras(file: str, result: Mapping[str, Any]) -> str:
+    return (
+        f"{_imports(result, 'import os', 'import numpy as np')}\n\n"
+        'os.environ["KERAS_BACKEND"] = "torch"  # or jax, or tensorflow\n'
+        "import keras\n\n"
+        f"model = keras.saving.load_model({_literal(file)}, compile=False)\n"
+        f"{_row(result)}\n"
+        "outputs = keras.ops.convert_to_numpy(model(x, training=False))\n"
         f"{_answer(result, 'outputs')}"
     )
 

@@ -196,6 +196,7 @@ def story(result: Mapping[str, Any], smaller: Sequence[str] = ()) -> list[tuple[
 
 FORMATS = {
     "pytorch": "PyTorch", "litert": "LiteRT", "onnx": "ONNX", "executorch": "ExecuTorch", "openvino": "OpenVINO",
+    "keras": "Keras",
 }  # fmt: skip
 PRECISIONS = {"float32": "float32", "fp16": "fp16", "int8": "int8", "w8": "8-bit weights", "w4": "4-bit weights"}
 
