@@ -35,7 +35,18 @@ EXEMPT = ("limbeck", "limbeck.__main__")
 
 # Libraries that are optional or slow to import: only inside the function that needs them.
 HEAVY = {
-    *("onnx", "onnxruntime", "onnxscript", "litert_torch", "ai_edge_litert", "executorch", "keras", "mlflow", "wandb"),
+    *(
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "litert_torch",
+        "ai_edge_litert",
+        "executorch",
+        "keras",
+        "h5py",
+        "mlflow",
+        "wandb",
+    ),
     *("tensorboard", "plotly", "jinja2", "pandas", "sklearn", "timm", "optuna", "torch_pruning"),
 }
 
