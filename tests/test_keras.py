@@ -380,6 +380,7 @@ def toy() -> limbeck.Data:
     x, y = torch.rand(240, 2, 6, 5, generator=generator), torch.arange(240) % 3
     for label in range(3):
         x[y == label, :, 2 * label : 2 * label + 2] += 0.5
+    x /= 1.5
     return limbeck.from_arrays(x, y.numpy())
 
 

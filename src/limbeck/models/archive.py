@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import zipfile
 from pathlib import Path
@@ -123,10 +122,8 @@ def _refuse_code(node: Any, path: Path) -> None:
 def _of_keras(kind: str) -> bool:
     """Whether a class named without its module, as in files of earlier versions, is one of Keras's."""
     keras = library()
-    rooms = (keras.layers, keras.models, keras.initializers, keras.regularizers, keras.constraints, keras, keras.ops)
-    if kind in PLAIN or kind in ("Functional", "DTypePolicy") or any(hasattr(room, kind) for room in rooms):
-        return True
-    return any(hasattr(importlib.import_module(f"keras.src.ops.{name}"), kind) for name in ("numpy", "nn", "core"))
+    rooms = (keras.layers, keras.models, keras.initializers, keras.regularizers, keras.constraints, keras)
+    return kind in (*PLAIN, "Functional", "DTypePolicy") or any(hasattr(room, kind) for room in rooms)
 
 
 def _a_function(name: str) -> bool:
