@@ -301,7 +301,7 @@ def test_a_recipe_runs_with_keras_from_training_to_the_file(tmp_path) -> None:
                 "export": ["keras"],
             }
         ),
-        tmp_path / "run",
+        out=tmp_path / "run",
     )
     [file] = [m for m in result["models"] if m["role"] == "exported"]
     [source] = [m for m in result["models"] if m["name"] == file["source"]]
