@@ -14,10 +14,10 @@ SRC = Path(__file__).parents[1] / "src"
 # From the top down. A room may look into the rooms of lower rows only; inside a room all may see each other.
 ROWS = (
     ("cli",),
-    ("pipeline", "tune"),
+    ("pipeline", "tune", "checkup"),
     ("budget",),
     ("shrink", "measure"),
-    ("study", "ship"),
+    ("study", "ship", "forecast"),
     ("teach", "start"),
     ("job", "timing", "predicting", "brought"),
     ("train", "benchmark", "report", "doctor", "stages", "fitting"),

@@ -101,38 +101,63 @@ def dry_build(job: Job) -> None:
 
 def choose_views(job: Job) -> list[str]:
     """Settle how many augmented views there are: one an epoch where the recipe does not say and they have room."""
-    checked, data = job.recipe, job.data
-    learned_from = len(checked.teachers) + len(checked.assistants)
-    own = checked.student.generations or (checked.smaller and not checked.teachers)
-    learned_from += len(checked.seeds) * own
-    if checked.views is not None or not learned_from:
-        job.views = checked.views or 0
+    if (settled := _settled_views(job)) is not None:
+        job.views = settled
         return []
-    if not checked.augment.active:
-        job.views = 1
-        return []
-    recovery = [step.recover.epochs for steps in checked.compress.values() for step in steps]
-    recovery += [checked.budget.recover.epochs] if checked.budget else []
-    wanted = max(1, checked.student.train.epochs, *recovery)
 
     def room(_: Path) -> dict[str, Any]:
-        codec = checked.cache
-        tutors = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
-        tutors += ["student"] * (len(checked.seeds) * own)
-        width, rows = data.task.outputs, len(data.taught)
-        one = sum(
-            cache.size_bytes(rows, 1, width, dtype=codec.dtype, top_k=job.top_k, taps=job.teacher_shapes(tutor))
-            for tutor in tutors
-        )
-        if codec.pixels:
-            one += rows * data.x[0].numel()
-        return {"views": min(wanted, cache.room(int(codec.limit_gb * 1e9)) // one)}
+        return {"views": _views_with_room(job)}
 
     # Kept as a stage, since what has room may be another number when the run goes on.
-    job.views = job.stages.together("views", job.key(checked.student, "views"), room)["views"]
+    job.views = job.stages.together("views", job.key(job.recipe.student, "views"), room)["views"]
+    wanted = _wanted_views(job.recipe)
     if job.views == wanted:
         return []
     shown = f"{job.views} of {wanted}" if job.views else "none: teachers are asked live in every step"
     note = f"stored views: {shown}, for want of room (see `cache.limit_gb` and `limbeck cache prune`)"
     job.progress.say(f"note: {note}")
     return [note]
+
+
+def likely_views(job: Job) -> int:
+    """How many views `choose_views` would choose now. Nothing is written."""
+    settled = _settled_views(job)
+    return _views_with_room(job) if settled is None else settled
+
+
+def stored_bytes(job: Job) -> int:
+    """What one view of the training rows takes on the disk: the answers of all who teach, and images where stored."""
+    checked, data = job.recipe, job.data
+    tutors = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
+    tutors += ["student"] * _own_tutors(checked)
+    codec, width, rows = checked.cache, data.task.width, len(data.train)
+    one = sum(
+        cache.size_bytes(rows, 1, width, dtype=codec.dtype, top_k=job.top_k, taps=job.teacher_shapes(tutor))
+        for tutor in tutors
+    )
+    return one + (rows * data.x[0].numel() if codec.pixels else 0)
+
+
+def _own_tutors(checked: Recipe) -> int:
+    """How many students teach later ones, or their smaller selves."""
+    own = checked.student.generations or (checked.smaller and not checked.teachers)
+    return len(checked.seeds) * int(own)
+
+
+def _settled_views(job: Job) -> int | None:
+    """How many views there are where room has no say in it."""
+    checked = job.recipe
+    if checked.views is not None or not (checked.teachers or checked.assistants or _own_tutors(checked)):
+        return checked.views or 0
+    return None if checked.augment.active else 1
+
+
+def _wanted_views(checked: Recipe) -> int:
+    recovery = [step.recover.epochs for steps in checked.compress.values() for step in steps]
+    recovery += [checked.budget.recover.epochs] if checked.budget else []
+    return max(1, checked.student.train.epochs, *recovery)
+
+
+def _views_with_room(job: Job) -> int:
+    room = cache.room(int(job.recipe.cache.limit_gb * 1e9))
+    return min(_wanted_views(job.recipe), room // stored_bytes(job))

@@ -15,7 +15,7 @@ from limbeck import doctor, evaluate
 from limbeck.data import targets
 from limbeck.job import Job
 from limbeck.models import load_weights, plain, save_weights
-from limbeck.recipe import Assistant
+from limbeck.recipe import Assistant, Network
 from limbeck.recipe import Teacher as TeacherSpec
 from limbeck.runtime import fingerprint_tensors, seed_everything
 from limbeck.teachers import (
@@ -155,7 +155,7 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | 
     elif job.accelerator.is_main_process and not spec.asked:
         save_weights(network, folder / "best.safetensors", {"from": getattr(spec, "weights", None) or spec.model})
     result["files"] = [] if spec.asked else [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
-    return result | _looked_at(job, spec.name, network)
+    return result | _looked_at(job, spec.name, network, None if spec.train else spec)
 
 
 @dataclass(frozen=True)
@@ -195,16 +195,24 @@ def _member(job: Job, spec: TeacherSpec | Assistant, result: Mapping[str, Any]) 
     return spec.name, build, getattr(torch, result["dtype"])
 
 
-def _looked_at(job: Job, name: str, network: nn.Module) -> dict[str, Any]:
-    """How good a teacher is on validation, what speaks against it, and in what it may answer."""
+def _looked_at(job: Job, name: str, network: nn.Module, brought: Network | None = None) -> dict[str, Any]:
+    """How good a teacher is on validation, what speaks against it, and in what it may answer.
+
+    One that was not trained here is `brought` along: it may know other inputs, classes or units than it is taken to.
+    """
     data, device = job.data, job.device
-    found = evaluate.assess(network.to(device), data, data.val, device=device)
+    prediction = evaluate.predict(network.to(device), data, data.val, device=device)
+    found = evaluate.metrics(data.task, prediction, targets(data, data.val, "cpu"), data.targets)
     val = {k: v for k, v in found.items() if isinstance(v, float)}
-    notes = doctor.doubts(name, val, data)
-    for note in notes:
-        job.progress.say(f"WARNING: {note}")
+    findings = doctor.doubts(name, val, data)
+    if brought is not None:
+        findings += doctor.examine(name, network, brought, data, prediction, device)
+    told = [one for one in findings if one.level != "ok"]
+    for one in told:
+        job.progress.say(f"{'WARNING' if one.level == 'warning' else one.level}: {one}")
     dtype = "bfloat16" if doctor.bfloat16_is_safe(network, data, device) else "float32"
-    return {"val": val, "notes": notes, "dtype": dtype, "weights": fingerprint_tensors(plain(network).state_dict())}
+    weights = fingerprint_tensors(plain(network).state_dict())
+    return {"val": val, "notes": [str(one) for one in told], "dtype": dtype, "weights": weights}
 
 
 def words(job: Job, faculty: Faculty) -> str:

@@ -43,6 +43,49 @@ def run(
 
 
 @app.command()
+def doctor(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run directory; nothing is written there.  [default: runs/<name of the recipe>]",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="All findings as one JSON list.")] = False,
+    trust: Trust = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at a recipe before a long job: what is wrong with its rows and teachers, how long it will take.
+
+    Nothing is trained and nothing written, but for images that are kept decoded in the cache. Exits with 1 if there is
+    a warning, with 0 if there is none.
+
+    \b
+      limbeck doctor my.yaml
+      limbeck doctor my.yaml teachers.0.preprocess=imagenet
+    """  # noqa: D301 - Click wants the character itself
+    import json as writer
+    from dataclasses import asdict
+
+    from limbeck.runtime import Progress, keep_heap
+
+    keep_heap()
+    from limbeck.checkup import checkup
+    from limbeck.report.terminal import show_findings
+
+    found = checkup(recipe, out=out, overrides=overrides or (), trust=trust, progress=Progress(quiet=quiet or json))
+    told = [asdict(one) for one in found]
+    if json:
+        print(writer.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        show_findings(told)
+    if any(one.level == "warning" for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def tune(
     recipe: RecipeName,
     overrides: Overrides = None,

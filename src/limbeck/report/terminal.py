@@ -91,6 +91,23 @@ def _show_outputs(several: Mapping[str, Any], console: Console) -> None:
     console.print(table, "")
 
 
+def show_findings(found: Sequence[Mapping[str, Any]]) -> None:
+    """Print what a look at a recipe has found, by what it is about; each with level, about, text and hint."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console, colours = Console(highlight=False), {"ok": "green", "note": "yellow", "warning": "bold red"}
+    for about in dict.fromkeys(one["about"] for one in found):
+        console.print(f"[bold]{escape(about)}[/bold]")
+        for one in (one for one in found if one["about"] == about):
+            colour = colours[one["level"]]
+            console.print(f"  [{colour}]{one['level']:8}[/{colour}]{escape(one['text'])}", soft_wrap=True)
+            if one["hint"]:
+                console.print(f"  {'':8}[bold]{escape(one['hint'])}[/bold]", soft_wrap=True)
+    count = sum(one["level"] == "warning" for one in found)
+    console.print("nothing is wrong" if not count else f"{count} warning{'s' if count > 1 else ''}")
+
+
 def _show_methods(result: Mapping[str, Any], console: Console) -> None:
     """The sets of losses that were compared, the largest gain first, and what each of them is."""
     from rich.markup import escape

@@ -13,7 +13,7 @@ A shard is on the disk before its line is in the journal, so a kill loses at mos
 """
 
 from limbeck.store.building import SHARD_ROWS, Store, open_store
-from limbeck.store.keeping import Entry, entries, outputs_dir, prune, room, verify
+from limbeck.store.keeping import Entry, entries, free_bytes, outputs_dir, prune, room, verify
 from limbeck.store.layout import Array, in_words
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Entry",
     "Store",
     "entries",
+    "free_bytes",
     "in_words",
     "open_store",
     "outputs_dir",

@@ -7,6 +7,6 @@ that was never interrupted.
 
 from limbeck.train.learner import History
 from limbeck.train.loop import fit, fit_mutual
-from limbeck.train.schedule import learning_rate
+from limbeck.train.schedule import learning_rate, steps_in_epoch
 
-__all__ = ["History", "fit", "fit_mutual", "learning_rate"]
+__all__ = ["History", "fit", "fit_mutual", "learning_rate", "steps_in_epoch"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from limbeck.objective import Objective
 from limbeck.recipe import Plan, Run
 from limbeck.runtime import Progress, derive_seed, seed_everything, write_bytes
 from limbeck.train.learner import History, Learner
-from limbeck.train.schedule import learning_rate
+from limbeck.train.schedule import learning_rate, steps_in_epoch
 from limbeck.train.tally import Tally
 from limbeck.types import IGNORED, Batch, Fetch, Output, Teacher
 
@@ -189,16 +188,14 @@ class _Loop:
     label: str
 
     def run(self) -> None:
-        rows, size = len(self.data.taught), self.plan.batch_size
+        rows = len(self.data.taught)
         if len(self.data.train) == 0:
             raise UserError("there are no training rows", where=self.label)
         # Rows without a label are for those who learn from somebody; all others go through the labelled ones again.
         self.again = not any(learner.losses.needs_teacher for learner in self.learners)
         for learner in self.learners:
             learner.losses.share = 1.0 if self.again else len(self.data.train) / rows
-        self.steps = math.ceil(rows / size)
-        if rows % size == 1 and self.steps > 1:
-            self.steps -= 1  # batch norm cannot learn from one row, and one row is no loss
+        self.steps = steps_in_epoch(rows, self.plan.batch_size)
         for learner in self.learners:
             learner.refuse_misfit()
         progress = self.progress or Progress(quiet=True)

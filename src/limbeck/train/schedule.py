@@ -24,3 +24,10 @@ def learning_rate(plan: Plan, epoch: float) -> float:
         assert schedule.step_size is not None
         return plan.lr * schedule.gamma ** int(since / schedule.step_size)
     return plan.lr
+
+
+def steps_in_epoch(rows: int, batch_size: int) -> int:
+    """How many optimizer steps an epoch over so many rows has."""
+    steps = math.ceil(rows / batch_size)
+    # Batch norm cannot learn from one row, and one row is no loss.
+    return steps - 1 if rows % batch_size == 1 and steps > 1 else steps

@@ -1,0 +1,122 @@
+"""A look at a whole recipe before a long job: its rows, its teachers, its time and disk. Nothing is trained or kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck import doctor, evaluate, export, recipe
+from limbeck.data import targets
+from limbeck.devices import make_accelerator
+from limbeck.doctor import Finding, Level
+from limbeck.forecast import disk_words, forecast, time_words
+from limbeck.job import Job
+from limbeck.recipe import Recipe
+from limbeck.runtime import Progress, read_json
+from limbeck.start import begin, dry_build, likely_views
+
+
+def checkup(
+    source: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    out: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """Look at a recipe before a long job, and say what is wrong and what to write instead.
+
+    Teachers that are brought along are examined, and so are those that the run directory holds already. Validation rows
+    are asked about; of the test split only inputs are looked at, for rows that stand twice.
+
+    Args:
+        source: a bundled name, the path of a YAML file, or the recipe, as a mapping or checked.
+        out: the run directory, in which nothing is written; `runs/<name of the recipe>` where it is not given.
+        overrides: `key=value` texts with dotted keys.
+        trust: whether opening a model may run code; see `pipeline.run`.
+        progress: where progress is shown.
+
+    Raises:
+        UserError: whatever would keep the recipe from being run.
+    """
+    checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
+    folder = Path(out) if out is not None else Path("runs") / checked.name
+    progress = progress or Progress(quiet=True)
+    if checked.run.threads:
+        torch.set_num_threads(checked.run.threads)
+    export.check_available(checked.export)
+    job = begin(checked, folder, make_accelerator(checked.run), progress, trust=trust)
+    found = [Finding("note", "data", "source", note) for note in job.data.notes]
+    found += doctor.rows(job.data)
+    dry_build(job)
+    job.views = likely_views(job)
+    found += _teachers(job)
+    progress.say("time: a few steps of everything that is trained")
+    return found + _forecast(job)
+
+
+def _teachers(job: Job) -> list[Finding]:
+    """Every teacher that knows its job already, against a straight line and the students that are known."""
+    found: list[Finding] = []
+    others: list[tuple[Tensor, str]] = []
+    for spec in job.recipe.teachers:
+        if not (spec.knows if spec.train is None else _done(job, spec.name, job.key(spec))):
+            text = "is trained by this recipe: there is nothing to ask it yet"
+            found.append(Finding("ok", spec.name, "teacher", text))
+            continue
+        job.progress.say(f"{spec.name}: {spec.model}")
+        others = others or [doctor.straight_line(job.data), *_students(job)]
+        network = job.network(spec, job.weights(spec.name, spec.train) if spec.train else None).to(job.device)
+        prediction = evaluate.predict(network, job.data, job.data.val, device=job.device)
+        own = doctor.examine(spec.name, network, spec, job.data, prediction, job.device)
+        if prediction.isfinite().all():
+            own += _worth(job, spec.name, prediction, others)
+            own.append(doctor.precision(spec.name, network, job.data, job.device))
+        found += own
+    return found
+
+
+def _worth(job: Job, name: str, prediction: Tensor, others: list[tuple[Tensor, str]]) -> list[Finding]:
+    data = job.data
+    metrics = evaluate.metrics(data.task, prediction, targets(data, data.val, "cpu"), data.targets)
+    doubts = doctor.doubts(name, {k: v for k, v in metrics.items() if isinstance(v, float)}, data)
+    return doubts + [doctor.weaker(name, prediction, data, other, whose) for other, whose in others]
+
+
+def _students(job: Job) -> list[tuple[Tensor, str]]:
+    """What a student that is known already predicts for the validation rows, and what it is called."""
+    spec = job.recipe.student
+    if spec.ready:
+        return [(_predicted(job, None), "the student")]
+    for seed in job.recipe.seeds:
+        if _done(job, f"student-seed{seed}", job.key(spec, seed)):
+            file = job.weights(f"student-seed{seed}", spec.train)
+            return [(_predicted(job, file), f"the student alone (seed {seed})")]
+    return []
+
+
+def _predicted(job: Job, file: Path | None) -> Tensor:
+    network = job.network(job.recipe.student, file).to(job.device)
+    return evaluate.predict(network, job.data, job.data.val, device=job.device)
+
+
+def _done(job: Job, name: str, key: str) -> bool:
+    record = job.folder / name / "stage.json"
+    if not record.is_file():
+        return False
+    known = read_json(record)
+    return bool(known.get("done") and known.get("key") == key and (job.folder / name / "best.safetensors").is_file())
+
+
+def _forecast(job: Job) -> list[Finding]:
+    found = forecast(job)
+    views = f"{job.views} stored view{'' if job.views == 1 else 's'} of each row"
+    told = [Finding("ok", "job", "time", f"{time_words(found)}; {views}", figures=dict(found.seconds))]
+    figures = {"run_bytes": found.run_bytes, "stored_bytes": found.stored_bytes}
+    hint = None if found.fits else "make room (`limbeck cache prune`), or choose another --out or LIMBECK_CACHE"
+    level: Level = "ok" if found.fits else "warning"
+    return [*told, Finding(level, "job", "disk", disk_words(found, job.folder), hint, figures)]

@@ -1,0 +1,58 @@
+"""A look at a teacher, and at the rows it teaches, before anybody learns from them.
+
+Only validation rows are asked about, and what is told is told because it cannot well be chance: a false alarm costs
+more than a fault that is found a little later.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.data import Data
+from limbeck.doctor.finding import Finding, Level, sample
+from limbeck.doctor.inputs import misfit
+from limbeck.doctor.outputs import class_order, softmax, temperature, values
+from limbeck.doctor.rows import rows
+from limbeck.doctor.steadiness import bfloat16_is_safe, numbers, precision, steadiness
+from limbeck.doctor.worth import doubts, straight_line, weaker
+from limbeck.foreign.outputs import Read
+from limbeck.models import foreign
+from limbeck.recipe import Network
+
+__all__ = ["Finding", "Level", "bfloat16_is_safe", "doubts", "examine", "precision", "rows", "straight_line", "weaker"]
+
+
+def examine(
+    name: str, network: nn.Module, spec: Network, data: Data, prediction: Tensor, device: torch.device
+) -> list[Finding]:
+    """Look at a network that was brought along, as a teacher.
+
+    Args:
+        name: what it is called.
+        network: on `device`, as the recipe gives it its inputs and reads its outputs.
+        spec: of the recipe.
+        data: what it answers for; its test split is not touched.
+        prediction: what the network gives for all validation rows.
+        device: where it runs.
+
+    Returns:
+        What was found, in the order in which it is best put right.
+    """
+    found: list[Finding | None] = [numbers(name, network, data, prediction)]
+    if not prediction.isfinite().all():
+        return [one for one in found if one]
+    looked = sample(torch.arange(len(data.val)))
+    few, given = data.val[looked], prediction[looked]
+    inner = foreign(network)
+    if inner is None or not inner.keyed:
+        found.append(steadiness(name, network, data, few, device))
+        found.append(misfit(name, network, data, few, given, device))
+    if data.task.kind == "classification":
+        read_as = next((module.how for module in network.modules() if isinstance(module, Read)), "")
+        found.append(softmax(name, prediction, spec, read_as=read_as))
+        found.append(class_order(name, prediction, data, spec))
+        found.append(temperature(name, prediction, data))
+    else:
+        found.append(values(name, prediction, data, spec))
+    return [one for one in found if one]

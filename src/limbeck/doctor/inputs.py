@@ -1,0 +1,129 @@
+"""Whether a network is given its inputs as it was taught them: tried, rather than asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import evaluate
+from limbeck.data import Data
+from limbeck.doctor.finding import SURE, Finding, better_by_chance, level_of, metric_words, sure_words
+from limbeck.models import PREPROCESSING, Normalized
+
+MARGIN = 0.05  # of accuracy or R2: what fits better by less is not told
+SHOWN = 4  # numbers of `mean` and `std` that are written out
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to give a network its inputs.
+
+    Attributes:
+        name: in words.
+        hint: what to write for it.
+        network: the network, given its inputs so.
+    """
+
+    name: str
+    hint: str
+    network: nn.Module
+
+
+def misfit(
+    name: str, network: nn.Module, data: Data, rows: Tensor, given: Tensor, device: torch.device | str
+) -> Finding | None:
+    """Try the usual ways to give a network its inputs, and say which fits best.
+
+    Args:
+        name: of the network.
+        network: a `Normalized`, or nothing is tried.
+        data: what it answers for.
+        rows: int64 [N], of the validation split.
+        given: what it answers for them, as it is.
+        device: where it runs.
+
+    Returns:
+        A warning if one fits clearly better than what the recipe says; None where there is nothing to try.
+    """
+    tried: list[tuple[float, Way, Tensor]] = []
+    for way in _ways(network, data):
+        prediction = evaluate.predict(way.network.to(device), data, rows, device=device)
+        if prediction.isfinite().all():
+            tried.append((level_of(data, prediction, rows), way, prediction))
+    if not tried:
+        return None
+    own = level_of(data, given, rows)
+    best, way, prediction = max(tried, key=lambda one: one[0])
+    figures = {"as_it_is": own, "best_other": best, "rows": float(len(rows))}
+    levels = metric_words(data, own), metric_words(data, best)
+    chance = better_by_chance(data, prediction, given, rows)
+    if best - own >= MARGIN and chance < SURE:
+        text = (
+            f"was taught other inputs than it is given: {levels[0]} as it is, {levels[1]} with {way.name} "
+            f"({sure_words(len(rows), chance)}; {len(tried)} other ways tried)"
+        )
+        return Finding("warning", name, "inputs", text, way.hint, figures)
+    text = f"inputs fit: {levels[0]} as it is; the next of {len(tried)} other ways, {way.name}, {levels[1]}"
+    return Finding("ok", name, "inputs", text, figures=figures)
+
+
+def _ways(network: nn.Module, data: Data) -> Iterator[Way]:
+    """The usual ways other than the network's own."""
+    if not isinstance(network, Normalized):
+        return
+    channels = data.shape[0]
+    mean, std = network.mean.cpu(), network.std.cpu()
+
+    def same(other_mean: Tensor, other_std: Tensor) -> bool:
+        return bool(torch.allclose(mean, other_mean, atol=1e-3) and torch.allclose(std, other_std, rtol=1e-2))
+
+    def normalized(other_mean: Tensor, other_std: Tensor, bgr: bool) -> nn.Module:
+        return Normalized(network.model, other_mean, other_std, bgr=bgr, order=network.order)
+
+    pixels = data.images or data.x.dtype == torch.uint8
+    for name, (means, stds, bgr) in PREPROCESSING.items():
+        if (not pixels and name != "unit") or len(means) not in (1, channels) or (bgr and channels != 3):
+            continue
+        other_mean, other_std = torch.tensor(means).expand(channels), torch.tensor(stds).expand(channels)
+        if bgr != network.bgr or not same(other_mean, other_std):
+            yield Way(f"`{name}`", f"write `preprocess: {name}`", normalized(other_mean, other_std, bgr))
+    if network.bgr or not same(data.inputs.mean, data.inputs.std):
+        own = normalized(data.inputs.mean, data.inputs.std, False)
+        yield Way("the statistics of these training rows", _own_hint(data), own)
+    if data.images:
+        yield from _turned(network, data)
+
+
+def _own_hint(data: Data) -> str:
+    if len(data.inputs.mean) > SHOWN:
+        return "write neither `preprocess` nor `mean` and `std`"
+    mean, std = ([round(v, 4) for v in values.tolist()] for values in (data.inputs.mean, data.inputs.std))
+    return f"write `mean: {mean}` and `std: {std}`"
+
+
+def _turned(network: Normalized, data: Data) -> Iterator[Way]:
+    """Images that are the same to nobody but a network."""
+    if data.shape[0] == 3:
+        flipped = Normalized(network.model, network.mean, network.std, bgr=not network.bgr, order=network.order)
+        hint = "`preprocess: caffe` is the only one in that order: otherwise turn the channels inside the model"
+        yield Way("red and blue exchanged", hint, flipped)
+    if data.shape[1] == data.shape[2]:
+        hint = "turn the images of the data, or the model's, by 90 degrees and mirror them"
+        yield Way("rows and columns exchanged", hint, _Given(network, lambda x: x.transpose(2, 3)))
+    hint = "invert the images of the data, or inside the model: white on black and black on white are not the same"
+    yield Way("light and dark exchanged", hint, _Given(network, lambda x: 1 - x))
+
+
+class _Given(nn.Module):
+    """A network that is given something made of its inputs."""
+
+    def __init__(self, model: nn.Module, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self._made = model, made
+
+    def forward(self, x: Tensor) -> Tensor:
+        given: Tensor = self.model(self._made(x))
+        return given

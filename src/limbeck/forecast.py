@@ -1,0 +1,278 @@
+"""How long a job will take, and how much of the disk: a few real steps of each kind, times how many there are."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import evaluate
+from limbeck.job import Job
+from limbeck.recipe import Network, Plan, Recipe
+from limbeck.report.words import duration
+from limbeck.start import stored_bytes
+from limbeck.store import free_bytes, in_words, room
+from limbeck.teachers import Ensemble
+from limbeck.train import fit, steps_in_epoch
+from limbeck.types import Batch, Fetch, Output, Teacher
+
+WARM_STEPS, FEWEST, MOST = 3, 3, 60  # steps of one kind
+ENOUGH_SECONDS = 5.0  # after which no more than the fewest are taken
+BATCHES = 4  # that steps are taken on, in turn
+SCORED = 2000  # validation rows that a pass over them is timed on
+Clock = Callable[[], float]
+Kind = tuple[str, str, str]  # learner, tutor ("" for labels alone), variant
+
+
+@dataclass(frozen=True)
+class Training:
+    """Some trainings of one kind.
+
+    Attributes:
+        what: in words.
+        learner: "student", or the name of a teacher or an assistant.
+        tutor: whom it learns from, as in `Job.fittings`; "" for the labels alone.
+        variant: a name in `compare`, or "".
+        plan: of each of them.
+        count: how many there are.
+    """
+
+    what: str
+    learner: str
+    tutor: str
+    variant: str
+    plan: Plan
+    count: int
+
+    @property
+    def kind(self) -> Kind:
+        """What the time of a step depends on."""
+        return self.learner, self.tutor, self.variant
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a job takes.
+
+    Attributes:
+        seconds: what -> how long; without files and their measuring.
+        stored_bytes: of the teachers' answers, in the cache.
+        run_bytes: of weights and checkpoints, in the run directory.
+        stored_room: bytes that are free where answers lie.
+        run_room: bytes that are free where the run directory lies.
+    """
+
+    seconds: Mapping[str, float]
+    stored_bytes: int
+    run_bytes: int
+    stored_room: int
+    run_room: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room."""
+        return self.run_bytes <= self.run_room and self.stored_bytes <= self.stored_room
+
+
+def trainings(checked: Recipe) -> list[Training]:
+    """Everything that a recipe trains, if nothing stops early."""
+    found, seeds, plan = [], len(checked.seeds), checked.student.train
+    found += [Training(t.name, t.name, "", "", t.train, 1) for t in checked.teachers if t.train]
+    if checked.combine and checked.combine.train:  # all members as one network: their steps are taken together
+        found += [Training("ensemble", t.name, "", "", checked.combine.train, 1) for t in checked.teachers]
+    tutor = "teachers" if checked.teachers else "student"
+    for assistant in checked.assistants:
+        found.append(Training(assistant.name, assistant.name, tutor, "", assistant.train, 1))
+        tutor = assistant.name
+    student = checked.student
+    if not student.ready:
+        found.append(Training("students alone", "student", "", "", plan, seeds))
+        if student.peers:
+            found.append(Training("peers", "student", tutor, "", plan, seeds * student.peers))
+        elif checked.taught:
+            found.append(Training("students taught", "student", tutor, "", plan, seeds * (student.generations or 1)))
+            found += [Training(name, "student", tutor, name, plan, seeds) for name in checked.compare]
+        if checked.assistants:
+            found.append(Training("students of the teacher itself", "student", "teachers", "", plan, seeds))
+    for name, steps in checked.compress.items():
+        # As the whole student, though it is smaller by then.
+        epochs = sum(step.recover.epochs * step.rounds for step in steps)
+        again = plan.model_copy(update={"epochs": epochs})
+        found += [Training(f"recovery of {name}", "student", whose, "", again, seeds) for whose in (tutor, "")]
+    if checked.budget:
+        again = plan.model_copy(update={"epochs": 2 * checked.budget.recover.epochs})  # pruned, then factorised
+        found.append(Training("the search, at most", "student", tutor, "", again, checked.budget.trials))
+    return [one for one in found if one.plan.epochs]
+
+
+def forecast(job: Job, *, clock: Clock = time.perf_counter) -> Forecast:
+    """Measure a few steps of everything a job trains, and say what the whole takes.
+
+    Args:
+        job: after `dry_build`, with its `views` settled. Nothing is trained that is kept, and nothing written.
+        clock: gives seconds.
+    """
+    networks = _networks(job)
+    kinds = {one.kind: one.plan for one in reversed(trainings(job.recipe))}  # of each the first plan
+    paces = {kind: _step_seconds(job, kind, plan, networks, clock) for kind, plan in kinds.items()}
+    passes = {learner: _pass_seconds(job, networks[learner], clock) for learner in {kind[0] for kind in kinds}}
+    seconds = _training_seconds(job.recipe, len(job.data.train), paces, passes)
+    if job.views:
+        asked = _asked(job.recipe)
+        rows = len(job.data.train) * job.views
+        each = {name: _asked_seconds(job, name, networks[name], clock) for name in asked}
+        if asked:
+            seconds["the teachers' answers"] = rows * sum(count * each[name] for name, count in asked.items())
+    sizes = {name: _weights_bytes(network) for name, network in networks.items()}
+    run_bytes = sum(one.count * _kept_bytes(one.plan, sizes[one.learner]) for one in trainings(job.recipe))
+    stored, limit_bytes = stored_bytes(job) * job.views, int(job.recipe.cache.limit_gb * 1e9)
+    return Forecast(seconds, stored, run_bytes, room(limit_bytes), free_bytes(job.folder.absolute()))
+
+
+def _training_seconds(
+    checked: Recipe, rows: int, paces: Mapping[Kind, float], passes: Mapping[str, float]
+) -> dict[str, float]:
+    """The time of all trainings by what they are: steps times a step's, epochs times a pass over validation."""
+    found: dict[str, float] = {}
+    for one in trainings(checked):
+        epoch = steps_in_epoch(rows, one.plan.batch_size) * paces[one.kind] + passes[one.learner]
+        found[one.what] = found.get(one.what, 0.0) + one.count * one.plan.epochs * epoch
+    return found
+
+
+def _asked(checked: Recipe) -> dict[str, int]:
+    """Whose answers are stored, and how many networks of that name there are."""
+    asked = dict.fromkeys([*(t.name for t in checked.teachers), *(a.name for a in checked.assistants)], 1)
+    own = checked.student.generations or (checked.smaller and not checked.teachers)
+    return asked | ({"student": len(checked.seeds) * int(own)} if own else {})
+
+
+# --- what is measured ----------------------------------------------------------------------------
+
+
+def _networks(job: Job) -> dict[str, nn.Module]:
+    """Every network of a recipe by name, as quick as it will be when it has learned something."""
+
+    def made(spec: Network) -> nn.Module:
+        if not spec.asked:
+            spec = spec.model_copy(update={"pretrained": False, "weights": None})
+        return job.network(spec).to(job.device)
+
+    checked = job.recipe
+    found = {teacher.name: made(teacher) for teacher in checked.teachers}
+    found |= {assistant.name: made(assistant) for assistant in checked.assistants}
+    return {**found, "student": made(checked.student)}
+
+
+def _step_seconds(job: Job, kind: Kind, plan: Plan, networks: Mapping[str, nn.Module], clock: Clock) -> float:
+    """The median time of a training step, from the asking for one batch to that for the next."""
+    learner, tutor, variant = kind
+    data, size = job.data, min(plan.batch_size, len(job.data.train))
+    rows = data.train[: BATCHES * size]
+    wanted = (WARM_STEPS + MOST + 1) * size
+    rows = rows.repeat(math.ceil(wanted / len(rows)))[:wanted]
+    few = replace(data, train=rows, val=data.val[:8])  # the rows of an epoch, and hardly a validation
+    teacher, objective = None, job.label_objective(plan)
+    if tutor:
+        told = [networks[spec.name] for spec in job.recipe.teachers] if tutor == "teachers" else [networks[tutor]]
+        fitting = job.fittings[learner, tutor, variant]
+        head = told[0].get_submodule(f"model.{fitting.head}") if fitting.needs_head else None
+        objective = fitting.objective(plan, 0, head)  # type: ignore[arg-type]
+        teacher = _teacher(job, tutor, told, torch.unique(rows))
+    marks: list[float] = []
+
+    def fetch(part: Tensor, view: int) -> Batch:
+        if job.device.type == "cuda":
+            torch.cuda.synchronize(job.device)
+        marks.append(clock())
+        if len(marks) > WARM_STEPS + FEWEST and marks[-1] - marks[0] > ENOUGH_SECONDS:
+            raise _EnoughError
+        return given(part, view)
+
+    given = job.fetch(stored=False)
+    once = plan.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "patience": None, "select": "last"})
+    run = job.recipe.run.model_copy(update={"trackers": []})
+    with contextlib.suppress(_EnoughError):
+        fit(networks[learner], objective, teacher, few, once, fetch=fetch, views=1, run=run, label=learner)
+    return median(after - before for before, after in zip(marks[WARM_STEPS:], marks[WARM_STEPS + 1 :], strict=False))
+
+
+class _EnoughError(Exception):
+    pass
+
+
+def _teacher(job: Job, tutor: str, networks: Sequence[nn.Module], rows: Tensor) -> Teacher:
+    """Whom a student learns from: live without views, or as its stored answers are read."""
+    asked = [job.frozen(tutor, network, torch.float32) for network in networks]
+    live: Teacher = asked[0] if len(asked) == 1 else Ensemble(asked, lambda told: told.mean(0))
+    if not job.views:
+        return live
+    place = torch.full((len(job.data.x),), -1, device=job.device)
+    place[rows.to(job.device)] = torch.arange(len(rows), device=job.device)
+    fetch: Fetch = job.fetch(stored=False)
+    known = [live(fetch(part, 0)) for part in torch.split(rows, 64)]
+    prediction = torch.cat([one.prediction for one in known])
+    features = {name: torch.cat([one.features[name] for one in known]) for name in known[0].features}
+
+    def read(batch: Batch) -> Output:
+        found = place[batch.index]
+        return Output(prediction[found], {name: feature[found] for name, feature in features.items()})
+
+    return read
+
+
+def _pass_seconds(job: Job, network: nn.Module, clock: Clock) -> float:
+    """The time of a pass over the validation rows."""
+    rows = job.data.val[:SCORED]
+    evaluate.assess(network, job.data, rows[:64], device=job.device)
+    started = clock()
+    evaluate.assess(network, job.data, rows, device=job.device)
+    return (clock() - started) * len(job.data.val) / len(rows)
+
+
+def _asked_seconds(job: Job, name: str, network: nn.Module, clock: Clock) -> float:
+    """The time of one row of a network's answers, its augmented image and all."""
+    tutor = name if (name == "student" or name in {a.name for a in job.recipe.assistants}) else "teachers"
+    frozen, fetch = job.frozen(tutor, network, torch.float32), job.fetch(stored=False)
+    size = min(512 if job.device.type == "cuda" else 64, len(job.data.train))
+    times = []
+    for _ in range(3):
+        started = clock()
+        frozen(fetch(job.data.train[:size], 0)).prediction.cpu()
+        times.append((clock() - started) / size)
+    return median(times[1:])
+
+
+def _weights_bytes(network: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
+
+
+def _kept_bytes(plan: Plan, weights: int) -> int:
+    """What one training leaves in its folder: best, last, and a checkpoint with what the optimizer remembers."""
+    remembered = 1 if plan.optimizer == "sgd" else 2
+    return weights * (3 + remembered + bool(plan.ema))
+
+
+# --- in words ------------------------------------------------------------------------------------
+
+
+def time_words(found: Forecast) -> str:
+    """How long the job takes, the longest parts first."""
+    parts = sorted(found.seconds.items(), key=lambda part: -part[1])
+    shown = ", ".join(f"{what} {duration(seconds)}" for what, seconds in parts)
+    return f"about {duration(sum(found.seconds.values()))} here ({shown}), without files and their measuring"
+
+
+def disk_words(found: Forecast, folder: Path) -> str:
+    """How much of the disk the job takes."""
+    return (
+        f"about {in_words(found.run_bytes)} in {folder} of {in_words(found.run_room)} free, and "
+        f"{in_words(found.stored_bytes)} of stored answers of {in_words(found.stored_room)} free"
+    )
