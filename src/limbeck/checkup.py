@@ -51,7 +51,7 @@ def checkup(
     export.check_available(checked.export)
     job = begin(checked, folder, make_accelerator(checked.run), progress, trust=trust)
     found = [Finding("note", "data", "source", note) for note in job.data.notes]
-    found += doctor.rows(job.data)
+    found += doctor.survey(job.data)
     dry_build(job)
     job.views = likely_views(job)
     found += _teachers(job)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,7 @@ from limbeck import evaluate
 from limbeck.job import Job
 from limbeck.recipe import Network, Plan, Recipe
 from limbeck.report.words import duration
+from limbeck.runtime import cache_dir
 from limbeck.start import stored_bytes
 from limbeck.store import free_bytes, in_words, room
 from limbeck.teachers import Ensemble
@@ -26,6 +30,7 @@ from limbeck.types import Batch, Fetch, Output, Teacher
 WARM_STEPS, FEWEST, MOST = 3, 3, 60  # steps of one kind
 ENOUGH_SECONDS = 5.0  # after which no more than the fewest are taken
 BATCHES = 4  # that steps are taken on, in turn
+EPOCHS = 5  # of one step, to see what an epoch adds
 SCORED = 2000  # validation rows that a pass over them is timed on
 Clock = Callable[[], float]
 Kind = tuple[str, str, str]  # learner, tutor ("" for labels alone), variant
@@ -55,6 +60,13 @@ class Training:
     def kind(self) -> Kind:
         """What the time of a step depends on."""
         return self.learner, self.tutor, self.variant
+
+
+class Pace(NamedTuple):
+    """Seconds of a training step, and what an epoch adds: metrics, weights and a checkpoint that are written."""
+
+    step: float
+    epoch: float
 
 
 @dataclass(frozen=True)
@@ -116,12 +128,12 @@ def forecast(job: Job, *, clock: Clock = time.perf_counter) -> Forecast:
     """Measure a few steps of everything a job trains, and say what the whole takes.
 
     Args:
-        job: after `dry_build`, with its `views` settled. Nothing is trained that is kept, and nothing written.
+        job: after `dry_build`, with its `views` settled. Nothing that is trained or written is kept.
         clock: gives seconds.
     """
     networks = _networks(job)
     kinds = {one.kind: one.plan for one in reversed(trainings(job.recipe))}  # of each the first plan
-    paces = {kind: _step_seconds(job, kind, plan, networks, clock) for kind, plan in kinds.items()}
+    paces = {kind: _pace(job, kind, plan, networks, clock) for kind, plan in kinds.items()}
     passes = {learner: _pass_seconds(job, networks[learner], clock) for learner in {kind[0] for kind in kinds}}
     seconds = _training_seconds(job.recipe, len(job.data.train), paces, passes)
     if job.views:
@@ -137,12 +149,13 @@ def forecast(job: Job, *, clock: Clock = time.perf_counter) -> Forecast:
 
 
 def _training_seconds(
-    checked: Recipe, rows: int, paces: Mapping[Kind, float], passes: Mapping[str, float]
+    checked: Recipe, rows: int, paces: Mapping[Kind, Pace], passes: Mapping[str, float]
 ) -> dict[str, float]:
     """The time of all trainings by what they are: steps times a step's, epochs times a pass over validation."""
     found: dict[str, float] = {}
     for one in trainings(checked):
-        epoch = steps_in_epoch(rows, one.plan.batch_size) * paces[one.kind] + passes[one.learner]
+        pace = paces[one.kind]
+        epoch = steps_in_epoch(rows, one.plan.batch_size) * pace.step + pace.epoch + passes[one.learner]
         found[one.what] = found.get(one.what, 0.0) + one.count * one.plan.epochs * epoch
     return found
 
@@ -171,21 +184,42 @@ def _networks(job: Job) -> dict[str, nn.Module]:
     return {**found, "student": made(checked.student)}
 
 
-def _step_seconds(job: Job, kind: Kind, plan: Plan, networks: Mapping[str, nn.Module], clock: Clock) -> float:
-    """The median time of a training step, from the asking for one batch to that for the next."""
+def _pace(job: Job, kind: Kind, plan: Plan, networks: Mapping[str, nn.Module], clock: Clock) -> Pace:
+    """What a step of a training takes, from the asking for one batch to that for the next, and what an epoch adds."""
     learner, tutor, variant = kind
-    data, size = job.data, min(plan.batch_size, len(job.data.train))
-    rows = data.train[: BATCHES * size]
-    wanted = (WARM_STEPS + MOST + 1) * size
-    rows = rows.repeat(math.ceil(wanted / len(rows)))[:wanted]
-    few = replace(data, train=rows, val=data.val[:8])  # the rows of an epoch, and hardly a validation
+    size = min(plan.batch_size, len(job.data.train))
+    rows = job.data.train[: BATCHES * size]
     teacher, objective = None, job.label_objective(plan)
     if tutor:
         told = [networks[spec.name] for spec in job.recipe.teachers] if tutor == "teachers" else [networks[tutor]]
         fitting = job.fittings[learner, tutor, variant]
         head = told[0].get_submodule(f"model.{fitting.head}") if fitting.needs_head else None
         objective = fitting.objective(plan, 0, head)  # type: ignore[arg-type]
-        teacher = _teacher(job, tutor, told, torch.unique(rows))
+        teacher = _teacher(job, tutor, told, rows)
+
+    def intervals(wanted: Tensor, epochs: int, folder: Path | None) -> list[float]:
+        few = replace(job.data, train=wanted, val=job.data.val[:8])  # hardly a validation
+        once = plan.model_copy(update={"epochs": epochs, "warmup_epochs": 0.0, "patience": None})
+        run = job.recipe.run.model_copy(update={"trackers": []})
+        fetch, marks = _timed(job, clock)
+        with contextlib.suppress(_EnoughError):
+            fit(
+                *(networks[learner], objective, teacher, few, once),
+                fetch=fetch, folder=folder, views=1, run=run, label=learner,
+            )  # fmt: skip
+        return [after - before for before, after in itertools.pairwise(marks)]
+
+    wanted = (WARM_STEPS + MOST + 1) * size
+    step = median(intervals(rows.repeat(math.ceil(wanted / len(rows)))[:wanted], 1, None)[WARM_STEPS:])
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".forecast-") as scratch:
+        ends = intervals(rows[:size], EPOCHS, Path(scratch))
+    return Pace(step, max(0.0, median(ends[1:]) - step))
+
+
+def _timed(job: Job, clock: Clock) -> tuple[Fetch, list[float]]:
+    """What gives batches, and when each was asked for."""
+    given = job.fetch(stored=False)
     marks: list[float] = []
 
     def fetch(part: Tensor, view: int) -> Batch:
@@ -196,12 +230,7 @@ def _step_seconds(job: Job, kind: Kind, plan: Plan, networks: Mapping[str, nn.Mo
             raise _EnoughError
         return given(part, view)
 
-    given = job.fetch(stored=False)
-    once = plan.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "patience": None, "select": "last"})
-    run = job.recipe.run.model_copy(update={"trackers": []})
-    with contextlib.suppress(_EnoughError):
-        fit(networks[learner], objective, teacher, few, once, fetch=fetch, views=1, run=run, label=learner)
-    return median(after - before for before, after in zip(marks[WARM_STEPS:], marks[WARM_STEPS + 1 :], strict=False))
+    return fetch, marks
 
 
 class _EnoughError(Exception):
@@ -231,9 +260,9 @@ def _teacher(job: Job, tutor: str, networks: Sequence[nn.Module], rows: Tensor) 
 def _pass_seconds(job: Job, network: nn.Module, clock: Clock) -> float:
     """The time of a pass over the validation rows."""
     rows = job.data.val[:SCORED]
-    evaluate.assess(network, job.data, rows[:64], device=job.device)
+    evaluate.predict(network, job.data, rows[:64], device=job.device)
     started = clock()
-    evaluate.assess(network, job.data, rows, device=job.device)
+    evaluate.predict(network, job.data, rows, device=job.device)
     return (clock() - started) * len(job.data.val) / len(rows)
 
 

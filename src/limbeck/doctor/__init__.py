@@ -13,14 +13,24 @@ from limbeck.data import Data
 from limbeck.doctor.finding import Finding, Level, sample
 from limbeck.doctor.inputs import misfit
 from limbeck.doctor.outputs import class_order, softmax, temperature, values
-from limbeck.doctor.rows import rows
+from limbeck.doctor.rows import survey
 from limbeck.doctor.steadiness import bfloat16_is_safe, numbers, precision, steadiness
 from limbeck.doctor.worth import doubts, straight_line, weaker
 from limbeck.foreign.outputs import Read
 from limbeck.models import foreign
 from limbeck.recipe import Network
 
-__all__ = ["Finding", "Level", "bfloat16_is_safe", "doubts", "examine", "precision", "rows", "straight_line", "weaker"]
+__all__ = [
+    "Finding",
+    "Level",
+    "bfloat16_is_safe",
+    "doubts",
+    "examine",
+    "precision",
+    "straight_line",
+    "survey",
+    "weaker",
+]
 
 
 def examine(
@@ -42,17 +52,21 @@ def examine(
     found: list[Finding | None] = [numbers(name, network, data, prediction)]
     if not prediction.isfinite().all():
         return [one for one in found if one]
-    looked = sample(torch.arange(len(data.val)))
-    few, given = data.val[looked], prediction[looked]
+    looked, rows = sample(torch.arange(len(data.val))), data.val
+    few, given = rows[looked], prediction[looked]
     inner = foreign(network)
     if inner is None or not inner.keyed:
         found.append(steadiness(name, network, data, few, device))
-        found.append(misfit(name, network, data, few, given, device))
+        inputs, fitting = misfit(name, network, data, few, given, device)
+        found.append(inputs)
+        if fitting is not given:  # its outputs mean little until that is put right
+            prediction, rows = fitting, few
     if data.task.kind == "classification":
         read_as = next((module.how for module in network.modules() if isinstance(module, Read)), "")
-        found.append(softmax(name, prediction, spec, read_as=read_as))
-        found.append(class_order(name, prediction, data, spec))
-        found.append(temperature(name, prediction, data))
+        doubled = softmax(name, prediction, spec, read_as=read_as)
+        found += [doubled, class_order(name, prediction, data, rows, spec)]
+        if doubled is None or doubled.level == "ok":  # or it follows from that
+            found.append(temperature(name, prediction, data, rows))
     else:
-        found.append(values(name, prediction, data, spec))
+        found.append(values(name, prediction, data, rows, spec))
     return [one for one in found if one]

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from limbeck import evaluate
 from limbeck.data import Data, targets
+from limbeck.doctor.alignment import luck, r2, recognised, straightened
 
 Level = Literal["ok", "note", "warning"]
 
 SURE = 1e-3  # a finding is told if chance alone would make it look so less often than that
-LOOKED_AT = 256  # validation rows that a model is tried on in ways that it was not brought along in
+LOOKED_AT = 512  # validation rows that a model is tried on in ways that it was not brought along in
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,31 @@ def level_of(data: Data, prediction: Tensor, rows: Tensor) -> float:
     truth = targets(data, rows, "cpu")
     if data.task.kind == "classification":
         return float((prediction.argmax(1) == truth).double().mean())
-    missed = (evaluate.means(data.task, prediction) - truth).double().square().sum()
-    return 1 - float(missed / (truth - truth.mean(0)).double().square().sum().clamp_min(1e-12))
+    return r2(evaluate.means(data.task, prediction).double(), truth.double())
+
+
+def recognition(data: Data, prediction: Tensor, rows: Tensor) -> float:
+    """As `level_of`, but classes may stand in another order: that is another fault."""
+    if data.task.kind == "classification":
+        return float(_hits(data, prediction, rows).double().mean())
+    return level_of(data, prediction, rows)
 
 
 def better_by_chance(data: Data, prediction: Tensor, other: Tensor, rows: Tensor) -> float:
-    """How likely `prediction` looks as much better than `other` on the same rows as it does, were it not."""
+    """How likely the `recognition` of one looks as much better than the other's as it does, were it not."""
+    if data.task.kind == "classification":
+        return luck(_hits(data, other, rows), _hits(data, prediction, rows))
     return evaluate.loss(data.task, prediction, other, targets(data, rows, "cpu")).p_more
+
+
+def in_any_unit(data: Data, prediction: Tensor, rows: Tensor) -> float:
+    """The R2 of values [N, outputs] after a straight line through them."""
+    truth, given = targets(data, rows, "cpu").double(), evaluate.means(data.task, prediction).double()
+    return r2(straightened(truth, given), truth)
+
+
+def _hits(data: Data, prediction: Tensor, rows: Tensor) -> Tensor:
+    return recognised(targets(data, rows, "cpu"), prediction.argmax(1), data.task.width)
 
 
 def metric_words(data: Data, value: float) -> str:

@@ -10,10 +10,21 @@ from torch import Tensor, nn
 
 from limbeck import evaluate
 from limbeck.data import Data
-from limbeck.doctor.finding import SURE, Finding, better_by_chance, level_of, metric_words, sure_words
+from limbeck.doctor.finding import (
+    SURE,
+    Finding,
+    Level,
+    better_by_chance,
+    in_any_unit,
+    metric_words,
+    recognition,
+    sure_words,
+)
 from limbeck.models import PREPROCESSING, Normalized
 
-MARGIN = 0.05  # of accuracy or R2: what fits better by less is not told
+MARGIN, MUCH = 0.02, 0.05  # of accuracy or R2: what fits better by less is not told, or a note
+TIED = 0.01
+KNOWN = 0.25  # of what the commonest class leaves: a network that knows nothing may by chance know it better turned
 SHOWN = 4  # numbers of `mean` and `std` that are written out
 
 
@@ -34,7 +45,7 @@ class Way:
 
 def misfit(
     name: str, network: nn.Module, data: Data, rows: Tensor, given: Tensor, device: torch.device | str
-) -> Finding | None:
+) -> tuple[Finding | None, Tensor]:
     """Try the usual ways to give a network its inputs, and say which fits best.
 
     Args:
@@ -46,28 +57,41 @@ def misfit(
         device: where it runs.
 
     Returns:
-        A warning if one fits clearly better than what the recipe says; None where there is nothing to try.
+        A warning if one fits clearly better than what the recipe says, None where there is nothing to try; and what the
+        network answers if it is given its inputs in the way that fits.
     """
     tried: list[tuple[float, Way, Tensor]] = []
     for way in _ways(network, data):
         prediction = evaluate.predict(way.network.to(device), data, rows, device=device)
         if prediction.isfinite().all():
-            tried.append((level_of(data, prediction, rows), way, prediction))
+            tried.append((recognition(data, prediction, rows), way, prediction))
     if not tried:
-        return None
-    own = level_of(data, given, rows)
+        return None, given
+    own = recognition(data, given, rows)
     best, way, prediction = max(tried, key=lambda one: one[0])
+    equal = [other.name for level, other, _ in tried if other is not way and best - level <= TIED]
     figures = {"as_it_is": own, "best_other": best, "rows": float(len(rows))}
     levels = metric_words(data, own), metric_words(data, best)
     chance = better_by_chance(data, prediction, given, rows)
-    if best - own >= MARGIN and chance < SURE:
+    if best - own >= MARGIN and best >= _needed(data, rows, given) and chance < SURE:
         text = (
             f"was taught other inputs than it is given: {levels[0]} as it is, {levels[1]} with {way.name} "
             f"({sure_words(len(rows), chance)}; {len(tried)} other ways tried)"
         )
-        return Finding("warning", name, "inputs", text, way.hint, figures)
+        text += f"; about as good: {', '.join(equal)}" if equal else ""
+        level: Level = "warning" if best - own >= MUCH else "note"
+        return Finding(level, name, "inputs", text, way.hint, figures), prediction
     text = f"inputs fit: {levels[0]} as it is; the next of {len(tried)} other ways, {way.name}, {levels[1]}"
-    return Finding("ok", name, "inputs", text, figures=figures)
+    return Finding("ok", name, "inputs", text, figures=figures), given
+
+
+def _needed(data: Data, rows: Tensor, given: Tensor) -> float:
+    """What a way must reach to be believed."""
+    if data.task.kind == "regression":
+        # Values in another unit may come nearer by other inputs, too, but not as near as in their unit.
+        return max(0.0, in_any_unit(data, given, rows) - MUCH)
+    commonest = float(torch.bincount(data.y[rows]).max()) / len(rows)
+    return commonest + KNOWN * (1 - commonest)
 
 
 def _ways(network: nn.Module, data: Data) -> Iterator[Way]:

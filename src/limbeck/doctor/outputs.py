@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck import evaluate
 from limbeck.data import Data, targets
+from limbeck.doctor.alignment import believable, line, luck, orders, r2, straightened
 from limbeck.doctor.finding import SURE, Finding, sure_words
 from limbeck.evaluate import metrics
 from limbeck.models import gives_probabilities
@@ -19,41 +20,37 @@ STABLE = 0.9  # the share of exchanged classes that both halves of the rows must
 CERTAIN = 0.8  # the likeliest class of the typical row, where a softmax was applied twice
 RESCALED = 0.1  # of R2: what a straight line through the values must gain
 COLD, HOT = 0.05, 20.0  # temperatures that are looked at
+EVEN, MISSED = 0.25, 0.2  # a temperature below which soft targets are strangely even, and the error that it puts right
 FEW = 50  # rows below which no temperature is fitted
 
 
-def class_order(name: str, prediction: Tensor, data: Data, spec: Network) -> Finding | None:
+def class_order(name: str, prediction: Tensor, data: Data, rows: Tensor, spec: Network) -> Finding | None:
     """Whether a teacher knows the same classes in another order.
 
-    The order is the assignment of outputs to classes with the most hits (Kuhn, 1955, "The Hungarian method"). It is
-    found on one half of the rows and tried on the other, both ways, and told only if both halves find the same and the
-    classes concerned are recognised by it and not as they stand.
+    It is told only if both halves of the rows find the same order, and the classes concerned are recognised in the
+    order that the other half gives, and are not as they stand.
 
     Args:
         name: of the teacher.
-        prediction: its logits [N, C] for all validation rows.
+        prediction: its logits [N, C].
         data: the task and the labels.
+        rows: int64 [N], of the validation split.
         spec: may name the model's own classes.
     """
-    truth, said = targets(data, data.val, "cpu"), prediction.argmax(1)
+    truth, said = targets(data, rows, "cpu"), prediction.argmax(1)
     width, names = data.task.width, data.task.names
-    half = torch.zeros(len(truth), dtype=torch.bool)
-    for label in range(width):  # every other row of each class
-        half[(truth == label).nonzero().flatten()[::2]] = True
-    whole, first, second = (_assigned(truth[rows], said[rows], width) for rows in (half | ~half, half, ~half))
-    counts = torch.bincount(truth, minlength=width)
+    found = orders(truth, said, width)
+    whole, counts = found.whole, torch.bincount(truth, minlength=width)
     moved = (whole != torch.arange(width)) & (counts >= ROWS_OF_A_CLASS)
     if int(moved.sum()) < 2:
         return None
-    stable = moved & (first == second)
+    stable = moved & (found.first == found.second)
     if int(stable.sum()) < STABLE * int(moved.sum()):
         return None
-    rows = moved[truth]
-    # The other half's order, so that no row is judged by an order that was made for it.
-    crossed = torch.where(half, second[truth], first[truth])
-    before, after = (said[rows] == truth[rows]).double(), (said[rows] == crossed[rows]).double()
-    chance = _luck(before, after)
-    if after.mean() < 0.5 or before.mean() > after.mean() / 2 or chance >= SURE:
+    concerned = moved[truth]
+    before, after = (hits[concerned] for hits in (said == truth, found.hits(truth, said)))
+    chance = luck(before, after)
+    if not believable(before, after) or chance >= SURE:
         return None
     own, order = list(spec.classes or names), _order(spec, names)
     for label, output in enumerate(whole.tolist()):
@@ -61,7 +58,7 @@ def class_order(name: str, prediction: Tensor, data: Data, spec: Network) -> Fin
     level, then = (float((said == wanted).double().mean()) for wanted in (truth, whole[truth]))
     text = (
         f"knows the classes in another order: accuracy {100 * level:.1f} % as it is, {100 * then:.1f} % after "
-        f"{int(moved.sum())} of {width} classes change places ({sure_words(int(rows.sum()), chance)})"
+        f"{int(moved.sum())} of {width} classes change places ({sure_words(int(concerned.sum()), chance)})"
     )
     if unsure := [names[n] for n in (moved & ~stable).nonzero().flatten().tolist()]:
         text += f"; not sure of {', '.join(unsure)}"
@@ -69,23 +66,6 @@ def class_order(name: str, prediction: Tensor, data: Data, spec: Network) -> Fin
         text += f"; too few rows to tell of {', '.join(few)}"
     hint = f"write `classes: {json.dumps(own, ensure_ascii=False)}`"
     return Finding("warning", name, "classes", text, hint, {"as_it_is": level, "in_order": then})
-
-
-def _assigned(truth: Tensor, said: Tensor, width: int) -> Tensor:
-    """Which output stands for each class, int64 [C]: the assignment with the most hits, its own where even."""
-    from scipy.optimize import linear_sum_assignment
-
-    hits = torch.bincount(truth * width + said, minlength=width * width).view(width, width).double()
-    hits += 0.5 * torch.eye(width, dtype=torch.float64)
-    return torch.as_tensor(linear_sum_assignment(hits.numpy(), maximize=True)[1])
-
-
-def _luck(before: Tensor, after: Tensor) -> float:
-    """The chance of so uneven a split of the rows that only one of two readings has right (McNemar, 1947)."""
-    from scipy.stats import binomtest
-
-    won, lost = (int(((after - before) == sign).sum()) for sign in (1, -1))
-    return float(binomtest(won, won + lost, alternative="greater").pvalue) if won + lost else 1.0
 
 
 def _order(spec: Network, names: tuple[str, ...]) -> list[int]:
@@ -125,57 +105,43 @@ def softmax(name: str, prediction: Tensor, spec: Network, *, read_as: str) -> Fi
     return Finding("warning", name, "softmax", text, hint, {"certainty": float(shares.amax(1).median())})
 
 
-def values(name: str, prediction: Tensor, data: Data, spec: Network) -> Finding | None:
+def values(name: str, prediction: Tensor, data: Data, rows: Tensor, spec: Network) -> Finding | None:
     """Whether a teacher's values are in another unit than they are read in.
 
     A straight line from its values to the true ones is fitted on each half of the rows and tried on the other.
 
     Args:
         name: of the teacher.
-        prediction: standardised values [N, K] for all validation rows.
+        prediction: standardised values [N, K].
         data: the task and the scaling of values.
+        rows: int64 [N], of the validation split.
         spec: of the recipe.
     """
-    truth, given = targets(data, data.val, "cpu").double(), evaluate.means(data.task, prediction).double()
+    truth, given = targets(data, rows, "cpu").double(), evaluate.means(data.task, prediction).double()
     if len(truth) < FEW or bool((given.std(0) < 1e-9).any()):
         return None
-    halves = [slice(0, None, 2), slice(1, None, 2)]
-    fitted = torch.empty_like(truth)
-    for own, other in (halves, halves[::-1]):
-        slope, shift = _line(given[own], truth[own])
-        fitted[other] = slope * given[other] + shift
-    level, then = _r2(given, truth), _r2(fitted, truth)
+    fitted = straightened(truth, given)
+    level, then = r2(given, truth), r2(fitted, truth)
     if then - max(level, 0.0) < RESCALED:
         return None
     hint = "give them in the target's own unit, by a last layer that scales and shifts them"
     if data.targets is not None and spec.asked:
         mean, std = data.targets.mean.double(), data.targets.std.double()
         # What is taken for values in the target's unit has had its mean taken off and been divided by its deviation.
-        if spec.outputs is None and _r2(given * std + mean, truth) > then - RESCALED:
+        if spec.outputs is None and r2(given * std + mean, truth) > then - RESCALED:
             hint = "write `outputs: standardised`"
-        elif spec.outputs == "standardised" and _r2((given - mean) / std, truth) > then - RESCALED:
+        elif spec.outputs == "standardised" and r2((given - mean) / std, truth) > then - RESCALED:
             hint = "leave `outputs: standardised` out"
-    slope, shift = _line(given, truth)
-    line = ", ".join(f"{s:.3g} x {b:+.3g}" for s, b in zip(slope.tolist(), shift.tolist(), strict=True))
+    slope, shift = line(given, truth)
+    shown = ", ".join(f"{s:.3g} x {b:+.3g}" for s, b in zip(slope.tolist(), shift.tolist(), strict=True))
     text = (
         f"gives values in another unit: R2 {level:.3f} as it is, {then:.3f} after a line through them "
-        f"({line}, standardised; {len(truth):,} validation rows)"
+        f"({shown}, standardised; {len(truth):,} validation rows)"
     )
     return Finding("warning", name, "unit", text, hint, {"as_it_is": level, "rescaled": then})
 
 
-def _line(given: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and shift of the least squares line of each output."""
-    centred = given - given.mean(0)
-    slope = (centred * (truth - truth.mean(0))).sum(0) / centred.square().sum(0).clamp_min(1e-12)
-    return slope, truth.mean(0) - slope * given.mean(0)
-
-
-def _r2(given: Tensor, truth: Tensor) -> float:
-    return 1 - float((given - truth).square().sum() / (truth - truth.mean(0)).square().sum().clamp_min(1e-12))
-
-
-def temperature(name: str, prediction: Tensor, data: Data) -> Finding | None:
+def temperature(name: str, prediction: Tensor, data: Data, rows: Tensor) -> Finding | None:
     """The temperature at which a teacher's probabilities are most likely on validation.
 
     Guo et al., 2017, "On Calibration of Modern Neural Networks": above 1 it is too sure of itself, below 1 not enough.
@@ -183,12 +149,13 @@ def temperature(name: str, prediction: Tensor, data: Data) -> Finding | None:
 
     Args:
         name: of the teacher.
-        prediction: logits [N, C] for all validation rows.
+        prediction: logits [N, C].
         data: the task and the labels.
+        rows: int64 [N], of the validation split.
     """
     from scipy.optimize import minimize_scalar
 
-    truth, logits = targets(data, data.val, "cpu"), prediction.double()
+    truth, logits = targets(data, rows, "cpu"), prediction.double()
     if len(truth) < FEW:
         return None
 
@@ -204,4 +171,7 @@ def temperature(name: str, prediction: Tensor, data: Data) -> Finding | None:
         f"calibration error {100 * before['ece']:.1f} % to {100 * after['ece']:.1f} %)"
     )
     figures = {"temperature": fitted, "ece": before["ece"], "ece_after": after["ece"]}
+    if fitted < EVEN and before["ece"] - after["ece"] > MISSED:
+        hint = f"its soft targets are strangely even: divide its logits by {fitted:.2g}, or choose lower temperatures"
+        return Finding("note", name, "temperature", text, hint, figures)
     return Finding("ok", name, "temperature", text, figures=figures)

@@ -16,7 +16,7 @@ LEAKED = 0.01  # of the validation or test rows
 NAMED = 8
 
 
-def rows(data: Data) -> list[Finding]:
+def survey(data: Data) -> list[Finding]:
     """What there is to say about a data set. Of the test split only inputs are looked at, for rows that stand twice."""
     found = [*_classes(data), *_duplicates(data)]
     counts = ", ".join(f"{count:,} {split}" for split, count in data.counts().items())

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from limbeck import evaluate
 from limbeck.data import Data, pixels, targets
-from limbeck.doctor.finding import Finding, better_by_chance, level_of, metric_words, sure_words
+from limbeck.doctor.finding import Finding, level_of, metric_words, sure_words
 
 LINE_ROWS = 2000
 LINE_SIDE = 16  # pixels, to which larger images are averaged for it
@@ -46,7 +47,7 @@ def weaker(name: str, prediction: Tensor, data: Data, other: Tensor, whose: str)
     own, against = level_of(data, prediction, data.val), level_of(data, other, data.val)
     figures = {"teacher": own, "other": against}
     levels = f"{metric_words(data, own)} against {metric_words(data, against)}"
-    chance = better_by_chance(data, other, prediction, data.val)
+    chance = evaluate.loss(data.task, other, prediction, targets(data, data.val, "cpu")).p_more
     if against - own >= MARGIN and chance < CHANCE:
         text = f"{whose} is better than this teacher: {levels} ({sure_words(len(data.val), chance)})"
         hint = "look at the other findings first; if there are none, take a better teacher"

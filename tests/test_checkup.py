@@ -1,0 +1,234 @@
+"""`limbeck doctor` over whole recipes: what it says, what it leaves alone, how long it says a job will take."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_pipeline import tiny, write
+
+import limbeck
+from limbeck import cache, forecast, recipe, start
+from limbeck.checkup import checkup
+from limbeck.cli.app import app
+from limbeck.devices import make_accelerator
+from limbeck.forecast import trainings
+from limbeck.runtime import Progress
+
+LONG = tiny(
+    data={"source": "digits", "split": {"val": 0.2, "test": 0.25}},
+    teachers=[
+        {"model": "conv-leaky", "options": {"channels": [16, 16]},
+         "train": {"epochs": 8, "batch_size": 32, "lr": 3e-3}}
+    ],
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    return folder, limbeck.run(LONG, out=folder)
+
+
+def with_weights(file, **keys):
+    network = {"model": "conv-leaky", "options": {"channels": [16, 16]}, "weights": str(file), **keys}
+    return {**LONG, "teachers": [network]}
+
+
+def told(found, about=None):
+    return [(one.what, one.level) for one in found if one.level != "ok" and about in (None, one.about)]
+
+
+def test_a_sound_recipe_gets_no_warning_and_nothing_is_written(finished, tmp_path):
+    folder, _ = finished
+    found = checkup(with_weights(folder / "teacher" / "best.safetensors"), out=tmp_path / "run")
+    assert told(found) == []
+    assert {one.what for one in found} >= {
+        "rows", "numbers", "steadiness", "inputs", "temperature", "worth", "time", "disk", "precision"
+    }  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_permuted_head_is_found_and_the_hint_puts_it_right(finished, tmp_path):
+    state = load_file(finished[0] / "teacher" / "best.safetensors")
+    last = [name.removesuffix(".weight") for name in state if state[name].ndim == 2][-1]
+    turned = torch.roll(torch.arange(10), 3)
+    for part in ("weight", "bias"):
+        state[f"{last}.{part}"] = state[f"{last}.{part}"][turned].clone()
+    meta = {"producer": "limbeck", "mean": "[0.3]", "std": "[0.37]"}
+    save_file(state, tmp_path / "turned.safetensors", metadata=meta)
+    job = with_weights(tmp_path / "turned.safetensors")
+    found = checkup(job, out=tmp_path / "run")
+    order = next(one for one in found if one.what == "classes")
+    classes = json.loads(order.hint.removeprefix("write `classes: ").removesuffix("`"))
+    assert classes == [str(n) for n in turned.tolist()]
+    # A straight line is better than a teacher in disorder, too.
+    assert set(told(found)) == {("classes", "warning"), ("worth", "warning")}
+    job["teachers"][0]["classes"] = classes
+    assert told(checkup(job, out=tmp_path / "run")) == []
+
+
+def test_a_run_says_the_same_before_anybody_learns(finished, tmp_path):
+    file = finished[0] / "teacher" / "best.safetensors"
+    job = with_weights(file, preprocess="bytes")
+    said = []
+    progress = Progress(quiet=True)
+    progress.say = said.append
+    result = limbeck.run({**job, "seeds": 1}, out=tmp_path / "run", progress=progress)
+    warnings = [line for line in said if line.startswith("WARNING: teacher:")]
+    assert any("was taught other inputs" in line for line in warnings)
+    assert any("was taught other inputs" in note for note in result["notes"])
+    assert "was taught other inputs" in (tmp_path / "run" / "report.html").read_text()
+    well = limbeck.run({**with_weights(file), "seeds": 1}, out=tmp_path / "well")
+    assert not any(note.startswith("teacher:") for note in well["notes"])
+
+
+def test_a_student_that_is_better_is_told(finished, tmp_path):
+    folder, _ = finished
+    found = checkup(LONG, out=folder)
+    against = [one for one in found if one.what == "worth" and "the student alone" in one.text]
+    assert [one.level for one in against] == ["ok"]
+    # The student's weights as the teacher, and the teacher's as the student.
+    swapped = {
+        **LONG,
+        "teachers": [{"model": "conv-leaky", "options": {"channels": [4, 4]},
+                      "weights": str(folder / "student-seed0" / "best.safetensors")}],
+        "student": {"model": "conv-leaky", "options": {"channels": [16, 16]}, "train": {"epochs": 0},
+                    "weights": str(folder / "teacher" / "best.safetensors")},
+        "export": ["onnx"],
+    }  # fmt: skip
+    found = checkup(swapped, out=tmp_path / "run")
+    against = next(one for one in found if "The student is better" in one.text)
+    assert against.level == "warning"
+    assert against.figures["other"] - against.figures["teacher"] > 0.1
+
+
+def doctor(capsys, *words):
+    code = app(["doctor", *map(str, words)], standalone_mode=False)
+    return code or 0, capsys.readouterr().out
+
+
+def test_the_command_line_says_it_and_exits_with_1_for_a_warning(finished, tmp_path, capsys):
+    file = finished[0] / "teacher" / "best.safetensors"
+    good, bad = (with_weights(file, **keys) for keys in ({}, {"preprocess": "bytes"}))
+    code, said = doctor(capsys, write(tmp_path / "good.json", good), "--out", tmp_path / "run", "--json")
+    found = json.loads(said)
+    assert code == 0
+    assert {one["level"] for one in found} == {"ok"}
+    assert set(found[0]) == {"level", "about", "what", "text", "hint", "figures"}
+    code, said = doctor(capsys, write(tmp_path / "bad.json", bad), "--out", tmp_path / "run", "--quiet")
+    assert code == 1
+    lines = said.splitlines()
+    line = next(number for number, text in enumerate(lines) if "was taught other inputs" in text)
+    assert lines[line].split()[0] == "warning"
+    assert "write `" in lines[line + 1]
+    assert lines[-1] == f"{sum(text.split()[0] == 'warning' for text in lines if text.strip())} warnings"
+
+
+# --- time and disk -------------------------------------------------------------------------------
+
+
+def counted(job):
+    return {one.what: one.count * one.plan.epochs for one in trainings(recipe.load(job))}
+
+
+def test_every_training_is_counted():
+    assert counted(LONG) == {"teacher": 8, "students alone": 6, "students taught": 6}
+    plan = {"epochs": 5}
+    more = {
+        **LONG,
+        "teachers": [{**LONG["teachers"][0], "name": name} for name in ("a", "b")],
+        "assistants": [{"model": "conv-leaky", "options": {"channels": [8, 8]}, "train": plan}],
+        "compare": {"other": {"hard": 1, "dkd": {}}},
+        "seeds": 4,
+        "compress": {
+            "small": [{"prune": {"ratio": 0.5, "steps": 2}, "recover": 3}, {"quantize": 8, "recover": 1}],
+            "bare": [{"prune": 0.5}],
+        },
+    }
+    assert counted(more) == {
+        "a": 8, "b": 8, "assistant": 5, "students alone": 12, "students taught": 12, "other": 12,
+        "students of the teacher itself": 12, "recovery of small": 28,
+    }  # fmt: skip
+    assert [(one.tutor, one.count) for one in trainings(recipe.load(more)) if one.what == "recovery of small"] == [
+        ("assistant", 4), ("", 4)
+    ]  # fmt: skip
+    itself = {**LONG, "teachers": [], "student": {**LONG["student"], "generations": 2}}
+    assert counted(itself) == {"students alone": 6, "students taught": 12}
+    peers = {**LONG, "teachers": [], "student": {**LONG["student"], "peers": 3}}
+    assert counted(peers) == {"students alone": 6, "peers": 18}
+
+
+def job_of(source, folder):
+    checked = recipe.load(source)
+    job = start.begin(checked, folder, make_accelerator(checked.run), Progress(quiet=True))
+    start.dry_build(job)
+    job.views = start.likely_views(job)
+    return job
+
+
+def test_the_time_is_steps_times_the_time_of_a_step(tmp_path):
+    """With a clock that moves on by a second whenever it is looked at, every step takes one, and so does a pass."""
+    seconds = iter(range(10_000))
+    job = job_of(LONG, tmp_path / "run")
+    found = forecast.forecast(job, clock=lambda: float(next(seconds)))
+    rows = len(job.data.train)
+    steps = math.ceil(rows / 32)
+    assert found.seconds == {
+        "teacher": pytest.approx(8 * (steps + 1)),
+        "students alone": pytest.approx(2 * 3 * (steps + 1)),
+        "students taught": pytest.approx(2 * 3 * (steps + 1)),
+        "the teachers' answers": pytest.approx(rows / 64),
+    }
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_views_the_teacher_is_a_part_of_every_step(tmp_path):
+    job = job_of({**LONG, "views": 0, "augment": {"shift": 1}}, tmp_path / "run")
+    found = forecast.forecast(job)
+    assert set(found.seconds) == {"teacher", "students alone", "students taught"}
+    assert found.stored_bytes == 0
+    assert all(seconds > 0 for seconds in found.seconds.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"losses": {"hard": 1, "srrl": {"weight": 1}}},
+        {"losses": {"hard": 1, "at": {"weight": "auto", "student": "auto", "teacher": "auto"}}},
+        {"teachers": [], "student": {**LONG["student"], "generations": 2}},
+        {"teachers": [], "student": {**LONG["student"], "peers": 2}},
+        {"teachers": [{**LONG["teachers"][0], "name": name} for name in ("a", "b")]},
+        {"assistants": [{"model": "conv-leaky", "options": {"channels": [8, 8]}, "train": {"epochs": 2}}]},
+        {"compress": {"small": [{"prune": 0.5, "recover": 1}]}, "teachers": []},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_every_kind_of_job_has_a_time(tmp_path, changes):
+    job = job_of({**LONG, **changes}, tmp_path / "run")
+    found = forecast.forecast(job)
+    assert all(seconds > 0 for seconds in found.seconds.values())
+    assert set(found.seconds) - {"the teachers' answers"} == {one.what for one in trainings(job.recipe)}
+
+
+def test_the_disk_is_what_a_run_takes(finished, tmp_path):
+    folder, result = finished
+    found = forecast.forecast(job_of(LONG, tmp_path / "run"))
+    stages = ("teacher", "student-seed0", "student-seed1", "distilled-seed0", "distilled-seed1")
+    taken = sum(file.stat().st_size for name in stages for file in (folder / name).glob("*") if file.suffix != ".json")
+    assert found.run_bytes == pytest.approx(taken, rel=0.5)  # small files are mostly headers
+    assert found.stored_bytes == {stored["key"]: stored["bytes"] for stored in result["cache"]}.popitem()[1]
+    assert found.fits
+    assert not dataclasses.replace(found, run_room=0).fits
+    assert not dataclasses.replace(found, stored_room=0).fits
+
+
+def test_likely_views_are_those_of_the_run(finished, tmp_path, monkeypatch):
+    assert job_of(LONG, tmp_path / "run").views == finished[1]["views"] == 1
+    moving = {**LONG, "augment": {"shift": 1}}
+    assert job_of(moving, tmp_path / "run").views == LONG["student"]["train"]["epochs"]
+    one = start.stored_bytes(job_of(moving, tmp_path / "run"))
+    monkeypatch.setattr(cache, "room", lambda *_: 2 * one + 1)
+    assert job_of(moving, tmp_path / "run").views == 2
