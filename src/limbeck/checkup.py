@@ -69,7 +69,7 @@ def _teachers(job: Job) -> list[Finding]:
             found.append(Finding("ok", spec.name, "teacher", text))
             continue
         job.progress.say(f"{spec.name}: {spec.model}")
-        others = others or [doctor.straight_line(job.data), *_students(job)]
+        others = others or _others(job)
         network = job.network(spec, job.weights(spec.name, spec.train) if spec.train else None).to(job.device)
         prediction = evaluate.predict(network, job.data, job.data.val, device=job.device)
         own = doctor.examine(spec.name, network, spec, job.data, prediction, job.device)
@@ -78,6 +78,14 @@ def _teachers(job: Job) -> list[Finding]:
             own.append(doctor.precision(spec.name, network, job.data, job.device))
         found += own
     return found
+
+
+def _others(job: Job) -> list[tuple[Tensor, str]]:
+    """What others predict for the validation rows that a teacher should be better than, and what they are called."""
+    if job.data.per_token:
+        return []
+    tokens = job.data.x.dtype == torch.int64  # numbers that no line means anything to
+    return [*([] if tokens else [doctor.straight_line(job.data)]), *_students(job)]
 
 
 def _worth(job: Job, name: str, prediction: Tensor, others: list[tuple[Tensor, str]]) -> list[Finding]:

@@ -135,10 +135,10 @@ def forecast(job: Job, *, clock: Clock = time.perf_counter) -> Forecast:
     kinds = {one.kind: one.plan for one in reversed(trainings(job.recipe))}  # of each the first plan
     paces = {kind: _pace(job, kind, plan, networks, clock) for kind, plan in kinds.items()}
     passes = {learner: _pass_seconds(job, networks[learner], clock) for learner in {kind[0] for kind in kinds}}
-    seconds = _training_seconds(job.recipe, len(job.data.train), paces, passes)
+    seconds = _training_seconds(job.recipe, len(job.data.taught), paces, passes)
     if job.views:
         asked = _asked(job.recipe)
-        rows = len(job.data.train) * job.views
+        rows = len(job.data.taught) * job.views
         each = {name: _asked_seconds(job, name, networks[name], clock) for name in asked}
         if asked:
             seconds["the teachers' answers"] = rows * sum(count * each[name] for name, count in asked.items())
@@ -198,7 +198,8 @@ def _pace(job: Job, kind: Kind, plan: Plan, networks: Mapping[str, nn.Module], c
         teacher = _teacher(job, tutor, told, rows)
 
     def intervals(wanted: Tensor, epochs: int, folder: Path | None) -> list[float]:
-        few = replace(job.data, train=wanted, val=job.data.val[:8])  # hardly a validation
+        none = job.data.train[:0]
+        few = replace(job.data, train=wanted, unlabelled=none, val=job.data.val[:8])  # hardly a validation
         once = plan.model_copy(update={"epochs": epochs, "warmup_epochs": 0.0, "patience": None})
         run = job.recipe.run.model_copy(update={"trackers": []})
         fetch, marks = _timed(job, clock)

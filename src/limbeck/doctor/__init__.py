@@ -61,12 +61,12 @@ def examine(
         found.append(inputs)
         if fitting is not given:  # its outputs mean little until that is put right
             prediction, rows = fitting, few
-    if data.task.kind == "classification":
+    if data.task.kind == "classification" and not data.per_token:
         read_as = next((module.how for module in network.modules() if isinstance(module, Read)), "")
         doubled = softmax(name, prediction, spec, read_as=read_as)
         found += [doubled, class_order(name, prediction, data, rows, spec)]
         if doubled is None or doubled.level == "ok":  # or it follows from that
             found.append(temperature(name, prediction, data, rows))
-    else:
+    elif data.task.kind == "regression":
         found.append(values(name, prediction, data, rows, spec))
     return [one for one in found if one]

@@ -51,11 +51,9 @@ def sample(rows: Tensor, count: int = LOOKED_AT) -> Tensor:
 
 
 def level_of(data: Data, prediction: Tensor, rows: Tensor) -> float:
-    """How good predictions of some rows are: accuracy, or R2 over all outputs together."""
-    truth = targets(data, rows, "cpu")
-    if data.task.kind == "classification":
-        return float((prediction.argmax(1) == truth).double().mean())
-    return r2(evaluate.means(data.task, prediction).double(), truth.double())
+    """How good predictions of some rows are by the main metric of classes or labels, or by R2."""
+    found = evaluate.metrics(data.task, prediction, targets(data, rows, "cpu"), data.targets)
+    return float(found["r2" if data.task.kind == "regression" else evaluate.main_metric(data.task)[0]] or 0.0)
 
 
 def recognition(data: Data, prediction: Tensor, rows: Tensor) -> float:
@@ -83,8 +81,8 @@ def _hits(data: Data, prediction: Tensor, rows: Tensor) -> Tensor:
 
 
 def metric_words(data: Data, value: float) -> str:
-    """A level in words: the accuracy in per cent, or R2."""
-    return f"{100 * value:.1f} %" if data.task.kind == "classification" else f"R2 {value:.3f}"
+    """A level in words: shares in per cent, or R2."""
+    return f"R2 {value:.3f}" if data.task.kind == "regression" else f"{100 * value:.1f} %"
 
 
 def sure_words(rows: int, chance: float) -> str:

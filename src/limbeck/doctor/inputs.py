@@ -90,13 +90,15 @@ def _needed(data: Data, rows: Tensor, given: Tensor) -> float:
     if data.task.kind == "regression":
         # Values in another unit may come nearer by other inputs, too, but not as near as in their unit.
         return max(0.0, in_any_unit(data, given, rows) - MUCH)
-    commonest = float(torch.bincount(data.y[rows]).max()) / len(rows)
-    return commonest + KNOWN * (1 - commonest)
+    truth = data.y[rows.to(data.y.device)]
+    several = data.task.kind == "multilabel"
+    guessed = float(truth.mean() if several else torch.bincount(truth).max() / len(truth))
+    return guessed + KNOWN * (1 - guessed)
 
 
 def _ways(network: nn.Module, data: Data) -> Iterator[Way]:
     """The usual ways other than the network's own."""
-    if not isinstance(network, Normalized):
+    if not isinstance(network, Normalized) or data.x.dtype == torch.int64:  # token ids are not normalised
         return
     channels = data.shape[0]
     mean, std = network.mean.cpu(), network.std.cpu()

@@ -126,11 +126,10 @@ def values(name: str, prediction: Tensor, data: Data, rows: Tensor, spec: Networ
         return None
     hint = "give them in the target's own unit, by a last layer that scales and shifts them"
     if data.targets is not None and spec.asked:
-        mean, std = data.targets.mean.double(), data.targets.std.double()
-        # What is taken for values in the target's unit has had its mean taken off and been divided by its deviation.
-        if spec.outputs is None and r2(given * std + mean, truth) > then - RESCALED:
+        # What is taken for values in the target's unit has been standardised.
+        if spec.outputs is None and r2(data.targets.restore(given), truth) > then - RESCALED:
             hint = "write `outputs: standardised`"
-        elif spec.outputs == "standardised" and r2((given - mean) / std, truth) > then - RESCALED:
+        elif spec.outputs == "standardised" and r2(data.targets.standardise(given), truth) > then - RESCALED:
             hint = "leave `outputs: standardised` out"
     slope, shift = line(given, truth)
     shown = ", ".join(f"{s:.3g} x {b:+.3g}" for s, b in zip(slope.tolist(), shift.tolist(), strict=True))

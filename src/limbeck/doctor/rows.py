@@ -24,10 +24,11 @@ def survey(data: Data) -> list[Finding]:
 
 
 def _classes(data: Data) -> list[Finding]:
-    if data.task.kind != "classification":
+    """Classes, or labels, that nothing can be learned of, or that nobody would notice."""
+    if data.task.kind == "regression" or data.per_token:
         return []
     found, names = [], data.task.names
-    learned, chosen = (torch.bincount(data.y[part].cpu(), minlength=len(names)) for part in (data.train, data.val))
+    learned, chosen = (_counts(data, part) for part in (data.train, data.val))
     if absent := [names[n] for n in (learned == 0).nonzero().flatten().tolist()]:
         text = f"no training row of {_few(absent)}"
         found.append(Finding("warning", "data", "classes", text, "drop the class, or split with `stratify`"))
@@ -35,11 +36,19 @@ def _classes(data: Data) -> list[Finding]:
         text = f"no validation row of {_few(unseen)}: nothing that is chosen by validation is chosen for it"
         found.append(Finding("warning", "data", "classes", text, "a larger `data.split.val`, or `stratify`"))
     known = learned[learned > 0]
-    if len(known) > 1 and (times := int(known.max()) / int(known.min())) >= UNEVEN:
+    if data.task.kind != "classification" or data.task.weights or len(known) < 2:
+        return found
+    if (times := int(known.max()) / int(known.min())) >= UNEVEN:
         most, least = (names[int(n)] for n in (learned.argmax(), learned.masked_fill(learned == 0, 2**31).argmin()))
         text = f"{times:.0f} times as many training rows of {most} as of {least}: accuracy hides the rare classes"
-        found.append(Finding("note", "data", "balance", text, "look at the accuracy of each class", {"times": times}))
+        hint = "write `class_weights: balanced`"
+        found.append(Finding("note", "data", "balance", text, hint, {"times": times}))
     return found
+
+
+def _counts(data: Data, part: Tensor) -> Tensor:
+    y = data.y[part.to(data.y.device)].cpu()
+    return y.sum(0).long() if data.task.kind == "multilabel" else torch.bincount(y, minlength=data.task.width)
 
 
 def _duplicates(data: Data) -> list[Finding]:

@@ -72,7 +72,7 @@ def numbers(name: str, network: nn.Module, data: Data, prediction: Tensor) -> Fi
         data: what it answers for.
         prediction: what it gives for all validation rows.
     """
-    broken = (~prediction.isfinite()).any(1)
+    broken = (~prediction.isfinite()).flatten(1).any(1)
     if count := int(broken.sum()):
         row = int(data.val[broken][0])
         text = f"gives NaN or infinity for {count:,} of {len(prediction):,} validation rows, row {row} among them"
@@ -96,15 +96,16 @@ def precision(name: str, network: nn.Module, data: Data, device: torch.device) -
 def bfloat16_is_safe(network: nn.Module, data: Data, device: torch.device, *, rows: int = 512) -> bool:
     """Whether a teacher may answer in bfloat16: fast on this device, and its soft targets hardly move.
 
-    Hardly: on the first validation rows at least 99 % keep their class, and the mean KL is below 0.001 nats.
+    Hardly: on the first validation rows at least 99 % keep their class (or answers), and the mean KL is below
+    0.001 nats.
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
         fast = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    if not fast or not channels_last(plain(network)) or data.task.kind != "classification":
+    if not fast or not channels_last(plain(network)) or data.task.kind == "regression":
         return False
-    low, sample = Frozen(network, dtype=torch.bfloat16, device=device), data.val[:rows]
+    low, sample = Frozen(network, dtype=torch.bfloat16, device=device, kind=data.task.kind), data.val[:rows]
 
     def answer(x: torch.Tensor) -> torch.Tensor:
         nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)

@@ -27,11 +27,18 @@ def doubts(name: str, val: Mapping[str, float], data: Data) -> list[Finding]:
         r2 = val.get("r2", 0.0)
         text = f"predicts no better than the mean does (R2 {r2:.3f} on validation): nothing to learn from"
         return [] if r2 > 0 else [Finding("warning", name, "worth", text, figures={"r2": r2})]
-    chance = torch.bincount(data.y[data.val]).max().item() / len(data.val)
-    against = f"({val['accuracy']:.3f} against {chance:.3f} on validation)"
-    text = f"is no better than always naming the commonest class {against}"
-    figures = {"accuracy": val["accuracy"], "commonest": chance}
-    return [] if val["accuracy"] > chance else [Finding("warning", name, "worth", text, figures=figures)]
+    metric, y = evaluate.main_metric(data.task)[0], data.y[data.val.to(data.y.device)]
+    if metric == "map":
+        # A random order of the rows has a label's share of them as its average precision.
+        share = y.mean(0)
+        chance, guess = share[share > 0].mean().item() if bool(y.any()) else 0.0, "ordering rows at random"
+    elif metric == "balanced_accuracy":
+        chance, guess = 1 / data.task.width, "always naming one class"
+    else:
+        chance, guess = torch.bincount(y).max().item() / len(y), "always naming the commonest class"
+    text = f"is no better than {guess} ({metric} {val[metric]:.3f} against {chance:.3f} on validation)"
+    figures = {metric: val[metric], "guessed": chance}
+    return [] if val[metric] > chance else [Finding("warning", name, "worth", text, figures=figures)]
 
 
 def weaker(name: str, prediction: Tensor, data: Data, other: Tensor, whose: str) -> Finding:
@@ -58,8 +65,8 @@ def weaker(name: str, prediction: Tensor, data: Data, other: Tensor, whose: str)
 def straight_line(data: Data) -> tuple[Tensor, str]:
     """What a linear model fitted on some training rows predicts for the validation rows, and what it is.
 
-    Logistic regression for classes, ridge regression for values, on columns or pixels (averaged to 16 by 16) that are
-    standardised first.
+    Logistic regression for classes, ridge regression for values and labels, on columns or pixels (averaged to 16 by
+    16) that are standardised first.
 
     Returns:
         Logits [N, C] or standardised values [N, K], and its name.
@@ -74,7 +81,7 @@ def straight_line(data: Data) -> tuple[Tensor, str]:
     std = torch.where(std > 0, std, torch.ones_like(std))
     x, new = ((part - mean) / std for part in (seen, _columns(data, data.val)))
     name = f"a linear model fitted on {len(rows):,} training rows"
-    if data.task.kind == "regression":
+    if data.task.kind != "classification":
         line: Any = Ridge(alpha=1.0).fit(x.numpy(), truth.numpy())
         return torch.as_tensor(line.predict(new.numpy()), dtype=torch.float32).reshape(len(new), -1), name
     known = torch.unique(truth)
