@@ -48,6 +48,7 @@ HEAVY = {
         "wandb",
     ),
     *("tensorboard", "plotly", "jinja2", "pandas", "sklearn", "timm", "optuna", "torch_pruning"),
+    *("skops", "joblib", "xgboost", "lightgbm"),
 }
 
 # Where `limbeck check` and `--help` pass through, which must not wait for torch.

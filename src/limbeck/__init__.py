@@ -22,6 +22,7 @@ __all__ = [
     "Term",
     "UserError",
     "as_logits",
+    "as_teacher",
     "assess",
     "bind",
     "fit",
@@ -43,6 +44,7 @@ _HOMES = {
     "Term": "objective",
     "UserError": "errors",
     "as_logits": "models",
+    "as_teacher": "foreign",
     "assess": "evaluate",
     "bind": "losses",
     "fit": "train",
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from limbeck.data import Data, from_arrays
     from limbeck.errors import UserError
     from limbeck.evaluate import assess
+    from limbeck.foreign import as_teacher
     from limbeck.losses import bind
     from limbeck.models import Normalized, as_logits
     from limbeck.objective import Objective, Term

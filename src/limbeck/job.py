@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +18,10 @@ from limbeck import augment, cache, foreign, losses, recipe, signatures
 from limbeck.data import Data, fetcher, pixels, targets
 from limbeck.errors import UserError
 from limbeck.fitting import Fitting, fit_terms, own_options, within
-from limbeck.models import Normalized, build, normalization, try_out
+from limbeck.models import Foreign, Normalized, build, normalization, try_out
 from limbeck.objective import Objective, Term
 from limbeck.recipe import Augment, Network, Plan, Recipe
+from limbeck.recipe import Teacher as TeacherSpec
 from limbeck.runtime import Progress, derive_seed, fingerprint, fingerprint_file
 from limbeck.stages import Stages
 from limbeck.taps import Taps
@@ -39,6 +40,7 @@ class Job:
     Attributes:
         views: how many augmented views of a row there are; 0 for endless ones, for which teachers are asked live.
         trust: whether the user allows that opening a model runs code.
+        callables: the user's functions that teach, by the name of the teacher.
         fittings: the losses as they fit each learner and whom it learns from: (learner, tutor, variant) -> fitting.
             The tutor is "teachers", the name of an assistant, or "student"; the variant "" or a name in `compare`.
     """
@@ -51,6 +53,7 @@ class Job:
     stages: Stages
     views: int = 0
     trust: bool = False
+    callables: Mapping[str, Foreign] = field(default_factory=dict)
     fittings: dict[tuple[str, str, str], Fitting] = field(default_factory=dict)
 
     @property
@@ -61,6 +64,8 @@ class Job:
     def key(self, spec: Network, *parts: object, variant: str = "") -> str:
         """What a network in this run depends on; with `variant` those losses of `compare` stand for `losses`."""
         files = [fingerprint_file(Path(name)) for name in spec.files]
+        if function := self._callable(spec):
+            files.append(function.digest)
         shared = self.recipe.model_dump(mode="json", include={"augment", "views", "combine", "losses", "run", "task"})
         if self.data.task.weights:
             shared["class_weights"] = self.data.task.weights
@@ -73,8 +78,10 @@ class Job:
 
     def network(self, spec: Network, weights: Path | None = None) -> nn.Module:
         """The network of a spec with its input normalisation, as the spec begins it or with the weights of a stage."""
+        if isinstance(spec, TeacherSpec) and spec.origin == "estimator":
+            return foreign.fitted(weights.parent) if weights else foreign.unfitted(spec, self.data)
         if spec.asked:
-            return foreign.bring(spec, self.data, trust=self.trust)
+            return foreign.bring(spec, self.data, trust=self.trust, function=self._callable(spec))
         say: Callable[[str], None] | None = self.progress.say
         if weights is not None:
             spec, say = spec.model_copy(update={"pretrained": False, "weights": str(weights)}), None
@@ -91,6 +98,17 @@ class Job:
         model = foreign.load(spec, self.data, trust=self.trust)
         try_out(model, spec.model, shape, width)
         return model
+
+    def _callable(self, spec: Network) -> Foreign | None:
+        return self.callables[spec.name] if isinstance(spec, TeacherSpec) and spec.origin == "callable" else None
+
+    def source(self, spec: TeacherSpec) -> Path | None:
+        """The file that a teacher comes from, in the run directory where it was made here; a callable has none."""
+        if spec.origin == "estimator":
+            return self.folder / spec.name / foreign.MODEL
+        if spec.asked:
+            return Path(spec.files[-1]) if spec.files else None
+        return self.weights(spec.name, spec.train)
 
     def weights(self, name: str, plan: Plan | None) -> Path:
         """The file that the stage `name` leaves its selected weights in."""

@@ -28,6 +28,7 @@ class Candidate:
     """A trained network in a file, and how to build it.
 
     Attributes:
+        file: of its weights; a function has none.
         formats: the files that it becomes.
         timed: whether its time is measured, and not that of one with the same architecture.
         trained_rounded: whether it went through quantization-aware training.
@@ -38,7 +39,7 @@ class Candidate:
     name: str
     role: Role
     seed: int | None
-    file: Path
+    file: Path | None
     build: Callable[[], nn.Module]
     formats: Sequence[Deployable] = ()
     timed: bool = False
@@ -84,9 +85,9 @@ def measure(
                 told.append(prediction)
             elif told:
                 metrics |= evaluate.agreement(data.task, prediction, _together(told, combine), data.targets)
-            here = candidate.file.is_relative_to(job.folder)
-            file = str(candidate.file.relative_to(job.folder)) if here else None
-            size_bytes = candidate.file.stat().st_size
+            here = candidate.file is not None and candidate.file.is_relative_to(job.folder)
+            file = str(candidate.file.relative_to(job.folder)) if candidate.file and here else None
+            size_bytes = candidate.file.stat().st_size if candidate.file else None
             cost = Cost(None, None, size_bytes, None)
             if (inner := foreign(network)) is None:
                 cost = Cost(benchmark.parameters(network), benchmark.macs(network, example), size_bytes, None)
@@ -98,6 +99,7 @@ def measure(
             advance(len(found) + len(files), candidate.name)
             if not candidate.formats:
                 continue
+            assert candidate.file is not None
             if device.type != "cpu":
                 # Files run on the CPU; a GPU's shorter float formats would look like a fault of theirs.
                 prediction = evaluate.predict(network, data, data.test)

@@ -17,6 +17,7 @@ from limbeck.budget import search
 from limbeck.data import Data
 from limbeck.devices import make_accelerator
 from limbeck.errors import UserError
+from limbeck.foreign import Function
 from limbeck.job import SCHEMA, Job
 from limbeck.measure import Candidate, measure
 from limbeck.recipe import TRAINED, Deployable, Recipe
@@ -35,6 +36,7 @@ def run(
     out: str | Path | None = None,
     overrides: Iterable[str] = (),
     trust: bool = False,
+    callables: Mapping[str, Function] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run a recipe from data to report, or go on with a run that was interrupted.
@@ -45,6 +47,9 @@ def run(
         overrides: `key=value` texts with dotted keys.
         trust: whether opening a model may run code, as `PATH.py:FUNCTION`, .pt2 files and pickles do. A recipe cannot
             say that of itself.
+        callables: functions that teach, by the name of the teacher whose `model` is `callable`: of NumPy rows float32
+            [B, channels, H, W] (pixels in [0, 1]) or [B, columns], giving logits or probabilities [B, C], or values
+            [B, K] in their own units.
         progress: where progress is shown; quiet where it is not given.
 
     Returns:
@@ -61,14 +66,19 @@ def run(
     accelerator = make_accelerator(checked.run, folder)
     export.check_available(checked.export)
     if not accelerator.is_main_process:
-        return _staged(checked, folder, accelerator, Progress(quiet=True), trust)
+        return _staged(checked, folder, accelerator, Progress(quiet=True), trust, callables)
     with locked(folder):
         claim(folder, checked)
-        return _staged(checked, folder, accelerator, progress, trust)
+        return _staged(checked, folder, accelerator, progress, trust, callables)
 
 
 def recheck(
-    folder: Path, *, sample: int = 64, trust: bool = False, progress: Progress | None = None
+    folder: Path,
+    *,
+    sample: int = 64,
+    trust: bool = False,
+    callables: Mapping[str, Function] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, cache.Reasked]:
     """Ask the teachers and assistants of a finished run again for some rows, and compare with what is stored.
 
@@ -76,6 +86,7 @@ def recheck(
         folder: the run directory.
         sample: rows to ask each of them for.
         trust: whether opening a model may run code; see `run`.
+        callables: functions that teach; see `run`.
         progress: where progress is shown.
 
     Returns:
@@ -89,7 +100,8 @@ def recheck(
     if checked.run.threads:
         torch.set_num_threads(checked.run.threads)
     with locked(folder):
-        job = begin(checked, folder, make_accelerator(checked.run, folder), progress, trust=trust)
+        accelerator = make_accelerator(checked.run, folder)
+        job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
         dry_build(job)
         choose_views(job)
         faculty = teach.assemble(job)
@@ -109,8 +121,15 @@ def recheck(
 # --- the story -----------------------------------------------------------------------------------
 
 
-def _staged(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress, trust: bool) -> dict[str, Any]:
-    job = begin(checked, folder, accelerator, progress, trust=trust)
+def _staged(
+    checked: Recipe,
+    folder: Path,
+    accelerator: Accelerator,
+    progress: Progress,
+    trust: bool,
+    callables: Mapping[str, Function] | None,
+) -> dict[str, Any]:
+    job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
     data = job.data
     for note in data.notes:
         progress.say(f"note: {note}")
@@ -367,7 +386,7 @@ def _measured(
     if faculty is not None:
         for spec in checked.teachers:
             if spec.name in faculty.results:
-                file = Path(spec.files[-1]) if spec.asked else job.weights(spec.name, spec.train)
+                file = job.source(spec)
                 build = partial(job.network, spec, file)
                 candidates.append(Candidate(spec.name, "teacher", None, file, build, timed=True))
         if faculty.joint:

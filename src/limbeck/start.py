@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from limbeck import cache, recipe
 from limbeck.data import class_weights, load, on_device
 from limbeck.errors import UserError
+from limbeck.foreign import Function, from_function
 from limbeck.job import Job
 from limbeck.recipe import Network, Recipe
 from limbeck.runtime import Progress, write_text
@@ -61,14 +63,38 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def begin(checked: Recipe, folder: Path, accelerator: Accelerator, progress: Progress, *, trust: bool = False) -> Job:
-    """The recipe's data, and the run around it."""
+def begin(
+    checked: Recipe,
+    folder: Path,
+    accelerator: Accelerator,
+    progress: Progress,
+    *,
+    trust: bool = False,
+    callables: Mapping[str, Function] | None = None,
+) -> Job:
+    """The recipe's data, and the run around it; see `limbeck.run`."""
+    functions = _named(checked, callables or {})
     stages, started = Stages(folder, accelerator), time.monotonic()
     data = on_device(load(checked.data, checked.task, progress), accelerator.device)
     weights = class_weights(data, checked.class_weights) if checked.class_weights else ()
     data = replace(data, task=replace(data.task, spread=checked.spread, weights=weights))
     stages.seconds["data"] = round(time.monotonic() - started, 3)
-    return Job(checked, folder, data, accelerator, progress, stages, trust=trust)
+    asked = {name: from_function(function, data, name) for name, function in functions.items()}
+    return Job(checked, folder, data, accelerator, progress, stages, trust=trust, callables=asked)
+
+
+def _named(checked: Recipe, functions: Mapping[str, Function]) -> Mapping[str, Function]:
+    """The functions that teach, one for each teacher that is one."""
+    wanted = [spec.name for spec in checked.teachers if spec.origin == "callable"]
+    for name in wanted:
+        if name not in functions:
+            hint = f'in Python: limbeck.run(recipe, callables={{"{name}": function}})'
+            raise UserError(f"no function is given for the teacher '{name}'", where="callables", hint=hint)
+    for name in functions:
+        if name not in wanted:
+            hint = "its `model` is `callable`"
+            raise UserError(f"no teacher is the function '{name}'", where="callables", hint=hint)
+    return functions
 
 
 def dry_build(job: Job) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck import doctor, evaluate
+from limbeck import doctor, evaluate, foreign
 from limbeck.data import targets
 from limbeck.job import Job
 from limbeck.models import load_weights, plain, save_weights
@@ -129,6 +129,8 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | 
         folder: of its stage.
         tutor: whom it learns from itself, for an assistant.
     """
+    if isinstance(spec, TeacherSpec) and spec.origin == "estimator":
+        return _fitted(job, spec, folder)
     seed_everything("teacher", spec.name, spec.seed)
     network = job.network(spec)
     result: dict[str, Any] = {"epochs": [], "cache": []}
@@ -156,6 +158,17 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | 
         save_weights(network, folder / "best.safetensors", {"from": getattr(spec, "weights", None) or spec.model})
     result["files"] = [] if spec.asked else [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
     return result | _looked_at(job, spec.name, network, None if spec.train else spec)
+
+
+def _fitted(job: Job, spec: TeacherSpec, folder: Path) -> dict[str, Any]:
+    """Fit an estimator, in one process; it is as good as its answers for rows that it has not seen."""
+    said: list[str] = []
+    if job.accelerator.is_main_process:
+        said = foreign.fit_estimator(spec, job.data, folder, job.progress)
+    job.accelerator.wait_for_everyone()
+    result = {"epochs": [], "cache": [], "files": [f"{spec.name}/{name}" for name in foreign.KEPT]}
+    found = _looked_at(job, spec.name, foreign.fitted(folder))
+    return result | found | {"notes": [*found["notes"], *said]}
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class Cost:
     Attributes:
         params: number of parameters, None where the format does not say.
         macs: multiply-accumulates for one sample.
-        size_bytes: size of the file.
+        size_bytes: size of the file, None for what has none.
         latency_ms: median time for one sample on one thread, in milliseconds.
         fastest_ms: the shortest of these times.
         batch_ms: median time for 64 samples on one thread, in milliseconds.
@@ -127,7 +127,7 @@ class Cost:
 
     params: int | None
     macs: int | None
-    size_bytes: int
+    size_bytes: int | None
     latency_ms: float | None
     fastest_ms: float | None = None
     batch_ms: float | None = None

@@ -4,10 +4,11 @@ Every source ends as one `Data`: inputs decoded once (uint8 images, or a float t
 and the row numbers of the training, validation and test split. Nothing is ever unpickled.
 """
 
-from limbeck.data.arrays import from_arrays
+from limbeck.data.arrays import archive, from_arrays, read_array
 from limbeck.data.core import (
     LARGEST_LOG,
     Data,
+    Keys,
     Scaling,
     again,
     batches,
@@ -22,14 +23,17 @@ from limbeck.data.core import (
 from limbeck.data.loading import load
 from limbeck.data.rows import read_images, read_rows
 from limbeck.data.survey import inspect
+from limbeck.data.tables import read_table
 from limbeck.data.tree import split_folder
 from limbeck.data.weights import class_weights
 
 __all__ = [
     "LARGEST_LOG",
     "Data",
+    "Keys",
     "Scaling",
     "again",
+    "archive",
     "batches",
     "class_weights",
     "count_labels",
@@ -40,8 +44,10 @@ __all__ = [
     "on_device",
     "parts",
     "pixels",
+    "read_array",
     "read_images",
     "read_rows",
+    "read_table",
     "shuffled",
     "split_folder",
     "targets",

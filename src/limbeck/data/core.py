@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.errors import UserError
@@ -44,6 +46,24 @@ class Scaling:
         return Scaling(torch.cat((self.mean, 2 * self.std.log())), torch.cat((self.std, torch.ones_like(self.std))))
 
 
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """What a source calls its rows: paths below its folder, or numbers in its own order.
+
+    Attributes:
+        own: of each row, [N]; rows without a label are not among them.
+        known: of all rows that the source has, also of those that were left out.
+    """
+
+    own: NDArray[Any]
+    known: NDArray[Any]
+
+    @classmethod
+    def numbered(cls, count: int) -> Keys:
+        """Of a source whose rows are all there, in its own order."""
+        return cls(np.arange(count), np.arange(count))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
     """Rows with three splits.
@@ -67,6 +87,7 @@ class Data:
         columns: names of the table's columns, or of the pixels of flattened images: one for each input.
         table: the table's columns as the user has them, where the inputs were made of some.
         unlabelled: int64 row numbers to learn from by a teacher's answers alone; in no split.
+        keys: what the source calls the rows.
     """
 
     name: str
@@ -83,6 +104,7 @@ class Data:
     columns: tuple[str, ...] = ()
     table: tuple[Column, ...] = ()
     unlabelled: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    keys: Keys | None = None
 
     @property
     def taught(self) -> Tensor:

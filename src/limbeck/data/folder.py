@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from limbeck.data.core import Keys
 from limbeck.data.images import SUFFIXES, decode, guarded
 from limbeck.data.raw import AbsentError, Raw, share_limit
 from limbeck.data.split import subset
@@ -329,6 +330,9 @@ def load_folder(spec: recipe.Data, progress: Progress | None) -> Raw:
     counts = np.bincount(labels, minlength=len(names))
     if (counts == 0).any():
         raise UserError(f"class '{names[int(np.argmin(counts))]}' has no readable image", where=str(root))
+    own, known = (
+        np.array([_shown(file.path.relative_to(root).as_posix()) for file in some]) for some in (files, tree.files)
+    )
     val, test, said = _published(tree.parts, np.array([f.part for f in files]), spec.split)
     return Raw(
         name=f"folder {_shown(root.resolve().name)}",
@@ -341,6 +345,7 @@ def load_folder(spec: recipe.Data, progress: Progress | None) -> Raw:
         published_test=test,
         unlabelled=unlabelled,
         identity=key,
+        keys=Keys(own, known),
     )
 
 

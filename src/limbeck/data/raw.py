@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.data.core import Data, Scaling, measure, measure_log
+from limbeck.data.core import Data, Keys, Scaling, measure, measure_log
 from limbeck.data.several import missing, strata
 from limbeck.data.split import Rows, Splits, subset, three_way
 from limbeck.errors import UserError
@@ -44,6 +44,7 @@ class Raw:
         splits: the splits, where the source had to make them itself.
         unlabelled: how many rows at the end of `x` have no label, and no place in `y`, `groups` and the splits.
         identity: stands for the contents of `x` where those are too large to hash.
+        keys: what the source calls the rows, where these are not all of its rows in its own order.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Raw:
     unlabelled: int = 0
     identity: str | None = None
     table: tuple[Column, ...] = ()
+    keys: Keys | None = None
 
 
 def finish(
@@ -81,6 +83,7 @@ def finish(
         UserError: too few rows, `flat` without images, `mean` and `std` of the wrong length, or `log_target` and a
             target that has no logarithm.
     """
+    raw = replace(raw, keys=raw.keys or Keys.numbered(len(raw.y)))
     if limit is not None:
         raw = _limited(raw, kind, limit, seed)
     splits = raw.splits or divided(
@@ -117,6 +120,7 @@ def finish(
         ),
         columns=columns,
         table=raw.table or (tuple(Column(name) for name in columns) if x.ndim == 2 and not flat else ()),
+        keys=raw.keys,
     )
 
 
@@ -208,6 +212,7 @@ def _limited(raw: Raw, kind: Kind, limit: int, seed: int) -> Raw:
         published_val=next(places) if raw.published_val is not None else None,
         published_test=next(places) if raw.published_test is not None else None,
         identity=None,
+        keys=replace(raw.keys, own=raw.keys.own[rows]) if raw.keys else None,
         notes=(*raw.notes, f"limited to {len(rows)} of {total} rows"),
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from limbeck.data.core import Keys
 from limbeck.data.raw import AbsentError, Raw, divided
 from limbeck.data.several import answers, check_answers, strata
 from limbeck.data.split import Rows, subset
@@ -80,10 +81,11 @@ def load_table(spec: recipe.Data, kind: Kind) -> Raw:
     frame = frame.drop(columns=[c for c in spec.drop if c != group])
     _refuse_gaps(frame, where)
     notes = []
+    keys = Keys.numbered(len(frame))
     if spec.limit is not None and spec.limit < len(frame):
         notes.append(f"limited to {spec.limit} of {len(frame)} rows")
-        rows = subset(_strata(frame, targets, kind, where), spec.limit, spec.split.seed)
-        frame = frame.iloc[rows].reset_index(drop=True)
+        keys = Keys(subset(_strata(frame, targets, kind, where), spec.limit, spec.split.seed), keys.known)
+        frame = frame.iloc[keys.own].reset_index(drop=True)
     y, names = _targets(frame, targets, kind, where)
     features = frame.drop(columns=[*targets, *([group] if group else [])])
     if features.shape[1] == 0:
@@ -100,7 +102,7 @@ def load_table(spec: recipe.Data, kind: Kind) -> Raw:
     inputs = tuple(name for column in table for name in column.inputs)
     return Raw(
         f"table {path.name}", torch.from_numpy(x), y, names, inputs, tuple(notes), splits=splits, table=tuple(table),
-        unlabelled=0 if extra is None else len(extra),
+        unlabelled=0 if extra is None else len(extra), keys=keys,
     )  # fmt: skip
 
 

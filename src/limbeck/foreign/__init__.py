@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,14 +13,32 @@ from limbeck.data import Data, pixels, targets
 from limbeck.errors import UserError
 from limbeck.foreign.exported import load_exported
 from limbeck.foreign.factory import make
+from limbeck.foreign.fitted import KEPT, MODEL, fit_estimator, fitted, unfitted
+from limbeck.foreign.function import Function, from_function
 from limbeck.foreign.keras import load_keras
 from limbeck.foreign.outputs import order_of, understood
 from limbeck.foreign.runtimes import load_litert, load_onnx
-from limbeck.models import KerasNetwork, Normalized, given, load_weights, normalization
+from limbeck.foreign.stored import load_stored
+from limbeck.foreign.tabular import load_tabular
+from limbeck.models import Foreign, KerasNetwork, Normalized, given, load_weights, normalization
 from limbeck.recipe import Network
-from limbeck.types import Batch
+from limbeck.recipe import Teacher as TeacherSpec
+from limbeck.teachers import Frozen
+from limbeck.types import Batch, Teacher
 
-__all__ = ["bring", "load", "order_of"]
+__all__ = [
+    "KEPT",
+    "MODEL",
+    "Function",
+    "as_teacher",
+    "bring",
+    "fit_estimator",
+    "fitted",
+    "from_function",
+    "load",
+    "order_of",
+    "unfitted",
+]
 
 LOADERS: dict[str, Callable[[Path, Data], nn.Module]] = {
     "onnx": load_onnx,
@@ -27,7 +46,7 @@ LOADERS: dict[str, Callable[[Path, Data], nn.Module]] = {
     "exported": load_exported,
     "keras": load_keras,
 }
-RUNS_CODE = ("exported",)
+RUNS_CODE = ("exported", "pickle")
 LOOK = 8  # rows that a model is tried on
 
 
@@ -50,6 +69,10 @@ def load(spec: Network, data: Data, *, trust: bool) -> nn.Module:
         raise UserError(what, where=spec.model, hint="give --trust if you know where it comes from")
     if spec.origin == "file":
         assert spec.kind is not None
+        if spec.kind == "stored":
+            return load_stored(path, data, spec)
+        if spec.kind not in LOADERS:
+            return load_tabular(path, data, spec, trust=trust)
         model = LOADERS[spec.kind](path, data)
         if spec.weights:  # of a stage that trained it further
             load_weights(model, Path(spec.weights), fresh_head=False)
@@ -60,13 +83,14 @@ def load(spec: Network, data: Data, *, trust: bool) -> nn.Module:
     return model
 
 
-def bring(spec: Network, data: Data, *, trust: bool) -> nn.Module:
+def bring(spec: Network, data: Data, *, trust: bool, function: Foreign | None = None) -> nn.Module:
     """A model from elsewhere that knows its job, tried on some training rows.
 
     Args:
-        spec: with `model` a file or code.
+        spec: with `model` a file, code or a callable.
         data: what it shall answer for.
         trust: whether the user allows that opening it runs code.
+        function: what a callable is.
 
     Returns:
         A network that takes rows as they are (pixels in [0, 1], a table's columns; row numbers where it knows rows by
@@ -75,10 +99,12 @@ def bring(spec: Network, data: Data, *, trust: bool) -> nn.Module:
     Raises:
         UserError: as for `load`; or rows that it cannot take, or answers that do not fit the task.
     """
-    model = load(spec, data, trust=trust)
+    model = function or load(spec, data, trust=trust)
+    if isinstance(model, Foreign) and model.classes and not spec.classes:
+        spec = spec.model_copy(update={"classes": list(model.classes)})
     rows = data.train[:LOOK]
     batch = Batch(pixels(data, rows), targets(data, rows), rows)
-    mean, std = normalization(spec, model, torch.zeros(1), torch.ones(1))
+    mean, std = normalization(spec, model, torch.zeros(data.shape[0]), torch.ones(data.shape[0]))
 
     def around(inner: nn.Module) -> Normalized:
         order = order_of(spec.classes, data.task.names, spec.model)
@@ -96,3 +122,27 @@ def bring(spec: Network, data: Data, *, trust: bool) -> nn.Module:
     if isinstance(model, KerasNetwork) and model.gives_logits:
         spec = spec.model_copy(update={"outputs": "logits"})
     return around(understood(model, raw, spec, data))
+
+
+def as_teacher(
+    function: Function,
+    data: Data,
+    *,
+    classes: Sequence[str] | None = None,
+    outputs: Literal["logits", "probabilities", "standardised"] | None = None,
+) -> Teacher:
+    """A function of yours as a teacher for `limbeck.fit`.
+
+    Args:
+        function: of NumPy rows float32 [B, channels, H, W] (pixels in [0, 1]) or [B, columns] that gives logits or
+            probabilities [B, C], or values [B, K] in their own units.
+        data: what it shall answer for.
+        classes: names of its outputs in its own order, where these are not the data's.
+        outputs: what it gives, where looking would not tell.
+
+    Raises:
+        UserError: it fails, or its answers do not fit the task.
+    """
+    spec = TeacherSpec(model="callable", classes=list(classes) if classes else None, outputs=outputs)
+    asked = bring(spec, data, trust=False, function=from_function(function, data, spec.name))
+    return Frozen(asked, probabilities=False)

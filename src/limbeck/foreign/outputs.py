@@ -69,9 +69,13 @@ def _values(model: nn.Module, raw: Tensor, spec: Network, data: Data) -> nn.Modu
     scaling = data.targets
     if scaling is None or spec.outputs == "standardised":
         return Read(model, lambda y: y.reshape(len(y), width), "flat") if raw.ndim != 2 else model
-    mean, std = scaling.mean, scaling.std
-    how = f"standardised by {mean.tolist()}, {std.tolist()}"
-    return Read(model, lambda y: (y.reshape(len(y), width) - mean.to(y.device)) / std.to(y.device), how)
+    how = f"standardised by {scaling.mean.tolist()}, {scaling.std.tolist()}"
+    if not scaling.log:
+        return Read(model, lambda y: scaling.standardise(y.reshape(len(y), width)), how)
+    # What was not taught on logarithms may answer 0 or less: the smallest value that there was stands for it.
+    least = data.y[data.train.to(data.y.device)].amin(0)
+    how = f"{how} after the logarithm, from {least.tolist()} on"
+    return Read(model, lambda y: scaling.standardise(y.reshape(len(y), width).maximum(least.to(y))), how)
 
 
 def _classes(raw: Tensor, width: int, spec: Network) -> tuple[Callable[[Tensor], Tensor], str]:

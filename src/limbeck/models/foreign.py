@@ -25,6 +25,7 @@ class Foreign(nn.Module):
         digest: of what the answers depend on; they are stored under it.
         size_bytes: of the file it comes from.
         keyed: it knows rows by their number rather than by what they hold.
+        classes: names of its outputs, where it says them itself.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Foreign(nn.Module):
         digest: str,
         size_bytes: int | None = None,
         keyed: bool = False,
+        classes: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
-        self._ask, self.digest, self.size_bytes, self.keyed = ask, digest, size_bytes, keyed
+        self._ask, self.digest, self.size_bytes = ask, digest, size_bytes
+        self.keyed, self.classes = keyed, classes
 
     def forward(self, x: Tensor) -> Tensor:
         """What the model gives for rows [B, ...], float32 on their device."""

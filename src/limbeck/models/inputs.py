@@ -53,10 +53,12 @@ class Normalized(nn.Module):
             self.register_buffer(name, fixed, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] or values [B, K] of inputs [B, channels, H, W] or [B, columns]."""
-        shape = (-1,) + (1,) * (x.ndim - 2)
-        x = x.flip(1) if self.bgr else x
-        given: Tensor = self.model((x - self.mean.view(shape)) / self.std.view(shape))
+        """Logits [B, C] or values [B, K] of inputs [B, channels, H, W] or [B, columns], or of row numbers [B]."""
+        if x.is_floating_point():
+            shape = (-1,) + (1,) * (x.ndim - 2)
+            x = x.flip(1) if self.bgr else x
+            x = (x - self.mean.view(shape)) / self.std.view(shape)
+        given: Tensor = self.model(x)
         return given if self.order is None else given[:, self.order]
 
 

@@ -21,8 +21,12 @@ FOLDER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 # Whole models by the suffix of their file.
 FILES = {
     ".onnx": "onnx", ".tflite": "litert", ".pt2": "exported", ".keras": "keras", ".h5": "keras",
+    ".skops": "skops", ".joblib": "pickle", ".pkl": "pickle", ".ubj": "xgboost", ".json": "xgboost", ".txt": "lightgbm",
+    ".npy": "stored", ".npz": "stored", ".csv": "stored", ".parquet": "stored",
 }  # fmt: skip
-Origin = Literal["reference", "timm", "keras", "file", "code"]
+ESTIMATORS = ("sklearn", "xgboost", "lightgbm")  # libraries of what is fitted rather than trained
+CALLABLE = "callable"
+Origin = Literal["reference", "timm", "keras", "file", "code", "estimator", "callable"]
 Preprocess = Literal["unit", "bytes", "signed", "imagenet", "caffe"]
 STUDENTS = r"(student|distilled|direct)-seed"
 
@@ -94,9 +98,10 @@ class Network(Strict):
     """A reference network by name, a model of a library as `timm/NAME`, a model in a file, or one that code makes.
 
     Attributes:
-        model: `NAME`, `timm/NAME`, `keras/NAME` of keras.applications, the path of a whole model (see FILES), or
-            `PATH.py:FUNCTION`.
-        options: of a network that is built.
+        model: `NAME`, `timm/NAME`, `keras/NAME` of keras.applications, the path of a whole model (see FILES),
+            `PATH.py:FUNCTION`, an estimator as `sklearn/NAME`, `xgboost/NAME` or `lightgbm/NAME`, or `callable`, a
+            function given in Python.
+        options: of a network that is built, or of an estimator.
         weights: a state dict for it.
         pretrained: with the library's own weights.
         preprocess: what the network takes, by the usual names; or by `mean` and `std`. A keras/NAME takes what its
@@ -125,7 +130,11 @@ class Network(Strict):
             return "code"
         if self.kind:
             return "file"
+        if self.model == CALLABLE:
+            return "callable"
         library = self.model.partition("/")[0]
+        if library in ESTIMATORS:
+            return "estimator"
         return library if library in ("timm", "keras") else "reference"  # type: ignore[return-value]
 
     @property
@@ -135,13 +144,18 @@ class Network(Strict):
 
     @property
     def fixed(self) -> bool:
-        """Whether it is a file with a model that can only be asked. Those of Keras can be trained."""
-        return self.origin == "file" and self.kind != "keras"
+        """Whether it can only be asked, or fitted by its own rules. Files of Keras can be trained."""
+        return self.origin in ("estimator", "callable") or (self.origin == "file" and self.kind != "keras")
+
+    @property
+    def keyed(self) -> bool:
+        """Whether it answers for the rows of the data set as they are, known by their number, and for no others."""
+        return self.kind == "stored" or self.origin == "estimator"
 
     @property
     def brought(self) -> bool:
         """Whether the model was made elsewhere."""
-        return self.origin in ("file", "code")
+        return self.origin in ("file", "code", "estimator", "callable")
 
     @property
     def files(self) -> list[str]:
@@ -171,17 +185,14 @@ class Network(Strict):
         if self.origin == "reference":
             known = signatures.networks()
             if self.model not in known:
-                else_ = f"timm/NAME, keras/NAME, a file ({', '.join(FILES)}), or PATH.py:FUNCTION"
+                else_ = f"timm/NAME, keras/NAME, sklearn/NAME, a file ({', '.join(FILES)}), or PATH.py:FUNCTION"
                 raise ValueError(f"unknown model '{self.model}'; {did_you_mean(self.model, known)} (or {else_})")
             if self.pretrained and "pretrained" not in known[self.model].options:
                 raise ValueError(f"`pretrained` has no effect with '{self.model}', only with timm/NAME")
             check_options(f"model '{self.model}'", self.options, known[self.model])
         if self.origin == "keras" and (name := self.model.removeprefix("keras/")) not in APPLICATIONS:
             raise ValueError(f"keras.applications has no '{name}'; {did_you_mean(name, APPLICATIONS)}")
-        taken = {"file": ("options", "weights", "pretrained"), "code": ("pretrained",)}.get(
-            self.origin, ("outputs",) if self.weights else ("outputs", "classes")
-        )
-        for key in taken:
+        for key in self._without_effect():
             if key in self.model_fields_set:
                 raise ValueError(f"`{key}` has no effect with '{self.model}'")
         if self.outputs and self.brought and self.trained:
@@ -189,6 +200,19 @@ class Network(Strict):
                 "`outputs` has no effect where `train` is given: what is trained here gives logits or values"
             )
         return self
+
+    def _without_effect(self) -> tuple[str, ...]:
+        """Keys that cannot do anything for a network from there."""
+        built, inputs = ("options", "weights", "pretrained"), ("preprocess", "mean", "std")
+        if self.origin == "file":
+            return (*built, *inputs) if self.keyed else built
+        if self.origin == "callable":
+            return built
+        if self.origin == "estimator":
+            return ("weights", "pretrained", *inputs, "classes", "outputs")
+        if self.origin == "code":
+            return ("pretrained",)
+        return ("outputs",) if self.weights else ("outputs", "classes")
 
 
 def _stage_name(value: str) -> str:
@@ -203,21 +227,33 @@ StageName = Annotated[str, AfterValidator(_stage_name)]
 
 
 class Teacher(Network):
-    """A network to learn from: trained here by `train`, brought along as `weights` or `pretrained`, or both."""
+    """A network to learn from: trained here by `train`, brought along as `weights` or `pretrained`, or both.
+
+    Attributes:
+        name: of its stage, and of the function that a `callable` is.
+        seed: of its training.
+        train: how it is trained.
+        folds: of an estimator: what it says of a training row comes from one that was fitted without the row's fold.
+    """
 
     name: StageName = "teacher"
     seed: int = 0
     train: Plan | None = None
+    folds: Annotated[int, Field(ge=2)] | None = None
 
     @property
     def knows(self) -> bool:
         """Whether anything says where its knowledge comes from."""
-        return self.train is not None or self.weights is not None or self.pretrained or self.origin == "file"
+        own = self.fixed or self.origin == "file"
+        return self.train is not None or self.weights is not None or self.pretrained or own
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Teacher:
         if self.train and self.fixed:
-            raise ValueError(f"`train` has no effect with '{self.model}', which is asked as it is")
+            how = "is fitted by its own rules" if self.origin == "estimator" else "is asked as it is"
+            raise ValueError(f"`train` has no effect with '{self.model}', which {how}")
+        if self.folds and self.origin != "estimator":
+            raise ValueError(f"`folds` has no effect with '{self.model}', only with {'/NAME, '.join(ESTIMATORS)}/NAME")
         return self
 
 
@@ -230,6 +266,12 @@ class Assistant(Network):
     name: StageName = "assistant"
     seed: int = 0
     train: Plan = Plan()
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Assistant:
+        if self.fixed:
+            raise ValueError(f"'{self.model}' cannot be trained, and an assistant learns from the one before it")
+        return self
 
 
 class Combine(Strict):

@@ -184,6 +184,16 @@ class Recipe(Strict):
                 raise MisfitError(f"{place}.name", f"teachers and assistants need different names, not '{name}' again")
             names.add(name)
         for number, teacher in enumerate(self.teachers):
+            if teacher.keyed and self.augment.active:
+                what = f"'{teacher.model}' knows rows as they are, and has no answer for augmented ones"
+                raise MisfitError(f"teachers.{number}.model", what)
+            if teacher.kind == "stored" and self.data.unlabelled:
+                what = f"predictions are of the rows of `data.path`, and '{teacher.model}' has none for others"
+                raise MisfitError("data.unlabelled", what)
+            if teacher.fixed and self.combine and self.combine.joint:
+                raise MisfitError(
+                    f"teachers.{number}.model", f"'{teacher.model}' cannot be trained with others jointly"
+                )
             if not teacher.knows and not (self.combine and self.combine.joint):
                 raise MisfitError(f"teachers.{number}", "give `train` to train it here, or `weights` to load it")
         if self.assistants and not self.teachers:

@@ -13,6 +13,7 @@ import torch
 from limbeck import __version__, evaluate, recipe, teach
 from limbeck.devices import make_accelerator
 from limbeck.errors import DivergedError, UserError
+from limbeck.foreign import Function
 from limbeck.job import Job
 from limbeck.recipe import Recipe
 from limbeck.report.search import ranked, write_search
@@ -41,6 +42,7 @@ def tune(
     losses: Sequence[str] = (),
     seeds: int | Sequence[int] | None = None,
     trust: bool = False,
+    callables: Mapping[str, Function] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Search the loss by which the student of a recipe learns best, or go on with a search that was interrupted.
@@ -56,6 +58,7 @@ def tune(
         overrides: `key=value` texts with dotted keys.
         losses: those to choose from; the recipe's own and the usual ones where none is given.
         trust: whether opening a model may run code; see `limbeck.run`.
+        callables: functions that teach; see `limbeck.run`.
         seeds: of the students of each trial, a number of seeds or a list; the recipe's first where it is not given.
         progress: where progress is shown; quiet where it is not given.
 
@@ -82,7 +85,7 @@ def tune(
         raise UserError("a search takes one process", where="limbeck tune", hint="start it without torchrun")
     with locked(folder):
         claim(folder, checked)
-        job = begin(checked, folder, accelerator, progress, trust=trust)
+        job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
         job.data = replace(job.data, test=job.data.test[:0])
         space = candidates(checked, job.data.task.width, losses)
         return _searched(_Setting(job, checked, space, chosen, folder / FOLDER), trials)
