@@ -234,6 +234,7 @@ MUTANTS = [
     Mutant("batches: rows lost", "data/core.py", "range(0, len(rows), size)", "range(0, len(rows) - size + 1, size)", DATA),
     Mutant("batches: row numbers of the batch, not the data", "data/core.py", "rows.to(device), view)", "torch.arange(len(rows)).to(device), view)", DATA),
     Mutant("scaling: the logarithm is not undone", "data/core.py", "return own.clamp(max=LARGEST_LOG).exp() if self.log else own", "return own", REGRESSION),
+    Mutant("metrics: outputs compared in mixed units", "evaluate/scores.py", "(learned[0] - learned[1]).square()", "(prediction - target).square()", REGRESSION),
     Mutant("cards: inputs one place off", "export/card.py", "range(place, place + len(column.inputs))", "range(place + 1, place + 1 + len(column.inputs))", REGRESSION),
     Mutant("page: residuals of the true value", "report/values.py", "p / t if logs else p - t", "p / t if logs else t - p", REGRESSION),
     Mutant("metrics: padding counts", "evaluate/scores.py", "return values[target.to(values.device) != IGNORED]", "return values[target.to(values.device) != IGNORED - 1]", TOKENS),

@@ -150,9 +150,7 @@ def test_the_bootstrap_of_balanced_accuracy_draws_rows():
     drops = []
     for _ in range(2000):
         rows = random.integers(0, 200, 200)
-        scores = [
-            np.mean([(z[rows][y[rows] == c].argmax(1) == c).mean() for c in range(3)]) for z in (before, after)
-        ]
+        scores = [np.mean([(z[rows][y[rows] == c].argmax(1) == c).mean() for c in range(3)]) for z in (before, after)]
         drops.append(scores[0] - scores[1])
     assert found.p_more == pytest.approx(np.mean(np.array(drops) <= 0.02), abs=0.05)
 

@@ -410,7 +410,7 @@ def test_holm_by_hand():
 
 def test_the_main_metric_is_among_the_metrics():
     assert evaluate.main_metric(COLOURS) == ("accuracy", True)
-    assert evaluate.main_metric(PAIR) == ("rmse", False)
+    assert evaluate.main_metric(PAIR) == ("nrmse", False)
     assert "accuracy" in evaluate.metrics(COLOURS, torch.eye(3), torch.arange(3))
     assert "rmse" in evaluate.metrics(PAIR, torch.eye(2), torch.eye(2))
 

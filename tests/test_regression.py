@@ -106,6 +106,19 @@ def test_errors_are_in_the_targets_own_unit_whatever_was_learned():
     assert apart["rmse_to_teacher"] == pytest.approx(found["rmse"], rel=1e-6)
 
 
+def test_several_outputs_count_alike_whatever_their_units():
+    draws = np.random.default_rng(4)
+    y = np.stack([draws.normal(150, 20, 80), draws.normal(0.03, 0.001, 80)], axis=1).astype(np.float32)
+    data = limbeck.from_arrays(np.zeros((80, 1)), y)
+    said = torch.tensor(draws.normal(size=(len(data.test), 2)))
+    found = evaluate.metrics(data.task, said, data.targets.standardise(data.y[data.test]), data.targets)
+    spread, mean = y[data.train.numpy()].std(0), y[data.train.numpy()].mean(0)
+    errors = (said.numpy() * spread + mean - y[data.test.numpy()]) / spread
+    assert found["nrmse"] == pytest.approx(np.sqrt((errors**2).mean(0)).mean(), rel=1e-3)
+    assert evaluate.main_metric(data.task) == ("nrmse", False)
+    assert evaluate.main_metric(PRICE) == ("rmse", False)
+
+
 def test_what_is_put_behind_a_network_is_what_undoes_the_scaling():
     x = torch.randn(5, 2)
     for log in (False, True):
@@ -264,6 +277,8 @@ def test_several_outputs_each_have_their_errors_and_their_plots(tmp_path, capsys
     assert float(table["rows"][1][1][1][0]) == pytest.approx(sum(alone) / 2, rel=1e-3)
     show(result, tmp_path)
     shown = capsys.readouterr().out
+    assert result["comparison"]["metric"] == result["data"]["metric"] == "nrmse"
+    assert "Scaled RMSE" in (tmp_path / "run" / "report.html").read_text()
     assert re.search(rf"Waist +\S+ +{re.escape(table['rows'][1][1][1][0])}", shown)
     assert "price" not in shown
 

@@ -193,10 +193,8 @@ def _loss(job: Job, before: Tensor, after: Tensor) -> evaluate.Loss:
     data, spec = job.data, job.recipe.budget
     assert spec is not None
     truth, scaling = targets(data, data.val, "cpu"), data.targets
-    if scaling is not None and scaling.log:
-        # What is reported counts, errors in the targets' own units; those of each target in its standard deviations.
-        own = scaling.restore(truth).std(dim=0)
-        before, after, truth = (scaling.restore(values) / own for values in (before, after, truth))
+    if scaling is not None and scaling.log and data.task.width == 1:
+        before, after, truth = (scaling.restore(values) for values in (before, after, truth))  # what RMSE is told of
     return evaluate.loss(data.task, before, after, truth, allowed=spec.accuracy_drop)
 
 

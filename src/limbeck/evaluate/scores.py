@@ -94,10 +94,11 @@ def metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | N
         (nats), ece (15 bins of equal width; Guo et al. 2017), per_class_accuracy (name -> fraction, None for a class
         without a row), confusion (rows true, columns predicted) and n.
         Several labels: see `labels.metrics`.
-        Regression: mae, rmse and r2 as means over the outputs, n, and per_output where there are several. r2 is None
-        where it is not defined: fewer than two rows, or an output that never varies. Where networks say how sure they
-        are, also nll, the mean negative log likelihood of a row under their Gaussians (nats), and coverage95, the share
-        of values within 1.96 of their standard deviations.
+        Regression: mae, rmse and r2 as means over the outputs, n, and where there are several outputs per_output and
+        nrmse, the mean of their RMSE in what they were standardised with (of the logarithm, where that is learned), so
+        that no unit counts more than another. r2 is None where it is not defined: fewer than two rows, or an output
+        that never varies. Where networks say how sure they are, also nll, the mean negative log likelihood of a row
+        under their Gaussians (nats), and coverage95, the share of values within 1.96 of their standard deviations.
 
     Raises:
         UserError: no rows, shapes that do not fit the task, or predictions that are not finite.
@@ -245,7 +246,10 @@ def main_metric(task: Task) -> tuple[str, bool]:
     """The metric students are chosen and compared by, and whether higher is better."""
     if task.kind == "classification":
         return ("balanced_accuracy" if task.weights else "accuracy"), True
-    return ("map", True) if task.kind == "multilabel" else ("rmse", False)
+    if task.kind == "multilabel":
+        return "map", True
+    # Of pounds and inches the mean would be that of the pounds: outputs count alike in their standard deviations.
+    return ("nrmse" if task.width > 1 else "rmse"), False
 
 
 def _counted(target: Tensor | None, values: Tensor) -> Tensor:
@@ -314,6 +318,7 @@ def _regression(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling
         "n": len(target),
     }
     if task.width > 1:
+        found["nrmse"] = (learned[0] - learned[1]).square().mean(0).sqrt().mean().item()
         found["per_output"] = {name: {"mae": mae[i], "rmse": rmse[i], "r2": r2[i]} for i, name in enumerate(task.names)}
     return found
 

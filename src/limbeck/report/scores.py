@@ -59,7 +59,7 @@ def members(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
     figure = go.Figure(drawn)
     ends = [scale * v for _, _, reach, _ in shown for v in reach]
     margin = 0.14 * (max(ends) - min(ends) or abs(ends[0]) or 1)
-    title = f"{SHARES[metric]} on test" if metric in SHARES else "RMSE on test, lower is better"
+    title = f"{SHARES[metric]} on test" if metric in SHARES else f"{words.METRICS[metric][0]} on test, lower is better"
     figure.update_layout(
         height=90 + 44 * len(shown),
         showlegend=False,

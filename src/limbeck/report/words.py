@@ -30,6 +30,11 @@ METRICS = {
         "share of test rows (of several labels: answers) given the same class as by the teacher",
         True,
     ),
+    "nrmse": (
+        "Scaled RMSE",
+        "root of the mean squared error of each output in its standard deviations, mean over outputs, lower is better",
+        False,
+    ),
     "rmse": ("RMSE", "root of the mean squared error, lower is better", False),
     "mae": ("MAE", "mean absolute error, lower is better", False),
     "r2": ("R²", "share of the variance explained", False),
