@@ -296,3 +296,5 @@ def test_a_run_asks_the_teacher_for_them_and_says_how_many_there_were(folder):
     assert taught[0]["train_loss"] == pytest.approx(0.5 * taught[0]["train_hard"] + 0.5 * taught[0]["train_kd"])
     page = (folder / "run" / "report.html").read_text()
     assert "Of 25 more rows no label is known" in page
+    assert "with the same number of steps" in page
+    assert "same order of the data" not in page

@@ -199,8 +199,8 @@ class Budget(Strict):
     """What the smallest model must keep to; a chain of steps is searched for that does, on validation.
 
     Attributes:
-        accuracy_drop: how much of the main metric of the uncompressed student may be lost: a share of the rows for
-            classification, a share of the error for regression.
+        accuracy_drop: how much of the main metric of the uncompressed student may be lost: a difference of accuracies
+            (or what else is the main metric of classes and labels), a share of the error for regression.
         size_kb: of the file.
         latency_ms: of one sample on one thread.
         runtime: whose files size, latency and metric are those of; how many bits they have is searched.

@@ -314,6 +314,8 @@ def _student(spec: Mapping[str, Any], seeds: Sequence[int], result: Mapping[str,
     if not result.get("comparison"):
         return said
     same = "from the same initial weights, with the same order of the data and the same budget"
+    if result["data"]["counts"].get("unlabelled"):
+        same = "from the same initial weights and with the same number of steps"
     if peers := spec.get("peers"):
         said.append(
             f"For every seed it was trained alone and once more in a group of {peers} that learned together, each from "
