@@ -15,6 +15,7 @@ __all__ = [
     "Data",
     "Ensemble",
     "Frozen",
+    "KerasNetwork",
     "Normalized",
     "Objective",
     "Output",
@@ -37,6 +38,7 @@ _HOMES = {
     "Data": "data",
     "Ensemble": "teachers",
     "Frozen": "teachers",
+    "KerasNetwork": "models",
     "Normalized": "models",
     "Objective": "objective",
     "Output": "types",
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from limbeck.evaluate import assess
     from limbeck.foreign import as_teacher
     from limbeck.losses import bind
-    from limbeck.models import Normalized, as_logits
+    from limbeck.models import KerasNetwork, Normalized, as_logits
     from limbeck.objective import Objective, Term
     from limbeck.pipeline import run
     from limbeck.recipe import Plan

@@ -14,6 +14,7 @@ from limbeck.runtime import read_json
 TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
 ARRAYS = (".npz",)
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
+WHOLE = (".keras", ".h5")
 
 
 def is_run(path: Path) -> bool:
@@ -54,8 +55,8 @@ def brought(
     """A recipe around a trained network of the user's own: nothing is trained but what it is made smaller by.
 
     Args:
-        weights: its file.
-        model: its name, a reference network or timm/NAME.
+        weights: its file; of Keras, with the whole model in it.
+        model: its name, a reference network or timm/NAME; not of a whole model.
         data: a folder of images, an .npz, a table, or a recipe whose data it was trained on.
         options: of the network.
         target: of a table, the column that it predicts.
@@ -65,23 +66,27 @@ def brought(
     Raises:
         UserError: the file is no file of weights, or something that only the user knows is not said.
     """
-    if not weights.is_file() or not weights.name.endswith(WEIGHTS):
-        kinds = ", ".join(WEIGHTS)
+    whole = weights.name.endswith(WHOLE)
+    if not weights.is_file() or not (whole or weights.name.endswith(WEIGHTS)):
+        kinds = ", ".join(WEIGHTS + WHOLE)
         raise UserError("is neither a run directory nor a file of weights", where=str(weights), hint=f"give {kinds}")
-    if model is None or data is None:
-        missing = "--model NAME" if model is None else "--data"
+    if whole and (model is not None or options):
+        raise UserError("the file says itself what network it is", where="--model", hint="leave it out")
+    if (model is None and not whole) or data is None:
+        missing = "--model NAME" if model is None and not whole else "--data"
         what = "a file of weights does not say what network it is of, nor what data that is proved on"
         raise UserError(what, where=str(weights), hint=f"give {missing}, too")
     around, task = _data(data, target)
     teaches = {"label_mse": 0.5, "mse": 0.5} if task == "regression" else {"hard": 0.1, "kd": {"weight": 0.9}}
     train: dict[str, Any] = {"epochs": 0, "schedule": "cosine", **({"lr": lr} if lr else {})}
+    network = {"model": model, "options": dict(options or {}), "weights": str(weights)}
     return recipe.load(
         {
             "name": weights.name.partition(".")[0] or "model",
-            "about": f"{weights.name}, a {model}, made smaller and into files.",
+            "about": f"{weights.name}, {'a model of Keras' if whole else f'a {model}'}, made smaller and into files.",
             "task": task,
             "seeds": 1,
-            "student": {"model": model, "options": dict(options or {}), "weights": str(weights), "train": train},
+            "student": {**({"model": str(weights)} if whole else network), "train": train},
             "losses": teaches,
             **around,
             **{key: value for key, value in changes.items() if value},

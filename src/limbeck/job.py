@@ -86,7 +86,10 @@ class Job:
         if weights is not None:
             spec, say = spec.model_copy(update={"pretrained": False, "weights": str(weights)}), None
         model = self.plain(spec, say)
-        mean, std = normalization(spec, model, self.data.inputs.mean, self.data.inputs.std)
+        mean, std = self.data.inputs.mean, self.data.inputs.std
+        if spec.origin == "file":  # what it was trained with: rows as they are, unless something is said
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
+        mean, std = normalization(spec, model, mean, std)
         order = foreign.order_of(spec.classes, self.data.task.names, spec.model)
         return Normalized(model, mean, std, bgr=spec.preprocess == "caffe", order=order)
 

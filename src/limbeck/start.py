@@ -16,6 +16,7 @@ from limbeck.data import class_weights, load, on_device
 from limbeck.errors import UserError
 from limbeck.foreign import Function, from_function
 from limbeck.job import Job
+from limbeck.models import KerasNetwork
 from limbeck.recipe import Network, Recipe
 from limbeck.runtime import Progress, write_text
 from limbeck.stages import Stages
@@ -110,6 +111,8 @@ def dry_build(job: Job) -> None:
     teachers, chain, student = (
         [tried(spec) for spec in specs] for specs in (checked.teachers, checked.assistants, [checked.student])
     )
+    if found := recipe.student_misfit(checked, isinstance(student[0], KerasNetwork)):
+        raise UserError(found[1], where=found[0])
     tutor = "teachers"
     if chain:
         job.rehearse("student", student[0], tutor, teachers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import inspect
@@ -14,6 +15,8 @@ from torch import nn
 
 from limbeck.data import Data
 from limbeck.errors import UserError, did_you_mean
+from limbeck.models import KerasNetwork
+from limbeck.models.keras import is_keras, making, on_torch
 
 
 def make(path: Path, name: str, data: Data, options: Mapping[str, Any]) -> nn.Module:
@@ -25,19 +28,28 @@ def make(path: Path, name: str, data: Data, options: Mapping[str, Any]) -> nn.Mo
         data: what the network is for.
         options: the function's other arguments.
 
+    Returns:
+        What it makes; a model of Keras as a network of PyTorch, without its closing softmax.
+
     Raises:
         UserError: the file or the function fails, or gives no network that fits the data.
     """
     where = f"{path}:{name}"
-    function = getattr(_module(path), name, None)
+    with on_torch():
+        function = getattr(_module(path), name, None)
     if not callable(function):
         raise UserError(f"has no function '{name}'", where=str(path), hint=did_you_mean(name, _functions(path)))
     known = inspect.signature(function).parameters
     asked = {key: value for key, value in (("shape", data.shape), ("width", data.task.outputs)) if key in known}
     try:
-        model = function(**asked, **options)
+        with making() if "keras" in sys.modules else contextlib.nullcontext():
+            model = function(**asked, **options)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"fails ({type(error).__name__}: {error})", where=where) from error
+    if is_keras(model):
+        return KerasNetwork(model, data.shape, logits=data.task.kind != "regression")
     if not isinstance(model, nn.Module):
         raise UserError(f"gives a {type(model).__name__}, not a torch.nn.Module", where=where)
     return model

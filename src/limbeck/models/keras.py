@@ -29,17 +29,9 @@ def library() -> Any:
         UserError: it is not installed, or was imported by somebody else to compute with something else.
     """
     if "keras" not in sys.modules:
-        before = os.environ.get("KERAS_BACKEND")
-        os.environ["KERAS_BACKEND"] = "torch"  # read once, at import
-        try:
-            with _quiet():
-                require("h5py", extra="keras", purpose="a Keras model")
-                require("keras", extra="keras", purpose="a Keras model")
-        finally:
-            if before is None:
-                del os.environ["KERAS_BACKEND"]
-            else:
-                os.environ["KERAS_BACKEND"] = before
+        with on_torch(), _quiet():
+            require("h5py", extra="keras", purpose="a Keras model")
+            require("keras", extra="keras", purpose="a Keras model")
     keras = sys.modules["keras"]
     if not keras.__version__.startswith("3."):
         raise UserError(f"Keras {keras.__version__} is not Keras 3", hint='pip install "limbeck[keras]"')
@@ -50,6 +42,26 @@ def library() -> Any:
             hint="import limbeck first, or set KERAS_BACKEND=torch before `import keras`",
         )
     return keras
+
+
+@contextlib.contextmanager
+def on_torch() -> Iterator[None]:
+    """Let Keras compute with PyTorch if it is imported inside, which is when it reads what to compute with."""
+    before = os.environ.get("KERAS_BACKEND")
+    os.environ["KERAS_BACKEND"] = "torch"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["KERAS_BACKEND"]
+        else:
+            os.environ["KERAS_BACKEND"] = before
+
+
+def is_keras(model: object) -> bool:
+    """Whether something is a model of Keras; it is not imported for that."""
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(model, keras.Model)
 
 
 def check_keras() -> None:
@@ -148,7 +160,7 @@ class KerasNetwork(nn.Module):
             if id(variable) in seen:
                 continue
             seen.add(id(variable))
-            value, name = variable.value.detach().clone(), _free(here, variable.name)
+            value, name = variable.value.detach().to("cpu", copy=True), _free(here, variable.name)
             if id(variable) in weights:
                 here.register_parameter(name, nn.Parameter(value, requires_grad=variable.trainable))
             else:

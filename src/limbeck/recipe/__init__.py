@@ -1,6 +1,7 @@
 """Recipes: what they may say, how they are read, and the checks that need no data and no torch."""
 
 from limbeck.recipe.compression import TRAINED, Budget, Deployable, Factorise, Files, Prune, Recover, Sparsify, Step
+from limbeck.recipe.frameworks import student_misfit
 from limbeck.recipe.networks import Assistant, Combine, Network, Plan, Schedule, Student, Teacher
 from limbeck.recipe.reading import bundled, dump, load, parse
 from limbeck.recipe.schema import Cache, Recipe, Run
@@ -43,4 +44,5 @@ __all__ = [
     "load",
     "parse",
     "source_misfit",
+    "student_misfit",
 ]

@@ -61,8 +61,14 @@ def misfit(recipe: Recipe) -> tuple[str, str] | None:
                 return f"{place}.model", f"'{network.model}' has no twin in Keras; keras/NAME is one of its own models"
             if twin(network) and network.pretrained and not (network.preprocess or network.mean):
                 return f"{place}.preprocess", "is `caffe` for the weights that Keras has for VGG-19: say so"
-    student = of_keras(recipe.student, recipe.framework)
-    if not student:
+    if recipe.student.origin == "code":
+        return None  # only the function knows what it makes
+    return student_misfit(recipe, of_keras(recipe.student, recipe.framework))
+
+
+def student_misfit(recipe: Recipe, keras: bool) -> tuple[str, str] | None:
+    """What in a recipe a student cannot do that is of Keras, or is not: the dotted place and what is wrong with it."""
+    if not keras:
         return ("export", "`keras` is for students of Keras: see `framework`") if "keras" in recipe.export else None
     for key in ("compress", "budget"):
         if getattr(recipe, key):
