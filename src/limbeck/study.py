@@ -116,9 +116,8 @@ def _as_it_is(job: Job, network: nn.Module, folder: Path) -> dict[str, Any]:
     """A student that the user brought along, among those that were trained."""
     found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
     if job.accelerator.is_main_process:
-        save_weights(
-            network, folder / "best.safetensors", {"from": str(job.recipe.student.weights or job.recipe.student.model)}
-        )
+        student = job.recipe.student
+        save_weights(network, folder / "best.safetensors", {"from": student.weights or student.model})
     return {"val": {k: v for k, v in found.items() if isinstance(v, float)}, "files": [_file(job, folder.name)]}
 
 
