@@ -109,7 +109,7 @@ def asked(result, form, **files):
     """The result with a file of this format, which takes what `files` says."""
     result["recipe"]["files"] = {"input": "float32", "layout": "nchw", "batches": [1], **files}
     exported = next(m for m in result["models"] if m["role"] == "exported")
-    suffix = {"executorch": ".pte", "openvino": ".xml", "litert": ".tflite", "onnx": ".onnx"}[form]
+    suffix = {"executorch": ".pte", "openvino": ".xml", "litert": ".tflite", "onnx": ".onnx", "keras": ".keras"}[form]
     own = exported | {"format": form, "file": f"export/brightest{suffix}"}
     result["models"] = [m for m in result["models"] if m["role"] != "exported"] + [own]
     return own["file"]
@@ -142,6 +142,42 @@ def test_the_program_runs_the_file_of_its_runtime(tmp_path, form, title, module,
     interface = export.Interface(**given, batches=tuple(files.get("batches", (1,))))
     export.to(form, network, torch.zeros(2, 1, 1, 3), file, interface)
     assert run_program(program_for(result, title), tmp_path) == "middle"
+
+
+@pytest.mark.slow
+def test_the_program_runs_a_file_of_keras(tmp_path):
+    need(find_spec("keras") is not None, "Keras")
+    import torch
+
+    from limbeck import export
+    from limbeck.models import KerasNetwork
+    from limbeck.models.keras import making
+
+    _, result = brightest(tmp_path)
+    with making() as keras:
+        model = keras.Sequential([keras.Input((1, 3, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    network = KerasNetwork(model, (1, 1, 3))
+    network.get_parameter("dense-1.kernel").data = 5 * torch.eye(3)
+    file = tmp_path / asked(result, "keras", **RAW)
+    file.parent.mkdir()
+    export.to("keras", network, torch.zeros(2, 1, 1, 3), file, export.Interface(**RAW))
+    assert run_program(program_for(result, "Keras"), tmp_path) == "middle"
+
+
+def test_the_program_for_weights_of_keras_builds_a_model_of_keras():
+    result = classification(seeds=1)
+    assert "framework" not in program_for(result, "PyTorch")["code"]
+    assert (
+        'framework="keras")'
+        in program_for(result | {"recipe": result["recipe"] | {"framework": "keras"}}, "PyTorch")["code"]
+    )
+    result["recipe"]["student"] |= {"model": "keras/VGG16", "preprocess": "caffe"}
+    code = program_for(result, "PyTorch")["code"]
+    assert 'model="keras/VGG16"' in code
+    assert 'preprocess="caffe"' in code
+    assert "Normalized(plain, mean, std, bgr=True)" in code
+    result["recipe"]["student"]["model"] = "own.keras"
+    assert not [p for p in usage(result) if p["title"] == "PyTorch"]
 
 
 def test_colour_pictures_are_turned_as_the_file_wants_them():

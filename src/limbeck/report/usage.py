@@ -36,6 +36,8 @@ def usage(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         if files:
             shown.append(_shown(form, files[0], len(files) - 1, program(files[0], result), result))
     weights = [m for m in models if m["name"] == chosen and m.get("file") and m["format"] == "pytorch"]
+    if re.search(r"\.(keras|h5)$|\.py:\w+$", str((result["recipe"].get("student") or {}).get("model"))):
+        weights = []  # built by more than its name
     for model in weights:
         shown.append(_shown("pytorch", model["file"], 0, _pytorch(model["file"], result), result))
     if file := _smaller(result):
@@ -247,14 +249,18 @@ def _pytorch_smaller(file: str, result: Mapping[str, Any]) -> str:
         "load_weights(plain, file)\n"
         'spec = spec.model_copy(update={"weights": str(file)})\n'
         f"mean, std = normalization(spec, plain, torch.zeros({shape[0]}), torch.ones({shape[0]}))\n"
-        "model = Normalized(plain, mean, std).eval()\n" + _called(result)
+        f"model = Normalized(plain, mean, std{_bgr(result)}).eval()\n" + _called(result)
     )
 
 
 def _arguments(result: Mapping[str, Any]) -> str:
     spec = result["recipe"].get("student") or {}
-    kept = {key: spec[key] for key in ("options", "mean", "std") if spec.get(key)}
+    kept = {key: spec[key] for key in ("options", "preprocess", "mean", "std") if spec.get(key)}
     return "".join(f", {key}={_literal(value)}" for key, value in kept.items())
+
+
+def _bgr(result: Mapping[str, Any]) -> str:
+    return ", bgr=True" if (result["recipe"].get("student") or {}).get("preprocess") == "caffe" else ""
 
 
 def _called(result: Mapping[str, Any]) -> str:
@@ -267,13 +273,14 @@ def _pytorch(file: str, result: Mapping[str, Any]) -> str:
     spec, data = result["recipe"].get("student") or {}, result["data"]
     shape, width = tuple(data["shape"]), len(data["classes"])
     channels = shape[0]
+    framework = ', framework="keras"' if result["recipe"].get("framework") == "keras" else ""
     return (
         "import torch\n"
         "from limbeck.models import Normalized, build, normalization\n"
         "from limbeck.recipe import Network\n\n"
         f"spec = Network(model={_literal(spec.get('model'))}{_arguments(result)}, weights={_literal(file)})\n"
-        f"plain = build(spec, {shape}, {width})\n"
+        f"plain = build(spec, {shape}, {width}{framework})\n"
         "# the file says with which mean and std its training rows were normalised\n"
         f"mean, std = normalization(spec, plain, torch.zeros({channels}), torch.ones({channels}))\n"
-        "model = Normalized(plain, mean, std).eval()\n" + _called(result)
+        f"model = Normalized(plain, mean, std{_bgr(result)}).eval()\n" + _called(result)
     )
