@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -18,11 +19,12 @@ from torch import nn
 
 import limbeck
 from limbeck import export, recipe
+from limbeck.brought import brought
 from limbeck.data import Scaling
 from limbeck.errors import UserError
 from limbeck.export import Interface, as_given
 from limbeck.export.keras import session_keras, to_keras
-from limbeck.foreign import bring
+from limbeck.foreign import bring, load
 from limbeck.models import KerasNetwork, Normalized, read_keras
 from limbeck.models.keras import library, making
 from limbeck.ship import Rescale
@@ -251,6 +253,42 @@ def test_a_network_of_torch_is_no_keras_file(tmp_path) -> None:
     with pytest.raises(UserError, match="a Linear is not of Keras"):
         to_keras(nn.Linear(3, 2), torch.rand(1, 3), tmp_path / "s.keras")
     assert not (tmp_path / "s.keras").exists()
+
+
+def test_the_documented_python_runs(tmp_path, monkeypatch, capsys) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "foreign.md").read_text()
+    [block] = [b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "KerasNetwork" in b]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    exec(compile(block, "foreign.md", "exec"), {})
+    assert float(capsys.readouterr().out) > 0.9
+    assert read_keras(tmp_path / "student.keras").output_shape == (None, 10)
+
+
+def test_a_function_may_make_a_model_of_keras_and_it_is_trained_further(tmp_path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import keras\n"
+        "def build(shape, width):\n"
+        "    layers = [keras.layers.Flatten(), keras.layers.Dense(width, activation='softmax')]\n"
+        "    return keras.Sequential([keras.Input((*shape[1:], shape[0])), *layers])\n"
+    )
+    data = limbeck.from_arrays(torch.rand(60, 3, 6, 5), np.arange(60) % 3)
+    spec = recipe.Student(model=f"{tmp_path / 'net.py'}:build")
+    network = load(spec, data, trust=True)
+    assert isinstance(network, KerasNetwork)
+    assert network.gives_logits
+    assert network(data.x[:2].float() / 255).shape == (2, 3)
+
+
+def test_a_file_of_ones_own_becomes_a_recipe(tmp_path) -> None:
+    path = saved(small(), tmp_path / "own.keras")
+    made = brought(path, None, "digits.npz", changes={"export": ["litert"]})
+    assert made.student.kind == "keras"
+    assert made.student.ready
+    with pytest.raises(UserError, match="says itself what network it is"):
+        brought(path, "conv-pool", "digits.npz", changes={"export": ["litert"]})
+    with pytest.raises(UserError, match="edits layers of PyTorch"):
+        brought(path, None, "digits.npz", changes={"compress": {"half": [{"prune": {"ratio": 0.5}}]}})
 
 
 PLAIN = """
