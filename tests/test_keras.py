@@ -18,6 +18,7 @@ import limbeck
 from limbeck import recipe
 from limbeck.cache import identify
 from limbeck.errors import UserError
+from limbeck.export.keras import session_keras
 from limbeck.models import NETWORKS, PREPROCESSING, KerasNetwork, Normalized, build, load_weights, save_weights
 from limbeck.models.keras import library, making
 from limbeck.models.twins import TWINS
@@ -101,6 +102,20 @@ def test_dropout_is_drawn_from_torchs_generator_in_training_only() -> None:
     torch.testing.assert_close(draws[0], draws[2])
     assert not torch.equal(network(x), network(x))
     assert torch.equal(network.eval()(x), network(x))
+
+
+def test_it_computes_where_its_rows_are_and_not_where_keras_would(tmp_path, monkeypatch) -> None:
+    x = torch.rand(7, 2, 6, 5)
+    expected = KerasNetwork(made(), (2, 6, 5)).train()(x)
+    # As on a machine with an accelerator, where Keras puts everything on that: here, where nothing is computed at all.
+    monkeypatch.setattr("keras.src.backend.torch.core.DEFAULT_DEVICE", "meta")
+    network = KerasNetwork(made(), (2, 6, 5)).train()
+    given = network(x)
+    given.sum().backward()
+    torch.testing.assert_close(given, expected)
+    assert {value.device.type for value in network.state_dict().values()} == {"cpu"}
+    limbeck.export.to_keras(network.eval(), x, tmp_path / "m.keras")
+    np.testing.assert_allclose(session_keras(tmp_path / "m.keras")(x.numpy()), network(x).detach().numpy(), atol=1e-5)
 
 
 def test_gradients_are_those_that_keras_would_find(keras) -> None:

@@ -42,9 +42,9 @@ def read_keras(path: Path) -> Any:
     try:
         with making() as keras:
             model = keras.saving.load_model(str(path), compile=False, safe_mode=True)
+            broken = [v.path for v in model.variables if not v.value.isfinite().all()]
     except Exception as error:
         raise UserError(f"Keras cannot load it ({_reason(error)})", where=str(path)) from error
-    broken = [v.path for v in model.variables if not v.value.isfinite().all()]
     if broken:
         raise UserError(f"holds NaN or infinite weights: {', '.join(broken[:4])}", where=str(path))
     return model

@@ -143,7 +143,8 @@ class KerasNetwork(nn.Module):
         self._graph = _Graph(model, logits)
         self._points: list[_Layer] = []
         self._held: list[tuple[nn.Module, str]] = []
-        self._add(self, model, names, set())
+        with self._graph.keras.device("cpu"):
+            self._add(self, model, names, set())
 
     def _add(self, here: nn.Module, layer: Any, names: Mapping[str, str], seen: set[int]) -> None:
         """What a Keras layer holds, and the layers in it, below a module of ours."""
