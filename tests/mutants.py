@@ -235,7 +235,7 @@ MUTANTS = [
     Mutant("predict: in training mode", "evaluate/scores.py", "        model.eval()", "        model.train()", EVALUATE),
     Mutant("batches: rows lost", "data/core.py", "range(0, len(rows), size)", "range(0, len(rows) - size + 1, size)", DATA),
     Mutant("batches: row numbers of the batch, not the data", "data/core.py", "rows.to(device), view)", "torch.arange(len(rows)).to(device), view)", DATA),
-    Mutant("scaling: the logarithm is not undone", "data/core.py", "return own.clamp(max=LARGEST_LOG).exp() if self.log else own", "return own", REGRESSION),
+    Mutant("scaling: the logarithm is not undone", "data/core.py", "return own.maximum(low).minimum(high).exp()", "return own.maximum(low).minimum(high)", REGRESSION),
     Mutant("metrics: outputs compared in mixed units", "evaluate/scores.py", "(learned[0] - learned[1]).square()", "(prediction - target).square()", REGRESSION),
     Mutant("cards: inputs one place off", "export/card.py", "range(place, place + len(column.inputs))", "range(place + 1, place + 1 + len(column.inputs))", REGRESSION),
     Mutant("page: residuals of the true value", "report/values.py", "p / t if logs else p - t", "p / t if logs else t - p", REGRESSION),

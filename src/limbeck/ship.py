@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import benchmark, evaluate, export, quantize
-from limbeck.data import LARGEST_LOG, Scaling, pixels, targets
+from limbeck.data import Scaling, pixels, targets
 from limbeck.job import Job
 from limbeck.recipe import Deployable
 from limbeck.runtime import fingerprint
@@ -253,18 +253,24 @@ class Rescale(nn.Module):
 
     mean: Tensor
     std: Tensor
+    low: Tensor | None
+    high: Tensor | None
 
     def __init__(self, scaling: Scaling) -> None:
         super().__init__()
-        self.log = scaling.log
+        for name, end in zip(("low", "high"), scaling.bounds or (None, None), strict=True):
+            self.register_buffer(name, end, persistent=False)
         self.register_buffer("mean", scaling.mean, persistent=False)
         self.register_buffer("std", scaling.std, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Values [B, K] in their own units."""
-        return Scaling(self.mean, self.std, self.log).restore(x)
+        bounds = None if self.low is None or self.high is None else (self.low, self.high)
+        return Scaling(self.mean, self.std, bounds).restore(x)
 
     def as_keras(self, keras: Any, values: Any) -> Any:
         """The same of symbolic values, in layers of Keras."""
         own = keras.layers.Rescaling(self.std.tolist(), self.mean.tolist(), name="units")(values)
-        return keras.ops.exp(keras.ops.minimum(own, LARGEST_LOG)) if self.log else own
+        if self.low is None or self.high is None:
+            return own
+        return keras.ops.exp(keras.ops.minimum(keras.ops.maximum(own, self.low.cpu().numpy()), self.high.cpu().numpy()))

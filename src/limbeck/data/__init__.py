@@ -6,7 +6,6 @@ and the row numbers of the training, validation and test split. Nothing is ever 
 
 from limbeck.data.arrays import archive, from_arrays, read_array
 from limbeck.data.core import (
-    LARGEST_LOG,
     Data,
     Keys,
     Scaling,
@@ -28,7 +27,6 @@ from limbeck.data.tree import split_folder
 from limbeck.data.weights import class_weights
 
 __all__ = [
-    "LARGEST_LOG",
     "Data",
     "Keys",
     "Scaling",

@@ -16,20 +16,28 @@ from limbeck.errors import UserError
 from limbeck.runtime import derive_seed
 from limbeck.types import IGNORED, Batch, Column, Fetch, Task
 
-LARGEST_LOG = 80.0  # e^80 is within float32: a network that has learned nothing yet must not answer infinity
+BEYOND = 1.0  # how far answers may leave the logarithms learned from, in their standard deviations
 
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
     """Mean and standard deviation, float32, for each channel (of pixels in [0, 1]), column or regression target.
 
-    `std` is never 0: something constant gets 1, so that dividing by it leaves zeros rather than infinities. With `log`
-    both are those of the natural logarithm of the values, which are above 0.
+    `std` is never 0: something constant gets 1, so that dividing by it leaves zeros rather than infinities.
+
+    With `bounds` all are those of the natural logarithm of regression targets, which are above 0: the least and the
+    greatest logarithm, each [K], that an answer may have. One row unlike all others may take a network a few standard
+    deviations too far, which is an error in a straight scale and in an exponential one a ruin of every mean.
     """
 
     mean: Tensor
     std: Tensor
-    log: bool = False
+    bounds: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def log(self) -> bool:
+        """Whether the logarithm of the values is learned."""
+        return self.bounds is not None
 
     def standardise(self, values: Tensor) -> Tensor:
         """Values [B, K] in their own units as networks learn them."""
@@ -37,9 +45,12 @@ class Scaling:
         return ((values.log() if self.log else values) - mean) / std
 
     def restore(self, values: Tensor) -> Tensor:
-        """Values [B, K] as networks give them in their own units: the inverse of `standardise`."""
+        """Values [B, K] as networks give them in their own units: the inverse of `standardise`, within the bounds."""
         own = values * self.std.to(values) + self.mean.to(values)
-        return own.clamp(max=LARGEST_LOG).exp() if self.log else own
+        if self.bounds is None:
+            return own
+        low, high = (end.to(values) for end in self.bounds)
+        return own.maximum(low).minimum(high).exp()
 
     def with_spread(self) -> Scaling:
         """The same for K values followed by the logarithms of their variances, which only move with the unit."""
@@ -248,7 +259,7 @@ def measure(x: Tensor, rows: Tensor) -> Scaling:
 
 
 def measure_log(y: Tensor, rows: Tensor) -> Scaling:
-    """Scaling of the logarithms of regression targets over `rows`.
+    """Scaling of the logarithms of regression targets over `rows`, which answers may leave by `BEYOND`.
 
     Raises:
         UserError: some target is not above 0, in whatever split.
@@ -258,8 +269,10 @@ def measure_log(y: Tensor, rows: Tensor) -> Scaling:
             f"{len(wrong)} targets are 0 or below and have no logarithm; the first stands in row {int(wrong[0])}",
             where="data.log_target",
         )
-    found = measure(y.double().log(), rows)
-    return Scaling(found.mean, found.std, log=True)
+    logs = y.double().log()
+    found, own = measure(logs, rows), logs[rows].float()
+    reach = BEYOND * found.std
+    return Scaling(found.mean, found.std, (own.amin(0) - reach, own.amax(0) + reach))
 
 
 def _of_bytes(x: Tensor, chunks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
