@@ -204,7 +204,7 @@ def test_weights_of_ones_own_become_a_recipe(finished, tmp_path):
     folder, _ = finished
     weights = folder / "distilled-seed0" / "best.safetensors"
     found = brought(weights, "conv-pool", "quickstart", changes={"export": ["onnx"]})
-    assert found.student.brought
+    assert found.student.ready
     assert found.student.weights == str(weights)
     assert found.data == recipe.load("quickstart").data
     assert found.teachers == []
@@ -216,6 +216,16 @@ def test_weights_of_ones_own_become_a_recipe(finished, tmp_path):
         brought(tmp_path, "conv-pool", "quickstart", changes={})
     with pytest.raises(UserError, match="--target"):
         brought(weights, "mlp", "some.csv", changes={})
+    price = brought(weights, "mlp", "d.csv", target="price", task="regression", changes={"export": ["onnx"]})
+    assert (price.task, price.data.target, set(price.losses)) == ("regression", "price", {"label_mse", "mse"})
+    genes = brought(weights, "mlp", "y.csv", target="a, b", task="multilabel", changes={"export": ["onnx"]})
+    assert (genes.task, genes.data.target, set(genes.losses)) == (
+        "multilabel",
+        ["a", "b"],
+        {"label_binary", "binary_kd"},
+    )
+    with pytest.raises(UserError, match=r"--task: the recipe says `task: classification`"):
+        brought(weights, "mlp", "quickstart", task="regression", changes={})
 
 
 @pytest.mark.slow

@@ -10,11 +10,18 @@ from limbeck import recipe
 from limbeck.errors import UserError
 from limbeck.recipe import Recipe
 from limbeck.runtime import read_json
+from limbeck.types import Kind
 
 TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
 ARRAYS = (".npz",)
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 WHOLE = (".keras", ".h5")
+# What a recovery learns from: the labels and the network as it was.
+TEACHES: dict[Kind, dict[str, Any]] = {
+    "classification": {"hard": 0.1, "kd": {"weight": 0.9}},
+    "multilabel": {"label_binary": 0.1, "binary_kd": 0.9},
+    "regression": {"label_mse": 0.5, "mse": 0.5},
+}
 
 
 def is_run(path: Path) -> bool:
@@ -49,6 +56,7 @@ def brought(
     *,
     options: Mapping[str, Any] | None = None,
     target: str | None = None,
+    task: Kind | None = None,
     lr: float | None = None,
     changes: Mapping[str, Any],
 ) -> Recipe:
@@ -59,7 +67,8 @@ def brought(
         model: its name, a reference network or timm/NAME; not of a whole model.
         data: a folder of images, an .npz, a table, or a recipe whose data it was trained on.
         options: of the network.
-        target: of a table, the column that it predicts.
+        target: of a table, the column that it predicts, or several with commas between.
+        task: of a table or arrays; classification if it is not said.
         lr: the learning rate of a recovery.
         changes: of the keys `compress`, `budget`, `export` and `files`.
 
@@ -76,8 +85,7 @@ def brought(
         missing = "--model NAME" if model is None and not whole else "--data"
         what = "a file of weights does not say what network it is of, nor what data that is proved on"
         raise UserError(what, where=str(weights), hint=f"give {missing}, too")
-    around, task = _data(data, target)
-    teaches = {"label_mse": 0.5, "mse": 0.5} if task == "regression" else {"hard": 0.1, "kd": {"weight": 0.9}}
+    around, task = _data(data, target, task)
     train: dict[str, Any] = {"epochs": 0, "schedule": "cosine", **({"lr": lr} if lr else {})}
     network = {"model": model, "options": dict(options or {}), "weights": str(weights)}
     return recipe.load(
@@ -87,27 +95,34 @@ def brought(
             "task": task,
             "seeds": 1,
             "student": {**({"model": str(weights)} if whole else network), "train": train},
-            "losses": teaches,
+            "losses": TEACHES[task],
             **around,
             **{key: value for key, value in changes.items() if value},
         }
     )
 
 
-def _data(text: str, target: str | None) -> tuple[dict[str, Any], str]:
+def _data(text: str, target: str | None, task: Kind | None) -> tuple[dict[str, Any], Kind]:
     """The keys of a recipe about data, and its task."""
-    path = Path(text)
+    path, kept = Path(text), {"data", "augment", "views", "class_weights"}
     if text in recipe.bundled() or path.suffix in (".yaml", ".yml"):
-        found = recipe.load(text).model_dump(mode="json", exclude_unset=True, include={"data", "augment", "views"})
-        return found, recipe.load(text).task
+        known = recipe.load(text)
+        if task not in (None, known.task):
+            raise UserError(f"the recipe says `task: {known.task}`", where="--task", hint="leave it out")
+        return known.model_dump(mode="json", exclude_unset=True, include=kept), known.task
     if path.is_dir():
+        if task not in (None, "classification"):
+            raise UserError("a folder of images has classes", where="--task", hint="leave it out")
         return {"data": {"source": "folder", "path": text}}, "classification"
+    task = task or "classification"
     if path.name.endswith(TABLES):
         if target is None:
             raise UserError("which column is predicted?", where=text, hint="give --target NAME")
-        return {"data": {"source": "table", "path": text, "target": target}}, "classification"
+        columns = [name.strip() for name in target.split(",")]
+        one = len(columns) == 1 and task != "multilabel"
+        return {"data": {"source": "table", "path": text, "target": columns[0] if one else columns}}, task
     if path.name.endswith(ARRAYS):
-        return {"data": {"source": "arrays", "path": text}}, "classification"
+        return {"data": {"source": "arrays", "path": text}}, task
     raise UserError(
         "is neither a folder of images, an .npz, a table nor a recipe",
         where=text,

@@ -9,6 +9,7 @@ import typer
 
 from limbeck.cli.app import Quiet, Trust, app
 from limbeck.errors import UserError
+from limbeck.types import Kind
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run directory, or a file of weights of your own.")]
 To = Annotated[
@@ -31,7 +32,15 @@ On = Annotated[
         show_default=False,
     ),
 ]
-Target = Annotated[str | None, typer.Option(help="For a table: the column that is predicted.", show_default=False)]
+Target = Annotated[
+    str | None, typer.Option(metavar="A,B,...", help="For a table: the columns predicted.", show_default=False)
+]
+TaskName = Annotated[
+    Literal["classification", "multilabel", "regression"] | None,
+    typer.Option(
+        "--task", help="For a table or arrays: what is predicted.  [default: classification]", show_default=False
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="The run directory.  [default: MODEL itself, or runs/<name of the file>]", show_default=False),
@@ -56,6 +65,7 @@ def export(
     name: Name = None,
     data: On = None,
     target: Target = None,
+    task: TaskName = None,
     input: Input = None,
     layout: Layout = None,
     batches: Annotated[
@@ -78,7 +88,7 @@ def export(
     if not formats(to):
         raise UserError("into what?", where="--to", hint="litert,litert-int8,onnx,executorch,openvino or some of these")
     files = _files(input, layout, batches, max_drop, every_seed)
-    _go_on(model, {"export": formats(to), "files": files}, name, data, target, None, out, trust, quiet)
+    _go_on(model, {"export": formats(to), "files": files}, name, data, target, task, None, out, trust, quiet)
 
 
 @app.command()
@@ -118,6 +128,7 @@ def compress(
     name: Name = None,
     data: On = None,
     target: Target = None,
+    task: TaskName = None,
     out: Out = None,
     trust: Trust = False,
     quiet: Quiet = False,
@@ -147,7 +158,7 @@ def compress(
         limits = {"accuracy_drop": accuracy_drop, "size_kb": size_kb, "latency_ms": latency_ms}
         kept = {key: value for key, value in limits.items() if value is not None}
         changes["budget"] = {**kept, "runtime": runtime, "trials": trials, "recover": recover}
-    _go_on(model, changes, name, data, target, lr, out, trust, quiet)
+    _go_on(model, changes, name, data, target, task, lr, out, trust, quiet)
 
 
 def _files(
@@ -173,6 +184,7 @@ def _go_on(
     name: str | None,
     data: str | None,
     target: str | None,
+    task: Kind | None,
     lr: float | None,
     out: Path | None,
     trust: bool,
@@ -183,7 +195,8 @@ def _go_on(
 
     if is_run(model):
         wrong = next(
-            (f"--{k}" for k, v in {"model": name, "data": data, "target": target, "lr": lr}.items() if v), None
+            (f"--{k}" for k, v in {"model": name, "data": data, "target": target, "task": task, "lr": lr}.items() if v),
+            None,
         )
         if wrong or out:
             raise UserError(
@@ -191,7 +204,7 @@ def _go_on(
             )
         checked, folder = continued(model, changes), model
     else:
-        checked = brought(model, name, data, target=target, lr=lr, changes=changes)
+        checked = brought(model, name, data, target=target, task=task, lr=lr, changes=changes)
         folder = out or Path("runs") / checked.name
     keep_heap()
     from limbeck import pipeline
