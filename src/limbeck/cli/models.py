@@ -17,7 +17,7 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="A,B,...",
-        help="litert, onnx, executorch, openvino; with -int8, or -fp16, -w8, -w4 where there is one (litert-w4).",
+        help="litert, onnx, executorch, openvino; with -int8, or -fp16, -w8, -w4 where there are (litert-w4); keras.",
         show_default=False,
     ),
 ]
@@ -82,6 +82,7 @@ def export(
     \b
       limbeck export runs/quickstart --to litert,litert-int8,onnx,executorch,openvino
       limbeck export model.pth --model timm/resnet18 --data photos/ --to litert-int8 --input uint8 --layout nhwc
+      limbeck export model.keras --data photos/ --to litert,onnx
     """  # noqa: D301 - Click wants the character itself
     from limbeck.brought import formats
 
