@@ -76,6 +76,15 @@ def test_the_story_says_what_the_recipe_says():
     assert told["Augmentation"].startswith("shift 2.")
 
 
+def test_the_story_says_which_networks_are_of_keras():
+    result = classification()
+    result["recipe"] |= {"framework": "keras"}
+    result["recipe"]["student"] |= {"model": "keras/VGG16"}
+    told = {topic: " ".join(sentences) for topic, sentences in words.story(result)}
+    assert told["Teacher"].startswith("conv-leaky in Keras (channels 256, 512) with")
+    assert told["Student"].startswith("keras/VGG16 (")
+
+
 def test_a_teacher_that_was_brought_along_was_not_trained_here():
     result = classification()
     result["recipe"]["teachers"][0] |= {"train": None, "weights": "big.safetensors"}

@@ -245,6 +245,7 @@ def environment() -> dict[str, Any]:
         "scikit-learn",
         "onnxruntime",
         "litert-torch",
+        "keras",
     ):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)

@@ -274,7 +274,9 @@ def _network(spec: Mapping[str, Any], role: str, result: Mapping[str, Any]) -> s
     rows = [m for m in result["models"] if m["role"] == role and (role == "student" or m["name"] == spec.get("name"))]
     params = next((m["cost"]["params"] for m in rows if finite(m["cost"].get("params"))), None)
     size = f" with {count(params)} parameters" if params else ""
-    return f"{spec.get('model', 'a network')}{f' ({options})' if options else ''}{size}"
+    named = not {"/", "."} & set(str(spec.get("model")))  # a reference network
+    keras = " in Keras" if named and result["recipe"].get("framework") == "keras" else ""
+    return f"{spec.get('model', 'a network')}{keras}{f' ({options})' if options else ''}{size}"
 
 
 def _plan(plan: Mapping[str, Any]) -> str:
