@@ -203,6 +203,9 @@ def student() -> nn.Module:
 def test_a_student_becomes_a_file_that_takes_what_others_take(tmp_path, interface) -> None:
     network, path = student(), tmp_path / "s.keras"
     x = (torch.randint(0, 256, (70, 3, 6, 5)) / 255).float()
+    torch.manual_seed(3)
+    following = torch.rand(1)
+    torch.manual_seed(3)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert to_keras(network, x, path, interface) == path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.keras"]
@@ -212,6 +215,7 @@ def test_a_student_becomes_a_file_that_takes_what_others_take(tmp_path, interfac
     np.testing.assert_allclose(session(rows[:64]), network(x[:64]).detach().numpy(), atol=1e-4)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert network.model.gives_logits
+    assert torch.rand(1) == following  # nobody else's numbers were drawn
 
 
 def test_the_weights_that_are_written_are_those_of_the_network_and_not_of_its_copy(tmp_path) -> None:

@@ -53,7 +53,11 @@ def to_keras(model: nn.Module, example: Tensor, path: Path, interface: Interface
         raise UserError(f"layout nhwc is for images, not for rows {shape}", where="export")
     takes = (*shape[1:], shape[0]) if last else shape
     path = Path(path)
-    with converting("Keras", path), tempfile.TemporaryDirectory(prefix="limbeck-") as folder, making() as keras:
+    with (
+        converting("Keras", path),
+        tempfile.TemporaryDirectory(prefix="limbeck-") as folder,
+        making(drawn=False) as keras,
+    ):
         given = rows = keras.Input(takes, dtype=interface.input, name="input")
         if interface.input == "uint8":
             rows = keras.layers.Rescaling(1 / 255, name="unit")(rows)

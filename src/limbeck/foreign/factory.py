@@ -42,7 +42,7 @@ def make(path: Path, name: str, data: Data, options: Mapping[str, Any]) -> nn.Mo
     known = inspect.signature(function).parameters
     asked = {key: value for key, value in (("shape", data.shape), ("width", data.task.outputs)) if key in known}
     try:
-        with making() if "keras" in sys.modules else contextlib.nullcontext():
+        with making(drawn=False) if "keras" in sys.modules else contextlib.nullcontext():
             model = function(**asked, **options)
     except UserError:
         raise

@@ -40,7 +40,7 @@ def read_keras(path: Path) -> Any:
     config = _config(path)
     _refuse_code(config, path)
     try:
-        with making() as keras:
+        with making(drawn=False) as keras:
             model = keras.saving.load_model(str(path), compile=False, safe_mode=True)
             broken = [v.path for v in model.variables if not v.value.isfinite().all()]
     except Exception as error:

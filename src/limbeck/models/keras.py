@@ -76,19 +76,23 @@ def check_keras() -> None:
 
 
 @contextlib.contextmanager
-def making(device: torch.device | str = "cpu") -> Iterator[Any]:
-    """Make Keras models inside: on a device, in silence, with first weights that follow from torch's generator.
+def making(*, drawn: bool = True) -> Iterator[Any]:
+    """Make Keras models inside: on the CPU and in silence.
 
-    Keras draws them from Python's generator, which is seeded from torch's here and given back as it was.
+    Keras draws first weights from Python's generator, which is given back as it was.
+
+    Args:
+        drawn: that generator is seeded from torch's, so that weights follow from that as they do elsewhere.
 
     Yields:
         Keras.
     """
     keras = library()
     before = random.getstate()
-    random.seed(int(torch.randint(2**62, ())))
+    if drawn:
+        random.seed(int(torch.randint(2**62, ())))
     try:
-        with keras.device(str(device)), _quiet():
+        with keras.device("cpu"), _quiet():
             yield keras
     finally:
         random.setstate(before)
