@@ -19,6 +19,7 @@ from test_pipeline import one
 
 import limbeck
 from limbeck import evaluate, foreign, recipe
+from limbeck.checkup import checkup
 from limbeck.data import load, pixels, targets
 from limbeck.errors import UserError
 from limbeck.runtime import Progress
@@ -290,6 +291,33 @@ def test_a_forest_is_fitted_on_the_training_rows_and_teaches(tmp_path):
     assert pipeline_recheck(tmp_path / "run") == {"teacher": 0}
     page = (tmp_path / "run" / "report.html").read_text()
     assert "RandomForestClassifier" in page
+
+
+def test_the_doctor_waits_for_what_is_fitted_by_the_recipe(tmp_path):
+    library("skops")
+    raw = {**WINE, "teachers": [{**FOREST, "name": "forest"}]}
+    before = [one for one in checkup(raw, out=tmp_path / "run") if one.about == "forest"]
+    assert [one.level for one in before] == ["ok"]
+    assert "is fitted by this recipe" in before[0].text
+    limbeck.run(raw, out=tmp_path / "run")
+    after = [one for one in checkup(raw, out=tmp_path / "run") if one.about == "forest"]
+    assert {one.level for one in after} == {"ok"}
+    assert len(after) > 2
+
+
+def test_the_doctor_leaves_alone_what_refuses_other_inputs(table, tmp_path):
+    sio = library("skops.io")
+    path, frame = table
+    coder = OneHotEncoder(handle_unknown="error", sparse_output=False)
+    columns = make_column_transformer((coder, ["cut", "colour"]), remainder="passthrough")
+    sio.dump(
+        make_pipeline(columns, LogisticRegression(max_iter=2000)).fit(frame[RAW], frame["kind"]), tmp_path / "m.skops"
+    )
+    raw = base(path, teachers=[{"model": str(tmp_path / "m.skops")}])
+    found = [one for one in checkup(raw, out=tmp_path / "run") if one.about == "teacher"]
+    assert not [one for one in found if one.level == "warning"]
+    with pytest.raises(UserError, match="takes the table's own columns, as they are"):
+        brought(raw, data_of(raw), tmp_path / "m.skops", mean=[0.1], std=[2.0])
 
 
 def test_with_folds_no_row_is_answered_for_by_who_has_seen_it(tmp_path):

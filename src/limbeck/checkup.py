@@ -14,9 +14,11 @@ from limbeck.data import targets
 from limbeck.devices import make_accelerator
 from limbeck.doctor import Finding, Level
 from limbeck.forecast import disk_words, forecast, time_words
+from limbeck.foreign import Function
 from limbeck.job import Job
 from limbeck.recipe import Recipe
 from limbeck.runtime import Progress, read_json
+from limbeck.stages import lost
 from limbeck.start import begin, dry_build, likely_views
 
 
@@ -26,6 +28,7 @@ def checkup(
     out: str | Path | None = None,
     overrides: Iterable[str] = (),
     trust: bool = False,
+    callables: Mapping[str, Function] | None = None,
     progress: Progress | None = None,
 ) -> list[Finding]:
     """Look at a recipe before a long job, and say what is wrong and what to write instead.
@@ -38,6 +41,7 @@ def checkup(
         out: the run directory, in which nothing is written; `runs/<name of the recipe>` where it is not given.
         overrides: `key=value` texts with dotted keys.
         trust: whether opening a model may run code; see `pipeline.run`.
+        callables: functions that teach; see `pipeline.run`.
         progress: where progress is shown.
 
     Raises:
@@ -49,7 +53,7 @@ def checkup(
     if checked.run.threads:
         torch.set_num_threads(checked.run.threads)
     export.check_available(checked.export)
-    job = begin(checked, folder, make_accelerator(checked.run), progress, trust=trust)
+    job = begin(checked, folder, make_accelerator(checked.run), progress, trust=trust, callables=callables)
     found = [Finding("note", "data", "source", note) for note in job.data.notes]
     found += doctor.survey(job.data)
     dry_build(job)
@@ -64,13 +68,15 @@ def _teachers(job: Job) -> list[Finding]:
     found: list[Finding] = []
     others: list[tuple[Tensor, str]] = []
     for spec in job.recipe.teachers:
-        if not (spec.knows if spec.train is None else _done(job, spec.name, job.key(spec))):
+        fitted = spec.origin == "estimator"
+        if not (spec.knows if not (spec.train or fitted) else _done(job, spec.name, job.key(spec))):
             text = "is trained by this recipe: there is nothing to ask it yet"
+            text = "is fitted by this recipe, in a time that nobody knows beforehand" if fitted else text
             found.append(Finding("ok", spec.name, "teacher", text))
             continue
         job.progress.say(f"{spec.name}: {spec.model}")
         others = others or _others(job)
-        network = job.network(spec, job.weights(spec.name, spec.train) if spec.train else None).to(job.device)
+        network = job.network(spec, job.source(spec) if spec.train or fitted else None).to(job.device)
         prediction = evaluate.predict(network, job.data, job.data.val, device=job.device)
         own = doctor.examine(spec.name, network, spec, job.data, prediction, job.device)
         if prediction.isfinite().all():
@@ -117,7 +123,7 @@ def _done(job: Job, name: str, key: str) -> bool:
     if not record.is_file():
         return False
     known = read_json(record)
-    return bool(known.get("done") and known.get("key") == key and (job.folder / name / "best.safetensors").is_file())
+    return bool(known.get("done") and known.get("key") == key and not lost(job.folder, known["result"]))
 
 
 def _forecast(job: Job) -> list[Finding]:

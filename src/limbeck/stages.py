@@ -61,11 +61,11 @@ class Stages:
             if main:
                 shutil.rmtree(folder)
             known = {"key": key, "done": False}
-        if renew and known["done"] and _lost(self.folder, known["result"]):
+        if renew and known["done"] and lost(self.folder, known["result"]):
             known = {"key": key, "done": False}
-        if known["done"] and (lost := _lost(self.folder, known["result"])):
+        if known["done"] and (gone := lost(self.folder, known["result"])):
             raise UserError(
-                "this stage is done, but the file is gone", where=str(lost), hint=f"put it back, or {_again(folder)}"
+                "this stage is done, but the file is gone", where=str(gone), hint=f"put it back, or {_again(folder)}"
             )
         if known["key"] != key:
             raise UserError(
@@ -87,7 +87,7 @@ class Stages:
         return dict(known["result"])
 
 
-def _lost(folder: Path, result: dict[str, Any]) -> Path | None:
+def lost(folder: Path, result: dict[str, Any]) -> Path | None:
     """The first file that a stage left and that is no longer there."""
     return next((path for name in result["files"] if not (path := folder / name).exists()), None)
 

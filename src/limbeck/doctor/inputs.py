@@ -20,7 +20,7 @@ from limbeck.doctor.finding import (
     recognition,
     sure_words,
 )
-from limbeck.models import PREPROCESSING, Normalized
+from limbeck.models import PREPROCESSING, Normalized, foreign
 
 MARGIN, MUCH = 0.02, 0.05  # of accuracy or R2: what fits better by less is not told, or a note
 TIED = 0.01
@@ -62,7 +62,12 @@ def misfit(
     """
     tried: list[tuple[float, Way, Tensor]] = []
     for way in _ways(network, data):
-        prediction = evaluate.predict(way.network.to(device), data, rows, device=device)
+        try:
+            prediction = evaluate.predict(way.network.to(device), data, rows, device=device)
+        except Exception:  # a model of another library, or a function, may refuse what it was not made for
+            if foreign(network) is None:
+                raise
+            continue
         if prediction.isfinite().all():
             tried.append((recognition(data, prediction, rows), way, prediction))
     if not tried:

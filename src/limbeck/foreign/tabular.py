@@ -64,9 +64,7 @@ def load_tabular(path: Path, data: Data, spec: Network, *, trust: bool) -> Forei
     openers = {"skops": _skops, "pickle": _pickle, "xgboost": _xgboost, "lightgbm": _lightgbm}
     assert spec.kind is not None
     opened = openers[spec.kind](path, data, trust)
-    if opened.words and (spec.mean or spec.preprocess):
-        raise UserError("takes columns by name, as they are: `mean` and `preprocess` do not fit", where=spec.model)
-    given = _given(opened, data, path)
+    given = _given(opened, data, path, scaled=bool(spec.mean or spec.preprocess))
     return Foreign(
         lambda rows: opened.ask(given(rows.reshape(len(rows), -1))),
         digest=fingerprint_file(path),
@@ -212,7 +210,7 @@ def _classes(own: Sequence[Any] | None, names: Sequence[str]) -> tuple[str, ...]
 # --- columns -------------------------------------------------------------------------------------
 
 
-def _given(opened: Opened, data: Data, path: Path) -> Frame:
+def _given(opened: Opened, data: Data, path: Path, *, scaled: bool) -> Frame:
     """What makes of encoded rows [B, columns] what a model takes."""
     count = int(np.prod(data.shape))
     if opened.names is None or not data.columns:
@@ -225,6 +223,10 @@ def _given(opened: Opened, data: Data, path: Path) -> Frame:
     if all(name in columns for name in opened.names):
         chosen = [columns[name] for name in opened.names]
         return lambda rows: _framed(rows[:, chosen], names=opened.names or ())
+    if scaled:
+        raise UserError(
+            "takes the table's own columns, as they are: `mean` and `preprocess` do not fit", where=str(path)
+        )
     return partial(_raw, sources=_sources(opened.names, data, path), categories=opened.words)
 
 
