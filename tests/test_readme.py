@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from limbeck import recipe, signatures
 from limbeck.cli import app
+from limbeck.recipe.networks import FILES
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,13 +23,28 @@ def blocks(file, language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/tasks.md"])
-def test_the_documented_python_runs(tmp_path, capsys, file):
-    [block] = blocks(file, "python")
+SHOWN = [block for file in ("README.md", "docs/tasks.md", "docs/foreign.md") for block in blocks(file, "python")]
+
+
+@pytest.mark.parametrize("block", SHOWN)
+def test_the_documented_python_runs(tmp_path, capsys, block):
     script = tmp_path / "readme.py"
     script.write_text(block)
     runpy.run_path(str(script))
     assert float(capsys.readouterr().out) > 0.7
+
+
+@pytest.mark.parametrize("block", blocks("docs/foreign.md", "yaml"))
+def test_the_documented_models_are_sound(block):
+    frame = {"data": {"source": "digits"}, "student": {"model": "conv-pool"}, "losses": {"hard": 0.5, "kd": 0.5}}
+    shown = yaml.safe_load(block)
+    checked = recipe.load(frame | {"teachers": [{"model": "conv-pool", "train": {}}]} | shown)
+    assert [teacher.model for teacher in checked.teachers] == [teacher["model"] for teacher in shown["teachers"]]
+
+
+def test_every_kind_of_file_is_documented():
+    page = (ROOT / "docs/foreign.md").read_text()
+    assert not [suffix for suffix in FILES if f"{suffix}`" not in page]
 
 
 def test_the_example_runs(capsys):

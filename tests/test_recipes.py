@@ -1,5 +1,7 @@
 """The bundled recipes, run for real at reduced size: the recipe is what ships, only its amounts are turned down."""
 
+import importlib.util
+import json
 import pickle
 from pathlib import Path
 
@@ -16,6 +18,15 @@ pytestmark = pytest.mark.slow
 
 def run(recipe, folder, *overrides):
     return limbeck.run(recipe, out=folder, overrides=["run.device=cpu", "seeds=1", "export=[onnx]", *overrides])
+
+
+def shipped(package, path):
+    """A file in the wheel of a package that is not imported."""
+    found = importlib.util.find_spec(package)
+    file = Path(found.origin).parent / path if found and found.origin else Path(package, path)
+    need(file.is_file(), f"{path} of the package {package}")
+    need(importlib.util.find_spec("skops") is not None, "skops (the extra `tables`)")
+    return f"data.path={file}"
 
 
 def check_result(result, width):
@@ -133,3 +144,38 @@ def test_tabular_ensemble(tmp_path):
     check_result(result, 10)
     accuracy = {m["name"]: m["metrics"]["accuracy"] for m in result["models"]}
     assert accuracy["ensemble"] > 0.85
+
+
+def test_diamonds_regression(tmp_path):
+    result = run(
+        "diamonds-regression",
+        tmp_path / "run",
+        shipped("plotnine", "data/diamonds.csv"),
+        "data.limit=1500",
+        "teachers.0.options.max_iter=30",
+        "teachers.0.folds=2",
+        "student.train.epochs=3",
+    )
+    [teacher, *others] = result["models"]
+    assert {m["role"] for m in others} == {"student", "distilled", "exported"}
+    assert teacher["metrics"]["r2"] > 0.8
+    card = json.loads((tmp_path / "run" / (others[-1]["file"] + ".json")).read_text())
+    words = {c["name"]: c["categories"] for c in card["input"]["table"] if c["kind"] == "category"}
+    assert words["cut"] == ["Fair", "Good", "Ideal", "Premium", "Very Good"]
+    assert {len(words[name]) for name in ("color", "clarity")} == {7, 8}
+
+
+def test_yeast_multilabel(tmp_path):
+    result = run(
+        "yeast-multilabel",
+        tmp_path / "run",
+        shipped("river", "datasets/yeast.csv.gz"),
+        "data.limit=600",
+        "teachers.0.options.max_iter=3",
+        "teachers.0.folds=2",
+        "student.train.epochs=3",
+    )
+    assert result["data"]["classes"] == [f"Class{n}" for n in range(1, 15)]
+    for model in result["models"]:
+        assert model["metrics"]["map"] > 0.3  # a guess comes to the labels' mean share, 0.30
+    assert result["comparison"]["metric"] == "map"
