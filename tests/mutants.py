@@ -72,6 +72,8 @@ FACTORISE = ("test_compress_factorise.py",)
 SPARSIFY = ("test_compress_sparsify.py",)
 KERAS = ("test_keras.py",)
 KERAS_FILES = ("test_keras_files.py",)
+STORED = ("test_foreign_stored.py",)
+TABLES = ("test_foreign_tables.py",)
 
 MUTANTS = [
     # losses
@@ -329,6 +331,14 @@ MUTANTS = [
     Mutant("keras: code in a file is not looked for", "models/archive.py", "    _refuse_code(config, path)\n", "", KERAS_FILES),
     Mutant("keras: blue for red in a file", "export/keras.py", "rows = keras.ops.flip(rows, axis=-1) if model.bgr else rows", "rows = rows", KERAS_FILES),
     Mutant("keras: a file has the first weights", "models/keras.py", "                variable.assign(getattr(owner, name).detach().cpu())\n", "                pass\n", KERAS_FILES),
+    # models from elsewhere
+    Mutant("stored: a prediction is that of the row in its place", "foreign/stored.py", "values[rows if place is None else place[rows]]", "values[rows]", STORED),
+    Mutant("stored: a part of a source is counted from its start", "data/raw.py", "own=raw.keys.own[rows]", "own=raw.keys.own[: len(rows)]", STORED),
+    Mutant("stored: keys that no row has are passed over", "foreign/stored.py", "[key for key in number if key not in known]", "[]", STORED),
+    Mutant("fitted: folds are answered for by who has seen them", "foreign/fitted.py", "_answers(fit(rest), _some", "_answers(model, _some", TABLES),
+    Mutant("tabular: trees grown after the best round count", "foreign/tabular.py", "int(best) + 1 if best is not None else 0", "0", TABLES),
+    Mutant("tabular: words begin at another input", "foreign/tabular.py", "rows[:, start : start + len(column.categories)]", "rows[:, : len(column.categories)]", TABLES),
+    Mutant("function: another one that answers otherwise is taken for it", "foreign/function.py", 'fingerprint("function", fingerprint_tensors({"answers": seen}))', 'fingerprint("function")', STORED),
 ]  # fmt: skip
 
 

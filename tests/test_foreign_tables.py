@@ -290,7 +290,7 @@ def test_a_forest_is_fitted_on_the_training_rows_and_teaches(tmp_path):
     assert more["cache"][-1]["asked"] == 0
     assert pipeline_recheck(tmp_path / "run") == {"teacher": 0}
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "RandomForestClassifier" in page
+    assert "RandomForestClassifier (n estimators 7, max depth 3), fitted on the training rows." in page
 
 
 def test_the_doctor_waits_for_what_is_fitted_by_the_recipe(tmp_path):
@@ -507,5 +507,6 @@ def test_rows_without_a_label_are_answered_for(tmp_path):
     asked = {**WINE, "data": about, "teachers": [{**FOREST, "folds": 2}]}
     result = limbeck.run(asked, out=tmp_path / "run")
     assert result["cache"][0]["rows"] == result["data"]["counts"]["train"] + 60
+    assert "what it says of these is what 2 others say" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(UserError, match=r"data\.unlabelled: predictions are of the rows of"):
         recipe.load({**asked, "teachers": [{"model": "p.npy"}]})

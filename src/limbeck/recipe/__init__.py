@@ -2,7 +2,7 @@
 
 from limbeck.recipe.compression import TRAINED, Budget, Deployable, Factorise, Files, Prune, Recover, Sparsify, Step
 from limbeck.recipe.frameworks import student_misfit
-from limbeck.recipe.networks import Assistant, Combine, Network, Plan, Schedule, Student, Teacher
+from limbeck.recipe.networks import ESTIMATORS, Assistant, Combine, Network, Plan, Schedule, Student, Teacher
 from limbeck.recipe.reading import bundled, dump, load, parse
 from limbeck.recipe.schema import Cache, Recipe, Run
 from limbeck.recipe.sources import Augment, Blur, Data, Jitter, Split
@@ -11,6 +11,7 @@ from limbeck.recipe.terms import AUTO, Ramp, Term
 
 __all__ = [
     "AUTO",
+    "ESTIMATORS",
     "JOINS",
     "TRAINED",
     "WEIGHTED",

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeGuard
 
+from limbeck.recipe import ESTIMATORS
+
 NOTHING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -299,6 +301,10 @@ def _trained(spec: Mapping[str, Any], role: str, result: Mapping[str, Any]) -> s
     name = called + _network(spec, role, result)
     if plan := spec.get("train"):
         return f"{name}, trained here {f'{start} ' if start else ''}for {_plan(plan)}"
+    if str(spec.get("model")).partition("/")[0] in ESTIMATORS:
+        folds = spec.get("folds")
+        others = f"; what it says of these is what {folds} others say, each fitted without the rows it is asked about"
+        return f"{name}, fitted on the training rows{others if folds else ''}"
     return f"{name}, brought along {start}, not trained here" if start else name
 
 
