@@ -326,7 +326,7 @@ MUTANTS = [
     Mutant("keras: always in evaluation mode", "models/keras.py", "given: Tensor = self._graph.model(x, training=self.training)", "given: Tensor = self._graph.model(x, training=False)", KERAS),
     Mutant("keras: statistics of batch norm are forgotten", "models/keras.py", "                    if name in owner._buffers:\n", "                    if False:\n", KERAS),
     Mutant("keras: the softmax stays away from the model", "models/keras.py", "            self._closing.activation = before\n", "            pass\n", KERAS),
-    Mutant("keras: first weights follow no seed", "models/keras.py", "        random.seed(int(torch.randint(2**62, ())))\n", "        random.seed()\n", KERAS),
+    Mutant("keras: first weights follow no seed", "models/backend.py", "        random.seed(int(torch.randint(2**62, ())))\n", "        random.seed()\n", KERAS),
     Mutant("keras: a twin's pool is not padded", "models/twins.py", 'layers.MaxPooling2D(2, strides=1, padding="same"', 'layers.MaxPooling2D(2, strides=1, padding="valid"', KERAS),
     Mutant("keras: code in a file is not looked for", "models/archive.py", "    _refuse_code(config, path)\n", "", KERAS_FILES),
     Mutant("keras: blue for red in a file", "export/keras.py", "rows = keras.ops.flip(rows, axis=-1) if model.bgr else rows", "rows = rows", KERAS_FILES),

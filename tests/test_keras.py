@@ -20,12 +20,13 @@ from limbeck.cache import identify
 from limbeck.errors import UserError
 from limbeck.export.keras import session_keras
 from limbeck.models import NETWORKS, PREPROCESSING, KerasNetwork, Normalized, build, load_weights, save_weights
-from limbeck.models.keras import library, making
+from limbeck.models.backend import library, making
 from limbeck.models.twins import TWINS
 from limbeck.pairing import anatomy
 from limbeck.recipe import Network, Plan
 from limbeck.recipe.frameworks import APPLICATIONS
 from limbeck.signatures import networks
+from limbeck.start import _remembers
 from limbeck.taps import Taps
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -376,6 +377,16 @@ def test_an_application_by_name_and_what_it_refuses(keras, monkeypatch) -> None:
         build(Network(model="keras/MobileNetV2", options={"width": 2}), (3, 32, 32), 5)
     with pytest.raises(UserError, match="`pooling` follows from the recipe"):
         build(Network(model="keras/MobileNetV2", options={"pooling": "max"}), (3, 32, 32), 5)
+    with pytest.raises(UserError, match="`momentum` is a number from 0 to below 1"):
+        build(Network(model="keras/MobileNetV2", options={"momentum": 1.0}), (3, 32, 32), 5)
+    with pytest.raises(UserError, match="`momentum` has no effect"):
+        build(Network(model="keras/VGG16", options={"momentum": 0.5}), (3, 32, 32), 5)
+    assert one.memory_steps == 4603  # 0.999 ** 4603 is just below 0.01
+    quick = build(Network(model="keras/MobileNetV2", options={"alpha": 0.35, "momentum": 0.5}), (3, 32, 32), 5)
+    assert quick.memory_steps == 7
+    norm = quick.get_submodule("bn_Conv1")
+    seen = Taps(quick.train(), ["Conv1"])(quick, torch.rand(4, 3, 32, 32)).features["Conv1"]
+    torch.testing.assert_close(norm.moving_mean, 0.5 * seen.detach().mean((0, 2, 3)))
     offline = OSError("no route to host")
 
     def fails(*_: object, **__: object) -> None:
@@ -384,6 +395,19 @@ def test_an_application_by_name_and_what_it_refuses(keras, monkeypatch) -> None:
     monkeypatch.setattr("keras.src.applications.mobilenet_v2.file_utils.get_file", fails)
     with pytest.raises(UserError, match=r"pretrained weights could not be fetched .no route to host"):
         build(spec.model_copy(update={"pretrained": True}), (1, 32, 32), 5)
+
+
+@pytest.mark.parametrize(("epochs", "told"), [(2, True), (400, False)])
+def test_a_training_too_short_for_the_statistics_is_told(epochs, told) -> None:
+    spec = recipe.Student(model="keras/MobileNetV2", options={"momentum": 0.99}, train=Plan(epochs=epochs))
+    lines: list[str] = []
+    job = SimpleNamespace(data=SimpleNamespace(train=range(100)), progress=SimpleNamespace(say=lines.append))
+    network = KerasNetwork(made(), (2, 6, 5))
+    network._graph.model.layers[1].momentum = 0.99
+    _remembers(job, spec, network)
+    assert bool(lines) is told
+    if told:
+        assert "knows its data after 459 steps; this training has 4 " in lines[0]  # 0.99 ** 459 is just below 0.01
 
 
 # --- in the loop ---------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from limbeck.export import Interface, as_given
 from limbeck.export.keras import session_keras, to_keras
 from limbeck.foreign import bring, load
 from limbeck.models import KerasNetwork, Normalized, read_keras
-from limbeck.models.keras import library, making
+from limbeck.models.backend import library, making
 from limbeck.ship import Rescale
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -293,6 +293,25 @@ def test_a_file_of_ones_own_becomes_a_recipe(tmp_path) -> None:
         brought(path, "conv-pool", "digits.npz", changes={"export": ["litert"]})
     with pytest.raises(UserError, match="edits layers of PyTorch"):
         brought(path, None, "digits.npz", changes={"compress": {"half": [{"prune": {"ratio": 0.5}}]}})
+
+
+def test_features_of_a_file_are_learned_in_a_run(keras, tmp_path) -> None:
+    layers = [keras.layers.Dense(16, activation="relu", name="inner"), keras.layers.Dense(10, activation="softmax")]
+    path = saved(keras.Sequential([keras.Input((8, 8)), keras.layers.Flatten(), *layers]), tmp_path / "t.keras")
+    result = limbeck.run(
+        {
+            "data": {"source": "digits", "limit": 200},
+            "teachers": [{"model": str(path), "mean": [0.3], "std": [0.4]}],
+            "student": {"model": "mlp", "options": {"hidden": [8]}, "train": {"epochs": 3}},
+            "losses": {"hard": 0.1, "fitnet": {"weight": 1.0, "student": ["act1"], "teacher": ["inner"]}},
+            "seeds": 1,
+        },
+        out=tmp_path / "run",
+    )
+    [student] = [m for m in result["models"] if m["role"] == "distilled"]
+    history = (tmp_path / "run" / student["name"] / "history.jsonl").read_text()
+    lines = [json.loads(line) for line in history.splitlines()]
+    assert lines[-1]["train_fitnet"] < lines[0]["train_fitnet"]
 
 
 PLAIN = """

@@ -151,7 +151,7 @@ def test_the_program_runs_a_file_of_keras(tmp_path):
 
     from limbeck import export
     from limbeck.models import KerasNetwork
-    from limbeck.models.keras import making
+    from limbeck.models.backend import making
 
     _, result = brightest(tmp_path)
     with making() as keras:

@@ -18,7 +18,7 @@ from limbeck import augment, cache, foreign, losses, recipe, signatures
 from limbeck.data import Data, fetcher, pixels, targets
 from limbeck.errors import UserError
 from limbeck.fitting import Fitting, fit_terms, own_options, within
-from limbeck.models import Foreign, Normalized, build, normalization, try_out
+from limbeck.models import Foreign, Normalized, build, normalization, plain, try_out
 from limbeck.objective import Objective, Term
 from limbeck.recipe import Augment, Network, Plan, Recipe
 from limbeck.recipe import Teacher as TeacherSpec
@@ -290,7 +290,7 @@ class Job:
         variants = {"": self.recipe.losses, **(self.recipe.compare if learner == "student" else {})}
         for variant, terms in variants.items():
             with within(f"compare.{variant}") if variant else nullcontext():
-                one = teachers[0] if len(teachers) == 1 else None
+                one = plain(teachers[0]) if len(teachers) == 1 else None  # taps are named from there
                 fitting = fit_terms(
                     terms,
                     student,

@@ -113,6 +113,9 @@ def dry_build(job: Job) -> None:
     )
     if found := recipe.student_misfit(checked, isinstance(student[0], KerasNetwork)):
         raise UserError(found[1], where=found[0])
+    trained = [*zip(checked.teachers, teachers, strict=True), *zip(checked.assistants, chain, strict=True)]
+    for spec, network in [*trained, (checked.student, student[0])]:
+        _remembers(job, spec, network)
     tutor = "teachers"
     if chain:
         job.rehearse("student", student[0], tutor, teachers)
@@ -126,6 +129,19 @@ def dry_build(job: Job) -> None:
         job.rehearse("student", student[0], tutor, teachers)
     for line in dict.fromkeys(line for fitting in job.fittings.values() for line in fitting.plan):
         job.progress.say(f"taps of {line}")
+
+
+def _remembers(job: Job, spec: Network, network: torch.nn.Module) -> None:
+    """Say so where statistics of batch norm begin anew and will not have followed the network when it is finished."""
+    plan = getattr(spec, "train", None)
+    if plan is None or not isinstance(network, KerasNetwork) or spec.kind or spec.pretrained or spec.weights:
+        return
+    steps = plan.epochs * -(-len(job.data.train) // plan.batch_size)
+    if 0 < steps < network.memory_steps:
+        job.progress.say(
+            f"note: batch norm in {spec.model} follows slowly and knows its data after {network.memory_steps:,} steps; "
+            f"this training has {steps:,} (give more epochs, or smaller batches, or `options: {{momentum: 0.9}}`)"
+        )
 
 
 def choose_views(job: Job) -> list[str]:

@@ -44,7 +44,7 @@ def to_keras(model: nn.Module, example: Tensor, path: Path, interface: Interface
     Raises:
         UserError: the extra is missing, the model is none of Keras, or the place cannot be written.
     """
-    from limbeck.models.keras import making
+    from limbeck.models.backend import making
 
     check_keras()
     interface, shape = interface or Interface(), tuple(example.shape[1:])
@@ -110,7 +110,7 @@ def session_keras(path: Path, threads: int = 1) -> Session:
     """
     torch = require("torch", extra="keras", purpose="running a Keras file")
     from limbeck.models.archive import read_keras
-    from limbeck.models.keras import library
+    from limbeck.models.backend import library
 
     torch.set_num_threads(threads)
     model = read_keras(path)

@@ -16,7 +16,7 @@ from torch import nn
 from limbeck.data import Data
 from limbeck.errors import UserError, did_you_mean
 from limbeck.models import KerasNetwork
-from limbeck.models.keras import is_keras, making, on_torch
+from limbeck.models.backend import is_keras, making, on_torch
 
 
 def make(path: Path, name: str, data: Data, options: Mapping[str, Any]) -> nn.Module:

@@ -22,14 +22,18 @@ def application(
         shape: [channels, H, W] of one sample. One channel is given three times to weights for colour.
         width: number of logits or values.
         pretrained: fetch the weights for ImageNet.
-        options: passed on to Keras.
+        options: passed on to Keras, but for `momentum`: of all batch normalisation. Keras has 0.99 or 0.999, with which
+            it takes some thousand steps until the statistics are those of the data.
 
     Raises:
         UserError: an unknown option, images that it cannot take, or weights that cannot be fetched.
     """
     if taken := set(OURS) & set(options):
         raise UserError(f"`{min(taken)}` follows from the recipe and is not an option", where=f"keras/{name}")
-    base = fetched(keras, name, shape, pretrained, options)
+    given = {key: value for key, value in options.items() if key != "momentum"}
+    base = fetched(keras, name, shape, pretrained, given)
+    if (momentum := options.get("momentum")) is not None:
+        _hurry(keras, base, momentum, f"keras/{name}")
     return keras.Model(base.input, keras.layers.Dense(width, name="head")(base.output), name=base.name)
 
 
@@ -60,3 +64,13 @@ def fetched(keras: Any, name: str, shape: tuple[int, ...], pretrained: bool, opt
     image = keras.Input((height, width, 1), name="image")
     three = keras.layers.Concatenate(name="colours")([image, image, image])
     return keras.Model(image, base(three), name=base.name)
+
+
+def _hurry(keras: Any, base: Any, momentum: object, where: str) -> None:
+    norms = [layer for layer in base._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    if not isinstance(momentum, float) or not 0 <= momentum < 1:
+        raise UserError(f"`momentum` is a number from 0 to below 1, not {momentum!r}", where=where)
+    if not norms:
+        raise UserError("`momentum` has no effect: there is no batch normalisation in it", where=where)
+    for layer in norms:
+        layer.momentum = momentum

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import UserError
-from limbeck.models.keras import check_keras, library, making
+from limbeck.models.backend import check_keras, library, making
 
 # What brings code of its own, or another program, into a model. Keras's safe mode refuses most of them, too; here they
 # are refused by name before Keras looks at the file.

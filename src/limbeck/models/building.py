@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from limbeck.errors import UserError, did_you_mean
 from limbeck.models.applications import application
+from limbeck.models.backend import making
 from limbeck.models.hub import from_timm, published
 from limbeck.models.inputs import PREPROCESSING
-from limbeck.models.keras import KerasNetwork, making
+from limbeck.models.keras import KerasNetwork
 from limbeck.models.networks import NETWORKS
 from limbeck.models.twins import TWINS
 from limbeck.models.weights import load_weights, metadata_of
