@@ -257,3 +257,21 @@ def test_a_function_is_a_teacher_for_fit():
     terms = [limbeck.Term("kd", limbeck.bind("kd", temperature=1.0), weight=1.0)]
     history = limbeck.fit(student, limbeck.Objective(terms), teacher, data, limbeck.Plan(epochs=3, lr=0.05))
     assert history.epochs[-1]["train_loss"] < history.epochs[0]["train_loss"]
+
+
+def test_a_function_of_colours_is_given_them_as_it_takes_them():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 255, (60, 3, 8, 8), dtype=np.uint8)
+    data = limbeck.from_arrays(images, np.arange(60) % 3)
+    seen = []
+
+    def look(rows):
+        seen.append(rows)
+        return rows.mean(axis=(2, 3))
+
+    spec = spec_of("callable", preprocess="imagenet")
+    asked = foreign.bring(spec, data, trust=False, function=foreign.from_function(look, data, "teacher"))
+    asked(pixels(data, data.val))
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    wanted = (images[data.val] / 255 - mean[:, None, None]) / std[:, None, None]
+    assert np.allclose(seen[-1], wanted, atol=1e-5)
