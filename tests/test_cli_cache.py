@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import limbeck
-from limbeck import pipeline
+from limbeck import checkup
 from limbeck.cli import app
 from limbeck.errors import UserError
 
@@ -103,10 +103,10 @@ def test_answers_of_another_teacher_are_found(shelf):
 
 def test_only_a_finished_run_that_stores_answers_is_checked(tmp_path):
     with pytest.raises(UserError, match=r"result\.json"):
-        pipeline.recheck(tmp_path)
+        checkup.recheck(tmp_path)
     limbeck.run({**TINY, "views": 0}, out=tmp_path / "live")
     with pytest.raises(UserError, match="asks the teacher live"):
-        pipeline.recheck(tmp_path / "live")
+        checkup.recheck(tmp_path / "live")
 
 
 def test_prune_removes_what_is_chosen_and_nothing_else(shelf):

@@ -90,13 +90,13 @@ def test_a_file_teaches_as_the_network_it_came_from(finished, tmp_path, format_)
     # Asked again: the answers are found, since the file is the same.
     more = limbeck.run(tiny(seeds=[5], teachers=[{"model": str(folder / row["file"])}]), out=tmp_path / "more")
     assert more["cache"][0]["asked"] == 0
-    assert pipeline_recheck(tmp_path / "run") == {"teacher": 0}
+    assert asked_again(tmp_path / "run") == {"teacher": 0}
 
 
-def pipeline_recheck(folder):
-    from limbeck import pipeline
+def asked_again(folder):
+    from limbeck import checkup
 
-    return {name: found.disagreements for name, found in pipeline.recheck(folder, sample=8).items()}
+    return {name: found.disagreements for name, found in checkup.recheck(folder, sample=8).items()}
 
 
 @pytest.mark.parametrize("rows", [None, 1, 4])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from test_foreign import pipeline_recheck
+from test_foreign import asked_again
 from test_pipeline import one, tiny
 
 import limbeck
@@ -195,7 +195,7 @@ def test_stored_predictions_teach_from_recipe_to_page(tmp_path):
     assert teacher["cost"]["params"] is None
     assert teacher["cost"]["size_bytes"] == file.stat().st_size
     assert result["cache"][0]["rows"] == len(data.train)
-    assert pipeline_recheck(tmp_path / "run") == {"teacher": 0}
+    assert asked_again(tmp_path / "run") == {"teacher": 0}
     assert "p.npy" in (tmp_path / "run" / "report.html").read_text()
     np.save(file, every[::-1])
     with pytest.raises(UserError, match="begun from other data, another teacher"):

@@ -14,7 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
-from test_foreign import pipeline_recheck
+from test_foreign import asked_again
 from test_pipeline import one
 
 import limbeck
@@ -288,7 +288,7 @@ def test_a_forest_is_fitted_on_the_training_rows_and_teaches(tmp_path):
     more = limbeck.run({**raw, "seeds": [0, 5]}, out=tmp_path / "run")
     assert one(more, "teacher")["metrics"] == row["metrics"]
     assert more["cache"][-1]["asked"] == 0
-    assert pipeline_recheck(tmp_path / "run") == {"teacher": 0}
+    assert asked_again(tmp_path / "run") == {"teacher": 0}
     page = (tmp_path / "run" / "report.html").read_text()
     assert "RandomForestClassifier (n estimators 7, max depth 3), fitted on the training rows." in page
 

@@ -1,4 +1,7 @@
-"""A look at a whole recipe before a long job: its rows, its teachers, its time and disk. Nothing is trained or kept."""
+"""A look at a whole recipe before a long job: its rows, its teachers, its time and disk. Nothing is trained or kept.
+
+And one at a finished run, whose teachers are asked again.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck import doctor, evaluate, export, recipe
+from limbeck import cache, doctor, evaluate, export, recipe, teach
 from limbeck.data import targets
 from limbeck.devices import make_accelerator
 from limbeck.doctor import Finding, Level
+from limbeck.errors import UserError
 from limbeck.forecast import disk_words, forecast, time_words
 from limbeck.foreign import Function
 from limbeck.job import Job
 from limbeck.recipe import Recipe
-from limbeck.runtime import Progress, read_json
+from limbeck.runtime import Progress, locked, read_json
 from limbeck.stages import lost
-from limbeck.start import begin, dry_build, likely_views
+from limbeck.start import begin, choose_views, dry_build, likely_views
 
 
 def checkup(
@@ -61,6 +65,52 @@ def checkup(
     found += _teachers(job)
     progress.say("time: a few steps of everything that is trained")
     return found + _forecast(job)
+
+
+def recheck(
+    folder: Path,
+    *,
+    sample: int = 64,
+    trust: bool = False,
+    callables: Mapping[str, Function] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, cache.Reasked]:
+    """Ask the teachers and assistants of a finished run again for some rows, and compare with what is stored.
+
+    Args:
+        folder: the run directory.
+        sample: rows to ask each of them for.
+        trust: whether opening a model may run code; see `pipeline.run`.
+        callables: functions that teach; see `pipeline.run`.
+        progress: where progress is shown.
+
+    Returns:
+        What was found, by the name of the teacher.
+
+    Raises:
+        UserError: no finished run, one without teachers, or one whose teacher is asked live.
+    """
+    read_json(folder / "result.json")
+    checked, progress = recipe.load(folder / "recipe.yaml"), progress or Progress(quiet=True)
+    if checked.run.threads:
+        torch.set_num_threads(checked.run.threads)
+    with locked(folder):
+        accelerator = make_accelerator(checked.run, folder)
+        job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
+        dry_build(job)
+        choose_views(job)
+        faculty = teach.assemble(job)
+        if faculty is None or not job.views:
+            why = "it has no teacher" if faculty is None else "`views: 0` asks the teacher live"
+            raise UserError(f"nothing is stored for this run: {why}", where=str(folder))
+        members = [("teachers", member) for member in faculty.members]
+        members += [(member[0], member) for member in teach.assistants(job, faculty).members]
+        found = {}
+        for tutor, (name, build_it, dtype) in members:
+            network = build_it()
+            stored, fetch = job.stored(tutor, name, network, dtype), job.fetch(stored=False)
+            found[name] = cache.reask(stored, job.frozen(tutor, network, dtype), fetch, sample)
+    return found
 
 
 def _teachers(job: Job) -> list[Finding]:

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from limbeck import __version__, cache, evaluate, export, recipe, teach
+from limbeck import __version__, evaluate, export, recipe, teach
 from limbeck.budget import search
 from limbeck.data import Data
 from limbeck.devices import make_accelerator
-from limbeck.errors import UserError
 from limbeck.foreign import Function
 from limbeck.job import SCHEMA, Job
 from limbeck.measure import Candidate, measure
@@ -70,52 +69,6 @@ def run(
     with locked(folder):
         claim(folder, checked)
         return _staged(checked, folder, accelerator, progress, trust, callables)
-
-
-def recheck(
-    folder: Path,
-    *,
-    sample: int = 64,
-    trust: bool = False,
-    callables: Mapping[str, Function] | None = None,
-    progress: Progress | None = None,
-) -> dict[str, cache.Reasked]:
-    """Ask the teachers and assistants of a finished run again for some rows, and compare with what is stored.
-
-    Args:
-        folder: the run directory.
-        sample: rows to ask each of them for.
-        trust: whether opening a model may run code; see `run`.
-        callables: functions that teach; see `run`.
-        progress: where progress is shown.
-
-    Returns:
-        What was found, by the name of the teacher.
-
-    Raises:
-        UserError: no finished run, one without teachers, or one whose teacher is asked live.
-    """
-    read_json(folder / "result.json")
-    checked, progress = recipe.load(folder / "recipe.yaml"), progress or Progress(quiet=True)
-    if checked.run.threads:
-        torch.set_num_threads(checked.run.threads)
-    with locked(folder):
-        accelerator = make_accelerator(checked.run, folder)
-        job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
-        dry_build(job)
-        choose_views(job)
-        faculty = teach.assemble(job)
-        if faculty is None or not job.views:
-            why = "it has no teacher" if faculty is None else "`views: 0` asks the teacher live"
-            raise UserError(f"nothing is stored for this run: {why}", where=str(folder))
-        members = [("teachers", member) for member in faculty.members]
-        members += [(member[0], member) for member in teach.assistants(job, faculty).members]
-        found = {}
-        for tutor, (name, build_it, dtype) in members:
-            network = build_it()
-            stored, fetch = job.stored(tutor, name, network, dtype), job.fetch(stored=False)
-            found[name] = cache.reask(stored, job.frozen(tutor, network, dtype), fetch, sample)
-    return found
 
 
 # --- the story -----------------------------------------------------------------------------------

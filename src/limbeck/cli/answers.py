@@ -65,9 +65,9 @@ def cache_verify(
             print(f"{entry.key}: {'sound' if not faults else '; '.join(faults)}")
             advance(number, entry.key)
     if run is not None:
-        from limbeck import pipeline
+        from limbeck import checkup
 
-        for name, found in pipeline.recheck(run, sample=sample, trust=trust, progress=progress).items():
+        for name, found in checkup.recheck(run, sample=sample, trust=trust, progress=progress).items():
             print(
                 f"{name}: asked again for {found.samples} rows, largest difference {found.worst:.3g}, "
                 f"{found.disagreements} with another prediction"
