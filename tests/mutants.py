@@ -74,6 +74,8 @@ KERAS = ("test_keras.py",)
 KERAS_FILES = ("test_keras_files.py",)
 STORED = ("test_foreign_stored.py",)
 TABLES = ("test_foreign_tables.py",)
+DOCTOR = ("test_doctor.py",)
+CHECKUP = ("test_checkup.py",)
 
 MUTANTS = [
     # losses
@@ -305,6 +307,13 @@ MUTANTS = [
     Mutant("compress: fused transformer path taken", "compress/factorise.py", "modules[parent].activation_relu_or_gelu = 0", "pass", FACTORISE),
     Mutant("compress: zeros learn", "compress/sparsify.py", "gradient.masked_fill(~mask.to(gradient.device), 0)", "gradient", SPARSIFY),
     Mutant("compress: fours along the outputs", "compress/sparsify.py", "last = weight.movedim(1, -1)", "last = weight.movedim(0, -1)", SPARSIFY),
+    # the doctor
+    Mutant("doctor: an order judged by its own rows", "doctor/alignment.py", "torch.where(self.half, self.second[truth], self.first[truth])", "torch.where(self.half, self.first[truth], self.second[truth])", DOCTOR),
+    Mutant("doctor: whatever is better is believed", "doctor/inputs.py", "if best - own >= MARGIN and best >= _needed(data, rows, given) and chance < SURE:", "if best - own >= MARGIN:", DOCTOR),
+    Mutant("doctor: any sure teacher ends in two softmaxes", "doctor/outputs.py", "twice = bool((shares >= -1e-3).all()) and", "twice =", DOCTOR),
+    Mutant("doctor: answers in other company compared with other rows'", "doctor/steadiness.py", "batch_size=24)[order.argsort()]", "batch_size=24)", DOCTOR),
+    Mutant("doctor: a run does not look at what is brought along", "teach.py", "None if spec.train else spec)", "None)", CHECKUP),
+    Mutant("forecast: one student whatever the seeds", "forecast.py", "one.count * one.plan.epochs * epoch", "one.plan.epochs * epoch", CHECKUP),
     # the command line
     Mutant("start-up: every installed package searched", "cli/__init__.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
     Mutant("start-up: help reads recipes", "cli/__init__.py", "import gc\nimport os\n", "import gc\nimport os\nimport limbeck.recipe\n", STARTUP),

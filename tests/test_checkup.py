@@ -78,9 +78,9 @@ def test_a_run_says_the_same_before_anybody_learns(finished, tmp_path):
     progress.say = said.append
     result = limbeck.run({**job, "seeds": 1}, out=tmp_path / "run", progress=progress)
     warnings = [line for line in said if line.startswith("WARNING: teacher:")]
-    assert any("was taught other inputs" in line for line in warnings)
-    assert any("was taught other inputs" in note for note in result["notes"])
-    assert "was taught other inputs" in (tmp_path / "run" / "report.html").read_text()
+    assert any("answers better to other inputs" in line for line in warnings)
+    assert any("answers better to other inputs" in note for note in result["notes"])
+    assert "answers better to other inputs" in (tmp_path / "run" / "report.html").read_text()
     well = limbeck.run({**with_weights(file), "seeds": 1}, out=tmp_path / "well")
     assert not any(note.startswith("teacher:") for note in well["notes"])
 
@@ -121,7 +121,7 @@ def test_the_command_line_says_it_and_exits_with_1_for_a_warning(finished, tmp_p
     code, said = doctor(capsys, write(tmp_path / "bad.json", bad), "--out", tmp_path / "run", "--quiet")
     assert code == 1
     lines = said.splitlines()
-    line = next(number for number, text in enumerate(lines) if "was taught other inputs" in text)
+    line = next(number for number, text in enumerate(lines) if "answers better to other inputs" in text)
     assert lines[line].split()[0] == "warning"
     assert "write `" in lines[line + 1]
     assert lines[-1] == f"{sum(text.split()[0] == 'warning' for text in lines if text.strip())} warnings"

@@ -11,6 +11,7 @@ from torch import nn
 
 from limbeck import doctor, evaluate, models, recipe
 from limbeck.data import load, pixels, targets
+from limbeck.doctor import alignment
 from limbeck.foreign.outputs import Read
 
 CPU = torch.device("cpu")
@@ -257,6 +258,37 @@ def test_the_temperature_is_the_one_that_the_teacher_was_heated_by(digits, plain
     finding = one(examined(taken(heated), digits), "temperature")
     assert finding.figures["temperature"] == pytest.approx(scale * best, rel=0.03)
     assert finding.level == ("note" if scale * best < 0.25 else "ok")
+
+
+def test_no_row_is_judged_by_an_order_that_was_made_for_it():
+    draw = torch.Generator().manual_seed(0)
+    truth, said = (torch.randint(0, 40, (160,), generator=draw) for _ in range(2))
+    orders = alignment.orders(truth, said, 40)
+    assert float((said == orders.whole[truth]).double().mean()) > 0.2  # which is what luck and 40 choices make of noise
+    assert float(orders.hits(truth, said).double().mean()) < 0.08
+    assert torch.equal(alignment.recognised(truth, said, 40), said == truth)
+
+
+def test_several_labels_are_looked_at_too(digits):
+    """Even, above four, a three or an eight; as a network learned them from pixels normalised as `signed` is."""
+    label = digits.y[:, None]
+    y = torch.cat([label % 2 == 0, label > 4, (label == 3) | (label == 8)], 1).float()
+    data = replace(digits, y=y, task=replace(digits.task, kind="multilabel", names=("even", "large", "round")))
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 3))
+    x, wanted = taken(nn.Identity())(pixels(data, data.train)), y[data.train]
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(80):
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(network(x), wanted).backward()
+        optimizer.step()
+    assert told(examined(taken(network), data)) == []
+    assert one(examined(taken(network, "bytes"), data), "inputs").hint == "write `preprocess: signed`"
+    line, name = doctor.straight_line(data)
+    good = evaluate.predict(taken(network).eval(), data, data.val)
+    assert doctor.weaker("teacher", good, data, line, name).level == "ok"
+    assert doctor.weaker("teacher", -good, data, line, name).level == "warning"
+    assert [finding.level for finding in doctor.survey(data)] == ["ok"]
 
 
 # --- values --------------------------------------------------------------------------------------

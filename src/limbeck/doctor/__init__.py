@@ -63,9 +63,9 @@ def examine(
             prediction, rows = fitting, few
     if data.task.kind == "classification" and not data.per_token:
         read_as = next((module.how for module in network.modules() if isinstance(module, Read)), "")
-        doubled = softmax(name, prediction, spec, read_as=read_as)
-        found += [doubled, class_order(name, prediction, data, rows, spec)]
-        if doubled is None or doubled.level == "ok":  # or it follows from that
+        readings = softmax(name, prediction, spec, read_as=read_as), class_order(name, prediction, data, rows, spec)
+        found += readings
+        if not any(one.level == "warning" for one in readings if one):  # or it says nothing that they do not
             found.append(temperature(name, prediction, data, rows))
     elif data.task.kind == "regression":
         found.append(values(name, prediction, data, rows, spec))

@@ -80,7 +80,7 @@ def misfit(
     chance = better_by_chance(data, prediction, given, rows)
     if best - own >= MARGIN and best >= _needed(data, rows, given) and chance < SURE:
         text = (
-            f"was taught other inputs than it is given: {levels[0]} as it is, {levels[1]} with {way.name} "
+            f"answers better to other inputs than it is given: {levels[0]} as it is, {levels[1]} with {way.name} "
             f"({sure_words(len(rows), chance)}; {len(tried)} other ways tried)"
         )
         text += f"; about as good: {', '.join(equal)}" if equal else ""

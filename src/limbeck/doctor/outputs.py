@@ -18,7 +18,7 @@ from limbeck.recipe import Network
 ROWS_OF_A_CLASS = 6  # with fewer nothing is said about its place
 STABLE = 0.9  # the share of exchanged classes that both halves of the rows must agree about
 CERTAIN = 0.8  # the likeliest class of the typical row, where a softmax was applied twice
-RESCALED = 0.1  # of R2: what a straight line through the values must gain
+EXPLAINED, RESCALED = 0.3, 0.1  # R2 that values reach on the right line, and how near another reading must come
 COLD, HOT = 0.05, 20.0  # temperatures that are looked at
 EVEN, MISSED = 0.25, 0.2  # a temperature below which soft targets are strangely even, and the error that it puts right
 FEW = 50  # rows below which no temperature is fitted
@@ -122,7 +122,7 @@ def values(name: str, prediction: Tensor, data: Data, rows: Tensor, spec: Networ
         return None
     fitted = straightened(truth, given)
     level, then = r2(given, truth), r2(fitted, truth)
-    if then - max(level, 0.0) < RESCALED:
+    if then < EXPLAINED or level > then / 2:  # a line through what knows nothing explains a little, too
         return None
     hint = "give them in the target's own unit, by a last layer that scales and shifts them"
     if data.targets is not None and spec.asked:
