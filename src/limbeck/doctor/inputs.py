@@ -25,6 +25,7 @@ from limbeck.models import PREPROCESSING, Normalized, foreign
 MARGIN, MUCH = 0.02, 0.05  # of accuracy or R2: what fits better by less is not told, or a note
 TIED = 0.01
 KNOWN = 0.25  # of what the commonest class leaves: a network that knows nothing may by chance know it better turned
+GLANCE, FEWEST, SLACK = 4, 64, 0.05  # every fourth row first; ways that are worse there by so much are left at that
 SHOWN = 4  # numbers of `mean` and `std` that are written out
 
 
@@ -60,33 +61,43 @@ def misfit(
         A warning if one fits clearly better than what the recipe says, None where there is nothing to try; and what the
         network answers if it is given its inputs in the way that fits.
     """
-    tried: list[tuple[float, Way, Tensor]] = []
-    for way in _ways(network, data):
-        try:
-            prediction = evaluate.predict(way.network.to(device), data, rows, device=device)
-        except Exception:  # a model of another library, or a function, may refuse what it was not made for
-            if foreign(network) is None:
-                raise
-            continue
-        if prediction.isfinite().all():
-            tried.append((recognition(data, prediction, rows), way, prediction))
-    if not tried:
+    ways = list(_ways(network, data))
+
+    def tried(few: Tensor) -> list[tuple[float, Way, Tensor]]:
+        found = []
+        for way in ways:
+            try:
+                said = evaluate.predict(way.network.to(device), data, few, device=device)
+            except Exception:  # a model of another library, or a function, may refuse what it was not made for
+                if foreign(network) is None:
+                    raise
+                continue
+            if said.isfinite().all():
+                found.append((recognition(data, said, few), way, said))
+        return found
+
+    glanced = tried(rows[::GLANCE] if len(rows) >= GLANCE * FEWEST else rows)
+    if not glanced:
         return None, given
-    own = recognition(data, given, rows)
-    best, way, prediction = max(tried, key=lambda one: one[0])
-    equal = [other.name for level, other, _ in tried if other is not way and best - level <= TIED]
+    own, count = recognition(data, given, rows), len(ways)
+    # Most ways are plainly worse, and a large teacher takes its time.
+    ways = [way for level, way, _ in glanced if level > own - SLACK]
+    whole = tried(rows)
+    found = whole or glanced
+    best, way, prediction = max(found, key=lambda one: one[0])
+    equal = [other.name for level, other, _ in found if other is not way and best - level <= TIED]
     figures = {"as_it_is": own, "best_other": best, "rows": float(len(rows))}
     levels = metric_words(data, own), metric_words(data, best)
-    chance = better_by_chance(data, prediction, given, rows)
+    chance = better_by_chance(data, prediction, given, rows) if whole else 1.0
     if best - own >= MARGIN and best >= _needed(data, rows, given) and chance < SURE:
         text = (
             f"answers better to other inputs than it is given: {levels[0]} as it is, {levels[1]} with {way.name} "
-            f"({sure_words(len(rows), chance)}; {len(tried)} other ways tried)"
+            f"({sure_words(len(rows), chance)}; {count} other ways tried)"
         )
         text += f"; about as good: {', '.join(equal)}" if equal else ""
         level: Level = "warning" if best - own >= MUCH else "note"
         return Finding(level, name, "inputs", text, way.hint, figures), prediction
-    text = f"inputs fit: {levels[0]} as it is; the next of {len(tried)} other ways, {way.name}, {levels[1]}"
+    text = f"inputs fit: {levels[0]} as it is; the next of {count} other ways, {way.name}, {levels[1]}"
     return Finding("ok", name, "inputs", text, figures=figures), given
 
 

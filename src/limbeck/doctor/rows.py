@@ -73,7 +73,7 @@ def _duplicates(data: Data) -> list[Finding]:
         where = "training" if side == "val" else "training or validation"
         text = f"{twice:,} of {len(counted[side]):,} {word} rows ({share:.1%}) stand among the {where} rows, too"
         level: Level = "warning" if share >= LEAKED and data.images else "note"  # rows of tables may well be equal
-        hint = "`data.split.group` keeps what belongs together on one side"
+        hint = "remove them, or keep them on one side with `data.split.group`"
         found.append(Finding(level, "data", "duplicates", text, hint, {"rows": twice, "share": share}))
     if (torn := sum(len(known) > 1 for known in labels.values())) and data.task.kind == "classification":
         text = f"{torn:,} rows stand there with different labels"
