@@ -1,16 +1,20 @@
 """`limbeck doctor` over whole recipes: what it says, what it leaves alone, how long it says a job will take."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import need
 from safetensors.torch import load_file, save_file
 from test_pipeline import tiny, write
 
 import limbeck
-from limbeck import cache, forecast, recipe, start
+from limbeck import cache, evaluate, forecast, recipe, start
 from limbeck.checkup import checkup
 from limbeck.cli.app import app
 from limbeck.devices import make_accelerator
@@ -103,6 +107,51 @@ def test_a_student_that_is_better_is_told(finished, tmp_path):
     against = next(one for one in found if "The student is better" in one.text)
     assert against.level == "warning"
     assert against.figures["other"] - against.figures["teacher"] > 0.1
+
+
+def test_stored_predictions_in_disorder_are_put_in_order(finished, tmp_path):
+    folder, _ = finished
+    job = job_of(LONG, folder)
+    network = job.network(job.recipe.teachers[0], folder / "teacher" / "best.safetensors")
+    values = evaluate.predict(network, job.data, torch.arange(len(job.data.x))).softmax(1).numpy()
+    every = np.empty_like(values)
+    every[job.data.keys.own] = values
+    turned = np.roll(np.arange(10), 3)
+    named = json.dumps([str(n) for n in turned])
+    np.save(tmp_path / "right.npy", every)
+    np.save(tmp_path / "wrong.npy", every[:, turned])  # column n is the class turned[n]
+    frame = pd.DataFrame(every[:, turned], columns=[str(n) for n in range(10)])
+    frame.insert(0, "row", np.arange(len(every)))
+    frame.to_csv(tmp_path / "wrong.csv", index=False)
+
+    def found(name, **keys):
+        return checkup({**LONG, "teachers": [{"model": str(tmp_path / name), **keys}]}, out=tmp_path / "run")
+
+    right = found("right.npy")
+    assert told(right) == []
+    assert "inputs" not in {one.what for one in right}  # it is not given any
+    assert next(one for one in found("wrong.npy") if one.what == "classes").hint == f"write `classes: {named}`"
+    assert told(found("wrong.npy", classes=[str(n) for n in turned])) == []
+    # Columns with names are found by these, in whatever order they are said to be.
+    hint = next(one for one in found("wrong.csv") if one.what == "classes").hint
+    assert hint == f"the columns have wrong names: rename {json.dumps([str(n) for n in range(10)])} to {named}"
+
+
+def test_what_a_run_fits_is_looked_at_once_it_is_there(tmp_path):
+    need(importlib.util.find_spec("skops") is not None, "skops")
+    forest = {"model": "sklearn/RandomForestClassifier", "options": {"n_estimators": 30}}
+    job = {
+        **LONG, "teachers": [forest], "data": {**LONG["data"], "flat": True}, "seeds": 1,
+        "student": {"model": "mlp", "options": {"hidden": [8]}, "train": {"epochs": 1}},
+    }  # fmt: skip
+    found = checkup(job, out=tmp_path / "run")
+    assert [one.text for one in found if one.about == "teacher"] == [
+        "is fitted by this recipe, in a time that nobody knows beforehand"
+    ]
+    limbeck.run(job, out=tmp_path / "run")
+    found = checkup(job, out=tmp_path / "run")
+    assert told(found) == []
+    assert "worth" in {one.what for one in found}
 
 
 def doctor(capsys, *words):

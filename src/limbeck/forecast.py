@@ -303,6 +303,6 @@ def time_words(found: Forecast) -> str:
 def disk_words(found: Forecast, folder: Path) -> str:
     """How much of the disk the job takes."""
     return (
-        f"about {in_words(found.run_bytes)} of weights and checkpoints in {folder} of {in_words(found.run_room)} free, and "
-        f"{in_words(found.stored_bytes)} of stored answers of {in_words(found.stored_room)} free"
+        f"about {in_words(found.run_bytes)} of weights and checkpoints in {folder} of {in_words(found.run_room)} free, "
+        f"and {in_words(found.stored_bytes)} of stored answers of {in_words(found.stored_room)} free"
     )

@@ -55,6 +55,8 @@ def examine(
     looked, rows = sample(torch.arange(len(data.val))), data.val
     few, given = rows[looked], prediction[looked]
     inner = foreign(network)
+    if inner is not None and inner.classes and not spec.classes:
+        spec = spec.model_copy(update={"classes": list(inner.classes)})
     if inner is None or not inner.keyed:
         found.append(steadiness(name, network, data, few, device))
         inputs, fitting = misfit(name, network, data, few, given, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import PurePath
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ CERTAIN = 0.8  # the likeliest class of the typical row, where a softmax was app
 EXPLAINED, RESCALED = 0.3, 0.1  # R2 that values reach on the right line, and how near another reading must come
 COLD, HOT = 0.05, 20.0  # temperatures that are looked at
 EVEN, MISSED = 0.25, 0.2  # a temperature below which soft targets are strangely even, and the error that it puts right
+NAMED = (".csv", ".parquet")  # stored predictions whose columns have names
 FEW = 50  # rows below which no temperature is fitted
 
 
@@ -64,7 +66,11 @@ def class_order(name: str, prediction: Tensor, data: Data, rows: Tensor, spec: N
         text += f"; not sure of {', '.join(unsure)}"
     if few := [names[n] for n in (counts < ROWS_OF_A_CLASS).nonzero().flatten().tolist()]:
         text += f"; too few rows to tell of {', '.join(few)}"
-    hint = f"write `classes: {json.dumps(own, ensure_ascii=False)}`"
+    shown = json.dumps(own, ensure_ascii=False)
+    hint = f"write `classes: {shown}`"
+    if spec.kind == "stored" and PurePath(spec.model).suffix.lower() in NAMED:  # which are found by name, in any order
+        now = json.dumps(list(spec.classes or names), ensure_ascii=False)
+        hint = f"the columns have wrong names: rename {now} to {shown}"
     return Finding("warning", name, "classes", text, hint, {"as_it_is": level, "in_order": then})
 
 
