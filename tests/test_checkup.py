@@ -274,6 +274,21 @@ def test_the_disk_is_what_a_run_takes(finished, tmp_path):
     assert not dataclasses.replace(found, stored_room=0).fits
 
 
+def test_rows_without_a_label_and_spreads_take_room_too(tmp_path):
+    x = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=x, y=x[:, :2])
+    np.save(tmp_path / "more.npy", x[:50] + 1)
+    source = {"source": "arrays", "path": str(tmp_path / "rows.npz"), "unlabelled": str(tmp_path / "more.npy")}
+    network = {"model": "mlp", "train": {"epochs": 1}}
+    spread = tiny(
+        task="regression", data=source, teachers=[network], student=network,
+        losses={"label_gaussian_nll": 1, "gaussian_kl": 1}, export=[], seeds=1,
+    )  # fmt: skip
+    result = limbeck.run(spread, out=tmp_path / "run")
+    (stored,) = {one["key"]: one["bytes"] for one in result["cache"]}.values()
+    assert start.stored_bytes(job_of(spread, tmp_path / "other")) == stored
+
+
 def test_likely_views_are_those_of_the_run(finished, tmp_path, monkeypatch):
     assert job_of(LONG, tmp_path / "run").views == finished[1]["views"] == 1
     moving = {**LONG, "augment": {"shift": 1}}

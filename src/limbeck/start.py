@@ -175,7 +175,7 @@ def stored_bytes(job: Job) -> int:
     checked, data = job.recipe, job.data
     tutors = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
     tutors += ["student"] * _own_tutors(checked)
-    codec, width, rows = checked.cache, data.task.width, len(data.train)
+    codec, width, rows = checked.cache, data.task.outputs, len(data.taught)
     one = sum(
         cache.size_bytes(rows, 1, width, dtype=codec.dtype, top_k=job.top_k, taps=job.teacher_shapes(tutor))
         for tutor in tutors
