@@ -38,9 +38,10 @@ def load(spec: recipe.Data, kind: Kind, progress: Progress | None = None) -> Dat
         raise UserError(wrong, where="data.source")
     try:
         raw = _raw(spec, kind, progress)
-    except AbsentError:
+    except AbsentError as error:
         if spec.fallback is None or spec.fallback == spec.source:
-            raise
+            hint = "write where it is: data.path=PATH; `limbeck recipes NAME` says where that of a bundled one comes from"
+            raise AbsentError(error.what, where=error.where, hint=error.hint or hint) from None
         without = {"path": None, "fallback": None, "unlabelled": None}
         data = load(spec.model_copy(update={"source": spec.fallback, **without}), kind, progress)
         note = f"{spec.source} was not found: THIS IS {data.name} INSTEAD, in every figure below"
