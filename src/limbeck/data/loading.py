@@ -40,7 +40,7 @@ def load(spec: recipe.Data, kind: Kind, progress: Progress | None = None) -> Dat
         raw = _raw(spec, kind, progress)
     except AbsentError as error:
         if spec.fallback is None or spec.fallback == spec.source:
-            hint = "write where it is: data.path=PATH; `limbeck recipes NAME` says where that of a bundled one comes from"
+            hint = "write where it is: data.path=PATH; `limbeck recipes NAME` says where that of a bundled one is"
             raise AbsentError(error.what, where=error.where, hint=error.hint or hint) from None
         without = {"path": None, "fallback": None, "unlabelled": None}
         data = load(spec.model_copy(update={"source": spec.fallback, **without}), kind, progress)
