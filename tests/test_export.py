@@ -405,7 +405,8 @@ def test_what_is_installed_is_available_without_importing_it(monkeypatch: pytest
 
     monkeypatch.setattr(builtins, "__import__", guarded)
     export.check_available(FORMS)
-    assert set(export.EXPORTERS) == set(export.SUFFIXES) == set(FORMS)
+    # Files of Keras are made of models of Keras only: test_keras_files.py.
+    assert set(export.EXPORTERS) == set(export.SUFFIXES) == {*FORMS, "keras"}
 
 
 def test_the_room_loads_no_torch() -> None:
@@ -419,8 +420,8 @@ def test_the_room_loads_no_torch() -> None:
 def test_an_unknown_format_is_refused_with_a_guess() -> None:
     with pytest.raises(UserError, match="did you mean 'litert'"):
         export.check_available(["litet"])
-    with pytest.raises(UserError, match="unknown format 'keras'"):
-        export.to("keras", nn.Linear(3, 2), torch.ones(1, 3), Path("model"))
+    with pytest.raises(UserError, match="unknown format 'caffe'"):
+        export.to("caffe", nn.Linear(3, 2), torch.ones(1, 3), Path("model"))
 
 
 # --- parity --------------------------------------------------------------------------------------

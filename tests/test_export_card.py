@@ -100,7 +100,7 @@ def test_how_many_rows_each_format_takes(tmp_path: Path) -> None:
     [
         (lambda card: card.pop("task"), "is not a card of a file .*task"),
         (lambda card: card.update(task="clustering"), "clustering"),
-        (lambda card: card.update(format="keras"), "unknown format 'keras'"),
+        (lambda card: card.update(format="caffe"), "unknown format 'caffe'"),
         (lambda card: card["input"].update(dtype="int4"), "unknown input 'int4'"),
         (lambda card: card["input"].update(shape=3), "is not a card of a file"),
         (lambda card: card.update(card=99), "a later version of Limbeck"),

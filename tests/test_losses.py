@@ -130,7 +130,8 @@ def with_labels() -> list[str]:
 def test_every_loss_has_an_oracle() -> None:
     assert set(ORACLES) == set(LOSSES)
     assert set(BEST) == set(LOSSES)
-    with_options = {name for name, signature in signatures.losses().items() if signature.options}
+    # One weight a class: test_class_weights.py holds these against PyTorch's, for widths here differ.
+    with_options = {name for name, known in signatures.losses().items() if set(known.options) - {"class_weights"}}
     assert set(OPTIONS) == with_options
 
 
