@@ -252,6 +252,9 @@ def test_files_that_do_not_fit_are_refused_before_anything_is_trained(digits, tm
     (tmp_path / "broken.onnx").write_bytes(b"no model at all")
     with pytest.raises(UserError, match="ONNX Runtime cannot load it"):
         brought(tmp_path / "broken.onnx", digits)
+    (tmp_path / "broken.pt2").write_bytes(b"no model at all")
+    with pytest.raises(UserError, match=r"torch\.export\.save"):
+        brought(tmp_path / "broken.pt2", digits, trust=True)
     table = nn.Linear(7, 10).eval()
     program = torch.onnx.export(table, (torch.zeros(2, 7),), dynamo=True, verbose=False)
     program.save(tmp_path / "table.onnx")

@@ -92,12 +92,13 @@ def misfit(
     if best - own >= MARGIN and best >= _needed(data, rows, given) and chance < SURE:
         text = (
             f"answers better to other inputs than it is given: {levels[0]} as it is, {levels[1]} with {way.name} "
-            f"({sure_words(len(rows), chance)}; {count} other ways tried)"
+            f"({sure_words(len(rows), chance)}; {count} other way{'s' * (count > 1)} tried)"
         )
         text += f"; about as good: {', '.join(equal)}" if equal else ""
         level: Level = "warning" if best - own >= MUCH else "note"
         return Finding(level, name, "inputs", text, way.hint, figures), prediction
-    text = f"inputs fit: {levels[0]} as it is; the next of {count} other ways, {way.name}, {levels[1]}"
+    others = f"the next of {count} other ways" if count > 1 else "the only other way"
+    text = f"inputs fit: {levels[0]} as it is; {others}, {way.name}, {levels[1]}"
     return Finding("ok", name, "inputs", text, figures=figures), given
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +23,8 @@ def load_exported(path: Path, data: Data) -> nn.Module:
     Raises:
         UserError: it cannot be read, or takes something else than one tensor.
     """
+    if not zipfile.is_zipfile(path):  # torch would print a traceback first
+        raise UserError("is no program that torch.export.save wrote", where=str(path))
     try:
         program = torch.export.load(path)
     except Exception as error:
