@@ -24,7 +24,7 @@ from limbeck.models.backend import library, making
 from limbeck.models.twins import TWINS
 from limbeck.pairing import anatomy
 from limbeck.recipe import Network, Plan
-from limbeck.recipe.frameworks import APPLICATIONS
+from limbeck.recipe.applications import APPLICATIONS
 from limbeck.signatures import networks
 from limbeck.start import _remembers
 from limbeck.taps import Taps

@@ -111,7 +111,8 @@ def dry_build(job: Job) -> None:
     teachers, chain, student = (
         [tried(spec) for spec in specs] for specs in (checked.teachers, checked.assistants, [checked.student])
     )
-    if found := recipe.student_misfit(checked, isinstance(student[0], KerasNetwork)):
+    keras = isinstance(student[0], KerasNetwork)
+    if found := recipe.student_misfit(checked.student, keras=keras, edited_by=checked.edited_by, export=checked.export):
         raise UserError(found[1], where=found[0])
     trained = [*zip(checked.teachers, teachers, strict=True), *zip(checked.assistants, chain, strict=True)]
     for spec, network in [*trained, (checked.student, student[0])]:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from limbeck import signatures
 from limbeck.errors import did_you_mean
-from limbeck.recipe.frameworks import APPLICATIONS, prepared
+from limbeck.recipe.applications import APPLICATIONS, prepared
 from limbeck.recipe.sources import Count, Fraction, Positive, Share, Strict
 
 OWN_NAMES = (

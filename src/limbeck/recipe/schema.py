@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from limbeck import signatures
 from limbeck.recipe.compression import TRAINED, Budget, Deployable, Files, Step
-from limbeck.recipe.frameworks import misfit
+from limbeck.recipe.frameworks import framework_misfit, of_keras, student_misfit
 from limbeck.recipe.networks import FOLDER, Assistant, Combine, Student, Teacher
 from limbeck.recipe.sources import Augment, Data, Positive, Strict
 from limbeck.recipe.tasks import WEIGHTED, combine_misfit, loss_misfit, source_misfit
@@ -153,14 +153,18 @@ class Recipe(Strict):
         if self.compare and (not self.teachers or self.student.generations):
             raise MisfitError("compare", "compares what students learn from `teachers`, in one generation")
         self._smaller_fits()
-        if found := misfit(self):
-            raise MisfitError(*found)
+        self._framework_fits()
         return self
+
+    @property
+    def edited_by(self) -> list[str]:
+        """The keys that change the student's layers."""
+        return [key for key in ("compress", "budget") if getattr(self, key)]
 
     @property
     def smaller(self) -> bool:
         """Whether the student is made smaller once it is trained."""
-        return bool(self.compress or self.budget)
+        return bool(self.edited_by)
 
     @property
     def taught(self) -> bool:
@@ -211,6 +215,17 @@ class Recipe(Strict):
             raise MisfitError(*wrong)
         if isinstance(combine.weights, list) and len(combine.weights) != count:
             raise MisfitError("combine.weights", f"has {len(combine.weights)} numbers for {count} teachers")
+
+    def _framework_fits(self) -> None:
+        networks = [
+            (f"{key}.{i}", one) for key in ("teachers", "assistants") for i, one in enumerate(getattr(self, key))
+        ]
+        found = framework_misfit(self.framework, [*networks, ("student", self.student)])
+        if not found and self.student.origin != "code":  # of which only the function knows what it makes
+            keras = of_keras(self.student, self.framework)
+            found = student_misfit(self.student, keras=keras, edited_by=self.edited_by, export=self.export)
+        if found:
+            raise MisfitError(*found)
 
     def _labels_fit(self) -> None:
         """Whether what the recipe says of labels can take effect."""
