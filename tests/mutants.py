@@ -276,7 +276,7 @@ MUTANTS = [
     Mutant("labels: rare sets are not stratified", "data/several.py", "found[few] = -1 - rarest[few]", "found[few] = -1", SEVERAL),
     Mutant("class weights: of all rows, not of those learned from", "data/weights.py", "data.y[data.train.to(data.y.device)].cpu()", "data.y.cpu()", WEIGHTS),
     Mutant("class weights: given ones not scaled", "data/weights.py", "given * rows / given.dot(counts)", "given", WEIGHTS),
-    Mutant("class weights: the student alone without", "job.py", "own_options(term, plan, self.data.task.weights)", "own_options(term, plan)", WEIGHTS),
+    Mutant("class weights: the student alone without", "objectives.py", "own_options(term, plan, job.data.task.weights)", "own_options(term, plan)", WEIGHTS),
     Mutant("balanced accuracy: judged by rows", "evaluate/paired.py", 'if main_metric(task)[0] in ("balanced_accuracy", "map"):', 'if main_metric(task)[0] == "map":', WEIGHTS),
     Mutant("unlabelled: few labels in a batch count in full", "objective/terms.py", "len(kept.index) / (len(rows) * self.share)", "1.0", UNLABELLED),
     Mutant("unlabelled: tested rows are learned from", "data/raw.py", "_digest(raw.x[row]) not in seen", "True", UNLABELLED),

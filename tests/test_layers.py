@@ -19,6 +19,8 @@ ROWS = (
     ("shrink", "measure"),
     ("study", "ship", "forecast"),
     ("teach", "start"),
+    ("answers",),
+    ("objectives",),
     ("job", "timing", "predicting", "brought"),
     ("train", "benchmark", "report", "doctor", "stages", "fitting"),
     ("quantize", "foreign"),

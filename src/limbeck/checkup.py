@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck import cache, doctor, evaluate, export, recipe, teach
+from limbeck import answers, cache, doctor, evaluate, export, recipe, teach
 from limbeck.data import targets
 from limbeck.devices import make_accelerator
 from limbeck.doctor import Finding, Level
@@ -108,8 +108,8 @@ def recheck(
         found = {}
         for tutor, (name, build_it, dtype) in members:
             network = build_it()
-            stored, fetch = job.stored(tutor, name, network, dtype), job.fetch(stored=False)
-            found[name] = cache.reask(stored, job.frozen(tutor, network, dtype), fetch, sample)
+            stored, fetch = answers.stored(job, tutor, name, network, dtype), answers.fetch(job, stored=False)
+            found[name] = cache.reask(stored, answers.frozen(job, tutor, network, dtype), fetch, sample)
     return found
 
 

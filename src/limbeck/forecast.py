@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck import evaluate
+from limbeck import answers, evaluate, objectives
 from limbeck.job import Job
 from limbeck.recipe import Network, Plan, Recipe
 from limbeck.report.words import duration
@@ -189,7 +189,7 @@ def _pace(job: Job, kind: Kind, plan: Plan, networks: Mapping[str, nn.Module], c
     learner, tutor, variant = kind
     size = min(plan.batch_size, len(job.data.train))
     rows = job.data.train[: BATCHES * size]
-    teacher, objective = None, job.label_objective(plan)
+    teacher, objective = None, objectives.alone(job, plan)
     if tutor:
         told = [networks[spec.name] for spec in job.recipe.teachers] if tutor == "teachers" else [networks[tutor]]
         fitting = job.fittings[learner, tutor, variant]
@@ -220,7 +220,7 @@ def _pace(job: Job, kind: Kind, plan: Plan, networks: Mapping[str, nn.Module], c
 
 def _timed(job: Job, clock: Clock) -> tuple[Fetch, list[float]]:
     """What gives batches, and when each was asked for."""
-    given = job.fetch(stored=False)
+    given = answers.fetch(job, stored=False)
     marks: list[float] = []
 
     def fetch(part: Tensor, view: int) -> Batch:
@@ -240,13 +240,13 @@ class _EnoughError(Exception):
 
 def _teacher(job: Job, tutor: str, networks: Sequence[nn.Module], rows: Tensor) -> Teacher:
     """Whom a student learns from: live without views, or as its stored answers are read."""
-    asked = [job.frozen(tutor, network, torch.float32) for network in networks]
+    asked = [answers.frozen(job, tutor, network, torch.float32) for network in networks]
     live: Teacher = asked[0] if len(asked) == 1 else Ensemble(asked, lambda told: told.mean(0))
     if not job.views:
         return live
     place = torch.full((len(job.data.x),), -1, device=job.device)
     place[rows.to(job.device)] = torch.arange(len(rows), device=job.device)
-    fetch: Fetch = job.fetch(stored=False)
+    fetch: Fetch = answers.fetch(job, stored=False)
     known = [live(fetch(part, 0)) for part in torch.split(rows, 64)]
     prediction = torch.cat([one.prediction for one in known])
     features = {name: torch.cat([one.features[name] for one in known]) for name in known[0].features}
@@ -270,7 +270,7 @@ def _pass_seconds(job: Job, network: nn.Module, clock: Clock) -> float:
 def _asked_seconds(job: Job, name: str, network: nn.Module, clock: Clock) -> float:
     """The time of one row of a network's answers, its augmented image and all."""
     tutor = name if (name == "student" or name in {a.name for a in job.recipe.assistants}) else "teachers"
-    frozen, fetch = job.frozen(tutor, network, torch.float32), job.fetch(stored=False)
+    frozen, fetch = answers.frozen(job, tutor, network, torch.float32), answers.fetch(job, stored=False)
     size = min(512 if job.device.type == "cuda" else 64, len(job.data.train))
     times = []
     for _ in range(3):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck import benchmark, compress, evaluate, export, quantize, signatures
+from limbeck import answers, benchmark, compress, evaluate, export, objectives, quantize, signatures
 from limbeck.data import batches
 from limbeck.errors import UserError
 from limbeck.fitting import within
@@ -181,10 +181,12 @@ def _recovered(
     folder: Path,
 ) -> dict[str, Any]:
     """Train what was made smaller; weights that were made zero stay zero."""
-    teacher, objective = None, job.label_objective(plan)
+    teacher, objective = None, objectives.alone(job, plan)
     stored: list[dict[str, Any]] = []
     if tutor:
-        objective = job.objective("student", tutor.name, plan, seed=start.seed, weights=tutor.file, network=network)
+        objective = objectives.taught(
+            job, "student", tutor.name, plan, seed=start.seed, weights=tutor.file, network=network
+        )
         teacher, stored = tutor.ask(objective.teacher_taps)
     zeros = compress.keep_zeros(network, edits)
     history = fit(
@@ -195,7 +197,7 @@ def _recovered(
         plan,
         seed=seed,
         folder=folder,
-        fetch=job.fetch(stored=True),
+        fetch=answers.fetch(job, stored=True),
         views=job.views,
         run=job.recipe.run,
         progress=job.progress,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from limbeck import cache, recipe
+from limbeck import answers, cache, objectives, recipe
 from limbeck.data import class_weights, load, on_device
 from limbeck.errors import UserError
 from limbeck.foreign import Function, from_function
@@ -119,15 +119,15 @@ def dry_build(job: Job) -> None:
         _remembers(job, spec, network)
     tutor = "teachers"
     if chain:
-        job.rehearse("student", student[0], tutor, teachers)
+        objectives.rehearse(job, "student", student[0], tutor, teachers)
     for spec, assistant in zip(checked.assistants, chain, strict=True):
-        job.rehearse(spec.name, assistant, tutor, teachers)
+        objectives.rehearse(job, spec.name, assistant, tutor, teachers)
         tutor, teachers = spec.name, [assistant]
     itself = bool(checked.student.generations or checked.student.peers or (checked.smaller and not teachers))
     if itself:
-        job.rehearse("student", student[0], "student", student)
+        objectives.rehearse(job, "student", student[0], "student", student)
     if teachers or not (itself or checked.student.ready):  # what is brought along learns nothing
-        job.rehearse("student", student[0], tutor, teachers)
+        objectives.rehearse(job, "student", student[0], tutor, teachers)
     for line in dict.fromkeys(line for fitting in job.fittings.values() for line in fitting.plan):
         job.progress.say(f"taps of {line}")
 
@@ -178,7 +178,9 @@ def stored_bytes(job: Job) -> int:
     tutors += ["student"] * _own_tutors(checked)
     codec, width, rows = checked.cache, data.task.outputs, len(data.taught)
     one = sum(
-        cache.size_bytes(rows, 1, width, dtype=codec.dtype, top_k=job.top_k, taps=job.teacher_shapes(tutor))
+        cache.size_bytes(
+            rows, 1, width, dtype=codec.dtype, top_k=answers.top_k(job), taps=objectives.teacher_shapes(job, tutor)
+        )
         for tutor in tutors
     )
     return one + (rows * data.x[0].numel() if codec.pixels else 0)

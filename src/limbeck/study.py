@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck import doctor, evaluate
+from limbeck import answers, doctor, evaluate, objectives
 from limbeck.job import Job
 from limbeck.models import save_weights
 from limbeck.recipe import Plan
@@ -90,10 +90,12 @@ def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: s
     network = job.network(spec)
     if spec.ready:
         return _as_it_is(job, network, folder)
-    teacher, objective = None, job.label_objective(spec.train)
+    teacher, objective = None, objectives.alone(job, spec.train)
     stored: list[dict[str, Any]] = []
     if tutor:
-        objective = job.objective("student", tutor.name, spec.train, variant=variant, seed=seed, weights=tutor.file)
+        objective = objectives.taught(
+            job, "student", tutor.name, spec.train, variant=variant, seed=seed, weights=tutor.file
+        )
         teacher, stored = tutor.ask(objective.teacher_taps)
     history = fit(
         network,
@@ -103,7 +105,7 @@ def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: s
         spec.train,
         seed=seed,
         folder=folder,
-        fetch=job.fetch(stored=True),
+        fetch=answers.fetch(job, stored=True),
         views=job.views,
         run=job.recipe.run,
         progress=job.progress,
@@ -146,7 +148,7 @@ def as_tutor(job: Job, studied: Studied, keys: Sequence[str]) -> Tutor:
 def _ask(job: Job, studied: Studied, taps: Sequence[str]) -> Answers:
     network = job.network(job.recipe.student, studied.file)
     low = doctor.bfloat16_is_safe(network.to(job.device), job.data, job.device)
-    return job.answers("student", studied.name, network, torch.bfloat16 if low else torch.float32, taps)
+    return answers.teacher(job, "student", studied.name, network, torch.bfloat16 if low else torch.float32, taps)
 
 
 def _peers(job: Job, seed: int) -> list[Studied]:
@@ -171,12 +173,15 @@ def _together(job: Job, seed: int, folder: Path) -> dict[str, Any]:
         networks.append(job.network(spec))
     histories = fit_mutual(
         networks,
-        [job.objective("student", "student", spec.train, seed=derive_seed("peer", seed, n)) for n in range(spec.peers)],
+        [
+            objectives.taught(job, "student", "student", spec.train, seed=derive_seed("peer", seed, n))
+            for n in range(spec.peers)
+        ],
         job.data,
         spec.train,
         seed=seed,
         folder=folder,
-        fetch=job.fetch(stored=True),
+        fetch=answers.fetch(job, stored=True),
         views=job.views,
         run=job.recipe.run,
         progress=job.progress,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck import doctor, evaluate, foreign
+from limbeck import answers, doctor, evaluate, foreign, objectives
 from limbeck.data import targets
 from limbeck.job import Job
 from limbeck.models import load_weights, plain, save_weights
@@ -82,7 +82,7 @@ class Faculty:
     def _ask(self, job: Job, taps: Sequence[str]) -> Answers:
         asked, told = [], []
         for name, build, dtype in self.members:
-            teacher, stored = job.answers("teachers", name, build(), dtype, taps)
+            teacher, stored = answers.teacher(job, "teachers", name, build(), dtype, taps)
             asked.append(teacher)
             told += stored
         return (asked[0] if self.combine is None else Ensemble(asked, self.combine)), told
@@ -135,9 +135,9 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | 
     network = job.network(spec)
     result: dict[str, Any] = {"epochs": [], "cache": []}
     if spec.train:
-        teacher, objective = None, job.label_objective(spec.train)
+        teacher, objective = None, objectives.alone(job, spec.train)
         if tutor:
-            objective = job.objective(spec.name, tutor.name, spec.train, seed=spec.seed, weights=tutor.file)
+            objective = objectives.taught(job, spec.name, tutor.name, spec.train, seed=spec.seed, weights=tutor.file)
             teacher, result["cache"] = tutor.ask(objective.teacher_taps)
         history = fit(
             network,
@@ -147,7 +147,7 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | 
             spec.train,
             seed=spec.seed,
             folder=folder,
-            fetch=job.fetch(stored=teacher is not None),
+            fetch=answers.fetch(job, stored=teacher is not None),
             views=job.views if teacher else 0,
             run=job.recipe.run,
             progress=job.progress,
@@ -200,7 +200,7 @@ def assistants(job: Job, faculty: Faculty) -> Chain:
 
 
 def _ask(job: Job, name: str, build: Callable[[], nn.Module], dtype: torch.dtype, taps: Sequence[str]) -> Answers:
-    return job.answers(name, name, build(), dtype, taps)
+    return answers.teacher(job, name, name, build(), dtype, taps)
 
 
 def _member(job: Job, spec: TeacherSpec | Assistant, result: Mapping[str, Any]) -> Member:
@@ -298,12 +298,12 @@ def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str])
         assert plan is not None
         history = fit(
             network,
-            job.label_objective(plan),
+            objectives.alone(job, plan),
             None,
             job.data,
             plan,
             folder=folder,
-            fetch=job.fetch(stored=False),
+            fetch=answers.fetch(job, stored=False),
             run=job.recipe.run,
             progress=job.progress,
             label="ensemble",
