@@ -339,6 +339,32 @@ def test_with_folds_no_row_is_answered_for_by_who_has_seen_it(tmp_path):
     assert torch.equal(shares[None, "test"], shares[4, "test"])
 
 
+def test_folds_keep_groups_whole(tmp_path):
+    """Every row stands there twice, as one group: in another fold than its twin it would be known by heart."""
+    library("skops")
+    noise = np.random.default_rng(0)
+    rows = pd.DataFrame(noise.normal(size=(80, 3)), columns=list("abc"))
+    rows["label"], rows["thing"] = noise.integers(2, size=80), np.arange(80)
+    pd.concat([rows, rows]).to_csv(tmp_path / "twice.csv", index=False)
+    neighbour = {"model": "sklearn/KNeighborsClassifier", "options": {"n_neighbors": 1}, "folds": 4}
+    split = {"val": 0.2, "test": 0.25, "seed": 0}
+    about = {"source": "table", "path": str(tmp_path / "twice.csv"), "target": "label"}
+    right = {}
+    for group in (True, False):
+        grouped = {"split": {**split, "group": "thing"}} if group else {"split": split, "drop": ["thing"]}
+        raw = {**WINE, "data": {**about, **grouped}, "teachers": [neighbour]}
+        data, spec = data_of(raw), recipe.load(raw).teachers[0]
+        foreign.fit_estimator(spec, data, tmp_path / str(group), Progress(quiet=True))
+        answers = foreign.fitted(tmp_path / str(group))(data.train)
+        right[group] = float((answers.argmax(1) == data.y[data.train]).double().mean())
+    assert right[True] < 0.65  # labels are drawn at random
+    assert right[False] > 0.7
+    raw = {**raw, "data": {**about, "split": {**split, "group": "thing"}}, "teachers": [{**neighbour, "folds": 79}]}
+    spec, data = recipe.load(raw).teachers[0], data_of(raw)
+    with pytest.raises(UserError, match="asks for 79 folds of 48 groups of training rows"):
+        foreign.fit_estimator(spec, data, tmp_path / "many", Progress(quiet=True))
+
+
 @pytest.mark.parametrize(
     ("model", "options"),
     [

@@ -99,6 +99,7 @@ class Data:
         table: the table's columns as the user has them, where the inputs were made of some.
         unlabelled: int64 row numbers to learn from by a teacher's answers alone; in no split.
         keys: what the source calls the rows.
+        groups: of each row with a label a group number, int64 [N], where rows of one group stay on one side.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Data:
     table: tuple[Column, ...] = ()
     unlabelled: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     keys: Keys | None = None
+    groups: NDArray[np.int64] | None = None
 
     @property
     def taught(self) -> Tensor:

@@ -121,6 +121,7 @@ def finish(
         columns=columns,
         table=raw.table or (tuple(Column(name) for name in columns) if x.ndim == 2 and not flat else ()),
         keys=raw.keys,
+        groups=None if raw.groups is None else np.unique(raw.groups, return_inverse=True)[1].ravel(),
     )
 
 

@@ -90,9 +90,10 @@ def load_table(spec: recipe.Data, kind: Kind) -> Raw:
     features = frame.drop(columns=[*targets, *([group] if group else [])])
     if features.shape[1] == 0:
         raise UserError("no columns are left to predict from", where=where)
+    groups = _codes(frame[group]) if group else None
     splits = divided(
         y, kind, names,
-        groups=_codes(frame[group]) if group else None,
+        groups=groups,
         val=spec.split.val, test=spec.split.test, seed=spec.split.seed, stratify=spec.split.stratify,
     )  # fmt: skip
     extra = _unlabelled(spec, features)
@@ -102,7 +103,7 @@ def load_table(spec: recipe.Data, kind: Kind) -> Raw:
     inputs = tuple(name for column in table for name in column.inputs)
     return Raw(
         f"table {path.name}", torch.from_numpy(x), y, names, inputs, tuple(notes), splits=splits, table=tuple(table),
-        unlabelled=0 if extra is None else len(extra), keys=keys,
+        groups=groups, unlabelled=0 if extra is None else len(extra), keys=keys,
     )  # fmt: skip
 
 

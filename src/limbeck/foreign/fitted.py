@@ -211,16 +211,19 @@ def _weights(pipeline: Any, y: Rows, data: Data) -> dict[str, Rows]:
 
 
 def _folds(spec: Teacher, data: Data, y: Rows) -> Iterator[tuple[Rows, Rows]]:
-    """Parts of the training rows: those to learn from, and those to answer for."""
-    from sklearn.model_selection import KFold, StratifiedKFold
+    """Parts of the training rows: those to learn from, and those to answer for. Groups of rows stay whole."""
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
     if not spec.folds:
         return iter(())
-    if spec.folds > len(y):
-        raise UserError(f"asks for {spec.folds} folds of {len(y)} training rows", where=f"{spec.name}.folds")
+    groups = None if data.groups is None else data.groups[data.train.numpy()]
+    count, what = (len(y), "training rows") if groups is None else (len(np.unique(groups)), "groups of training rows")
+    if spec.folds > count:
+        raise UserError(f"asks for {spec.folds} folds of {count} {what}", where=f"{spec.name}.folds")
     stratified = data.task.kind == "classification" and bool((np.bincount(y) >= spec.folds).all())
-    how = (StratifiedKFold if stratified else KFold)(spec.folds, shuffle=True, random_state=spec.seed)
-    splits: Iterator[tuple[Rows, Rows]] = how.split(np.zeros(len(y)), y if stratified else None)
+    kinds = (KFold, StratifiedKFold) if groups is None else (GroupKFold, StratifiedGroupKFold)
+    how = kinds[stratified](spec.folds, shuffle=True, random_state=spec.seed)
+    splits: Iterator[tuple[Rows, Rows]] = how.split(np.zeros(len(y)), y if stratified else None, groups)
     return splits
 
 
