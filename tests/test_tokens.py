@@ -252,15 +252,21 @@ def test_ensembles_of_tokens_are_joined_token_by_token():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("each", [False, True], ids=["of sequences", "of tokens"])
-def test_a_file_takes_ids_as_int64(tmp_path, each):
+@pytest.mark.parametrize(
+    ("format_", "each", "takes"),
+    [
+        ("onnx", False, "int64"), ("onnx", True, "int64"), ("litert", True, "int32"), ("executorch", True, "int64"),
+        ("openvino", True, "int64"),
+    ],
+)  # fmt: skip
+def test_a_file_takes_ids(tmp_path, format_, each, takes):
     x = torch.from_numpy(sequences(70, each=each)[0])
     torch.manual_seed(0)
     network = Encoder(8, each=each).eval()
-    path = export.to_onnx(network, x[:2], tmp_path / "encoder.onnx")
-    with export.Served(path, "onnx") as served:
-        assert served.dtype == "int64"
-        told = torch.from_numpy(served.predict(x.numpy()))
+    path = export.to(format_, network, x[:2], tmp_path / f"encoder{export.SUFFIXES[format_]}")
+    with export.Served(path, format_) as served:
+        assert served.dtype == takes
+        told = torch.from_numpy(served.predict(x.numpy().astype(takes)))
     found = export.parity(network(x).detach(), told, "classification")
     assert found.max_abs_error < 1e-4
     assert found.agreement == 1.0

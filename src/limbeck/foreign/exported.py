@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Self
@@ -26,7 +27,9 @@ def load_exported(path: Path, data: Data) -> nn.Module:
     if not zipfile.is_zipfile(path):  # torch would print a traceback first
         raise UserError("is no program that torch.export.save wrote", where=str(path))
     try:
-        program = torch.export.load(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch 2.11 reads weights from a buffer that it must not write to
+            program = torch.export.load(path)
     except Exception as error:
         raise UserError(f"torch.export cannot load it ({error})", where=str(path)) from error
     inputs = [n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs]
