@@ -4,6 +4,7 @@ PYTHON ?= python3
 OUT    ?= runs/quickstart
 # Processes that tests are spread over, a file at a time: as many as there are cores. Each takes about 1 GB.
 JOBS   ?= auto
+SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # uv rather than pip: it resolves quickly, and it takes torch and torchvision from one index, so that they fit together.
 UV     := .venv/bin/uv
@@ -44,10 +45,10 @@ demo: .venv/.installed  ## from a recipe to a distilled student, its files and a
 # --- for a contributor -----------------------------------------------------------------------------
 
 test: .venv/.installed-dev  ## all tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest $(SPREAD)
 
 fast: .venv/.installed-dev  ## the tests that take a few seconds at most
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not slow'
 
 lint: .venv/.installed-dev  ## formatting and lint rules
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """What every test file may use."""
 
 import os
+from collections import Counter
 
 import pytest
 
@@ -11,6 +12,12 @@ def need(present: bool, what: str) -> None:
         if os.environ.get("LIMBECK_REQUIRE_DATA") == "1":
             pytest.fail(f"needs {what}, and LIMBECK_REQUIRE_DATA=1 says that it is here")
         pytest.skip(f"needs {what}")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests come first, so that no process is left with one of them at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True, scope="session")
