@@ -253,6 +253,7 @@ class Noisy(nn.Module):
 SAID = ("on stdout", "on stderr", "on descriptor 1", "on descriptor 2", "as a warning")
 
 
+@pytest.mark.slow
 def test_what_a_converter_says_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -262,6 +262,7 @@ def test_two_processes_train_what_one_does(tmp_path, monkeypatch, losses: dict[s
         torch.testing.assert_close(two[key], value, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_networks_that_say_how_sure_they_are(tmp_path, monkeypatch) -> None:
     """From a recipe to a file that answers with means and variances in the target's own unit."""
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "cache"))

@@ -74,6 +74,7 @@ def brought(model, data, *, trust=False, **keys):
     return foreign.bring(spec_of(model, **keys), data, trust=trust)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", ["onnx", "litert"])
 def test_a_file_teaches_as_the_network_it_came_from(finished, tmp_path, format_):
     folder, result = finished
@@ -196,6 +197,7 @@ def test_an_exported_program_answers_for_any_number_of_rows(digits, tmp_path):
         assert torch.allclose(model(x), plain(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_networks_of_own_code_teach_and_learn(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(OWN_CODE)

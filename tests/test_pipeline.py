@@ -69,6 +69,7 @@ def finished(tmp_path_factory):
     return folder, limbeck.run(tiny(export=["onnx"]), out=folder)
 
 
+@pytest.mark.slow
 def test_the_folder_holds_what_the_contract_says(finished):
     folder, result = finished
     assert json.loads((folder / "result.json").read_text())["models"] == json.loads(json.dumps(result["models"]))
@@ -166,6 +167,7 @@ def test_a_folder_that_holds_other_things_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path, capsys):
     """A real SIGKILL in the middle of a training, then the same recipe again."""
     student = {**TINY["student"], "train": {**TINY["student"]["train"], "epochs": 12}}
@@ -187,6 +189,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path, capsys):
         assert all(torch.equal(value, resumed[name]) for name, value in weights.items()), file
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     student = {**TINY["student"], "train": {**TINY["student"]["train"], "epochs": 500}}
     path = write(tmp_path / "tiny.yaml", tiny(student=student))
@@ -232,6 +235,7 @@ def test_two_processes_train_what_one_does(tmp_path):
     assert json.loads((tmp_path / "two" / "result.json").read_text())["models"]
 
 
+@pytest.mark.slow
 def test_regression_from_recipe_to_file_in_its_own_units(tmp_path):
     result = limbeck.run("diabetes-regression", out=tmp_path / "run", overrides=[
         "seeds=2", "export=[onnx]", "teachers.0.train.epochs=10", "student.train.epochs=10", "run.device=cpu",
@@ -345,6 +349,7 @@ def test_a_finished_run_that_lost_something_says_how_to_go_on(finished, tmp_path
     assert str(hurt) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_lost_file_is_made_again(finished, tmp_path):
     folder, result = finished
     shutil.copytree(folder, tmp_path / "run")

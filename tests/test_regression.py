@@ -162,6 +162,7 @@ def fed(card, frame):
     return rows
 
 
+@pytest.mark.slow
 def test_a_file_answers_in_the_targets_own_unit_to_rows_made_by_its_card(gems):
     folder, result, frame = gems
     name = result["chosen"]["name"]

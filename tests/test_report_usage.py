@@ -216,6 +216,7 @@ def test_one_program_serves_all_files_of_a_runtime():
     assert shown[0]["file"] == "export/distilled-seed0.tflite"
 
 
+@pytest.mark.slow
 def test_the_program_for_a_smaller_student_builds_it_again(tmp_path):
     import torch
 
