@@ -22,7 +22,6 @@ from limbeck.foreign import Function
 from limbeck.job import Job
 from limbeck.recipe import Recipe
 from limbeck.runtime import Progress, locked, read_json
-from limbeck.stages import lost
 from limbeck.start import begin, choose_views, dry_build, likely_views
 
 
@@ -119,7 +118,7 @@ def _teachers(job: Job) -> list[Finding]:
     others: list[tuple[Tensor, str]] = []
     for spec in job.recipe.teachers:
         fitted = spec.origin == "estimator"
-        if not (spec.knows if not (spec.train or fitted) else _done(job, spec.name, job.key(spec))):
+        if not (spec.knows if not (spec.train or fitted) else job.stages.done(spec.name, job.key(spec))):
             text = "is trained by this recipe: there is nothing to ask it yet"
             text = "is fitted by this recipe, in a time that nobody knows beforehand" if fitted else text
             found.append(Finding("ok", spec.name, "teacher", text))
@@ -157,7 +156,7 @@ def _students(job: Job) -> list[tuple[Tensor, str]]:
     if spec.ready:
         return [(_predicted(job, None), "the student")]
     for seed in job.recipe.seeds:
-        if _done(job, f"student-seed{seed}", job.key(spec, seed)):
+        if job.stages.done(f"student-seed{seed}", job.key(spec, seed)):
             file = job.weights(f"student-seed{seed}", spec.train)
             return [(_predicted(job, file), f"the student alone (seed {seed})")]
     return []
@@ -166,14 +165,6 @@ def _students(job: Job) -> list[tuple[Tensor, str]]:
 def _predicted(job: Job, file: Path | None) -> Tensor:
     network = job.network(job.recipe.student, file).to(job.device)
     return evaluate.predict(network, job.data, job.data.val, device=job.device)
-
-
-def _done(job: Job, name: str, key: str) -> bool:
-    record = job.folder / name / "stage.json"
-    if not record.is_file():
-        return False
-    known = read_json(record)
-    return bool(known.get("done") and known.get("key") == key and not lost(job.folder, known["result"]))
 
 
 def _forecast(job: Job) -> list[Finding]:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from limbeck import __version__, evaluate, export, recipe, teach
 from limbeck.budget import search
-from limbeck.data import Data
+from limbeck.data import Data, class_counts
 from limbeck.devices import make_accelerator
 from limbeck.foreign import Function
 from limbeck.job import SCHEMA, Job
@@ -314,15 +314,8 @@ def _describe(data: Data) -> dict[str, Any]:
         described["class_weights"] = list(data.task.weights)
     if data.task.kind != "regression":
         splits = {"train": data.train, "val": data.val, "test": data.test}
-        described["class_counts"] = {split: _counts(data, rows) for split, rows in splits.items()}
+        described["class_counts"] = {split: class_counts(data, rows).tolist() for split, rows in splits.items()}
     return described
-
-
-def _counts(data: Data, rows: torch.Tensor) -> list[int]:
-    """How many of some rows are of each class, or have each label."""
-    y = data.y[rows.to(data.y.device)]
-    found = y.sum(0).long() if data.task.kind == "multilabel" else torch.bincount(y, minlength=data.task.width)
-    return [int(n) for n in found]
 
 
 def _measured(

@@ -86,6 +86,12 @@ class Stages:
         self.seconds[name] = known["seconds"]
         return dict(known["result"])
 
+    def done(self, name: str, key: str) -> bool:
+        """Whether a stage was done for this key and its files are still there; nothing is begun."""
+        record = self.folder / name / "stage.json"
+        known: dict[str, Any] = _known(record) if record.is_file() else {"done": False}
+        return bool(known["done"] and known["key"] == key and not lost(self.folder, known["result"]))
+
 
 def lost(folder: Path, result: dict[str, Any]) -> Path | None:
     """The first file that a stage left and that is no longer there."""

@@ -20,6 +20,7 @@ from limbeck.models import KerasNetwork
 from limbeck.recipe import Network, Recipe
 from limbeck.runtime import Progress, write_text
 from limbeck.stages import Stages
+from limbeck.train import steps_in_epoch
 
 # What may change from one start of a run to the next: no training depends on it that was done before.
 FREE = ("about.", "seeds.", "cache.strict.", "cache.limit_gb.", "compress.", "budget.", "export.", "files.")
@@ -137,7 +138,7 @@ def _remembers(job: Job, spec: Network, network: torch.nn.Module) -> None:
     plan = getattr(spec, "train", None)
     if plan is None or not isinstance(network, KerasNetwork) or spec.kind or spec.pretrained or spec.weights:
         return
-    steps = plan.epochs * -(-len(job.data.train) // plan.batch_size)
+    steps = plan.epochs * steps_in_epoch(len(job.data.taught), plan.batch_size)
     if 0 < steps < network.memory_steps:
         job.progress.say(
             f"note: batch norm in {spec.model} follows slowly and knows its data after {network.memory_steps:,} steps; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -231,6 +232,21 @@ def again(data: Data, seed: int) -> Tensor:
 def count_labels(data: Data, rows: Tensor) -> int:
     """How many labels some rows have, by which the means of batches are weighted: of tokens only those that count."""
     return int((data.y[rows.to(data.y.device)] != IGNORED).sum()) if data.per_token else len(rows)
+
+
+def class_counts(data: Data, rows: Tensor) -> Tensor:
+    """How many of some rows are of each class, or have each label: int64 [C]."""
+    y = data.y[rows.to(data.y.device)].cpu()
+    return y.sum(0).long() if data.task.kind == "multilabel" else torch.bincount(y, minlength=data.task.width)
+
+
+def digests(x: Tensor, rows: Tensor) -> list[bytes]:
+    """What some rows of `x` hold, 16 bytes each: the same for equal rows."""
+    found = []
+    for block in torch.split(rows, 512):
+        content = x[block.to(x.device)].cpu().contiguous().numpy().reshape(len(block), -1)
+        found += [hashlib.blake2b(row.data, digest_size=16).digest() for row in content]
+    return found
 
 
 def on_device(data: Data, device: torch.device | str, *, share: float = 0.5) -> Data:

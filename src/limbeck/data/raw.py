@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.data.core import Data, Keys, Scaling, measure, measure_log
+from limbeck.data.core import Data, Keys, Scaling, digests, measure, measure_log
 from limbeck.data.several import missing, strata
 from limbeck.data.split import Rows, Splits, subset, three_way
 from limbeck.errors import UserError
@@ -135,19 +134,15 @@ def _unlabelled(raw: Raw, held_out: Tensor) -> tuple[Tensor, Tensor, list[str]]:
         return raw.y, torch.empty(0, dtype=torch.int64), []
     nobody = torch.nan if raw.y.is_floating_point() else UNLABELLED
     y = torch.cat([raw.y, raw.y.new_full((count, *raw.y.shape[1:]), nobody)])
-    seen = {_digest(raw.x[row]) for row in held_out.tolist()}
+    seen = set(digests(raw.x, held_out))
     rows = torch.arange(len(raw.y), len(raw.x))
-    kept = rows[torch.tensor([_digest(raw.x[row]) not in seen for row in rows.tolist()])]
+    kept = rows[torch.tensor([digest not in seen for digest in digests(raw.x, rows)])]
     if not len(kept):
         what = "all rows without a label are rows of the validation or test split"
         raise UserError(what, where="data.unlabelled", hint="give others: these are what students are judged by")
     left_out = count - len(kept)
     told = [f"{left_out} of {count} rows without a label are left out: the validation or test split has the same"]
     return y, kept, told if left_out else []
-
-
-def _digest(row: Tensor) -> bytes:
-    return hashlib.blake2b(row.contiguous().numpy().tobytes(), digest_size=16).digest()
 
 
 def divided(

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from limbeck.data.core import Data
+from limbeck.data.core import Data, class_counts
 from limbeck.errors import UserError, did_you_mean
 
 
@@ -31,11 +31,11 @@ def class_weights(data: Data, asked: Literal["balanced"] | Mapping[str, float]) 
     Raises:
         UserError: measured values have no classes, or there is no class of a name.
     """
-    task, y = data.task, data.y[data.train.to(data.y.device)].cpu()
+    task = data.task
     if task.kind == "regression":
         raise UserError("measured values have no classes to weigh", where="class_weights")
-    several, rows = task.kind == "multilabel", len(y)
-    counts = y.double().sum(0) if several else torch.bincount(y, minlength=task.width).double()
+    several, rows = task.kind == "multilabel", len(data.train)
+    counts = class_counts(data, data.train).double()
     if asked == "balanced":
         found = (rows - counts) / counts if several else rows / (task.width * counts)
         return tuple(found.tolist())

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 
-import torch
-from torch import Tensor
-
-from limbeck.data import Data
+from limbeck.data import Data, class_counts, digests
 from limbeck.doctor.finding import Finding, Level
 
 UNEVEN = 10  # times as many rows of one class as of another
@@ -28,7 +24,7 @@ def _classes(data: Data) -> list[Finding]:
     if data.task.kind == "regression" or data.per_token:
         return []
     found, names = [], data.task.names
-    learned, chosen = (_counts(data, part) for part in (data.train, data.val))
+    learned, chosen = (class_counts(data, part) for part in (data.train, data.val))
     if absent := [names[n] for n in (learned == 0).nonzero().flatten().tolist()]:
         text = f"no training row of {_few(absent)}"
         found.append(Finding("warning", "data", "classes", text, "drop the class, or split with `stratify`"))
@@ -46,18 +42,13 @@ def _classes(data: Data) -> list[Finding]:
     return found
 
 
-def _counts(data: Data, part: Tensor) -> Tensor:
-    y = data.y[part.to(data.y.device)].cpu()
-    return y.sum(0).long() if data.task.kind == "multilabel" else torch.bincount(y, minlength=data.task.width)
-
-
 def _duplicates(data: Data) -> list[Finding]:
     """Rows with the same inputs on two sides of the split, and with two labels."""
     sides: dict[bytes, set[str]] = defaultdict(set)
     labels: dict[bytes, set[float | tuple[float, ...]]] = defaultdict(set)
     counted: dict[str, list[bytes]] = {}
     for side, part in (("train", data.train), ("val", data.val), ("test", data.test)):
-        counted[side] = _digests(data.x, part)
+        counted[side] = digests(data.x, part)
         for digest in counted[side]:
             sides[digest].add(side)
         if side != "test":
@@ -78,14 +69,6 @@ def _duplicates(data: Data) -> list[Finding]:
     if (torn := sum(len(known) > 1 for known in labels.values())) and data.task.kind == "classification":
         text = f"{torn:,} rows stand there with different labels"
         found.append(Finding("note", "data", "labels", text, figures={"rows": torn}))
-    return found
-
-
-def _digests(x: Tensor, part: Tensor) -> list[bytes]:
-    found = []
-    for block in torch.split(part, 512):
-        content = x[block.to(x.device)].cpu().contiguous().numpy().reshape(len(block), -1)
-        found += [hashlib.blake2b(row.data, digest_size=16).digest() for row in content]
     return found
 
 
