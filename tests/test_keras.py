@@ -401,7 +401,7 @@ def test_an_application_by_name_and_what_it_refuses(keras, monkeypatch) -> None:
 def test_a_training_too_short_for_the_statistics_is_told(epochs, told) -> None:
     spec = recipe.Student(model="keras/MobileNetV2", options={"momentum": 0.99}, train=Plan(epochs=epochs))
     lines: list[str] = []
-    job = SimpleNamespace(data=SimpleNamespace(train=range(100)), progress=SimpleNamespace(say=lines.append))
+    job = SimpleNamespace(data=SimpleNamespace(taught=range(100)), progress=SimpleNamespace(say=lines.append))
     network = KerasNetwork(made(), (2, 6, 5))
     network._graph.model.layers[1].momentum = 0.99
     _remembers(job, spec, network)
