@@ -275,3 +275,13 @@ def test_data_stays_where_it_is_without_a_gpu():
     d = table()
     assert data.on_device(d, "cpu") is d
     assert repr(d) == "Data(arrays: classification, 2 outputs, samples (3,), train 36, val 6, test 8)"
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 2, 3)])
+def test_equal_rows_have_equal_digests_and_no_rows_have_none(shape):
+    x = torch.arange(700 * int(np.prod(shape)), dtype=torch.float32).reshape(700, *shape)
+    x[650] = x[3]  # in another block of rows
+    found = data.digests(x, torch.arange(700))
+    assert found[650] == found[3]
+    assert len(set(found)) == 699
+    assert data.digests(x, torch.empty(0, dtype=torch.int64)) == []
