@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck import answers, benchmark, compress, evaluate, export, objectives, quantize, signatures
+from limbeck import answers, benchmark, compress, evaluate, export, quantize, signatures
 from limbeck.data import batches
 from limbeck.errors import UserError
 from limbeck.fitting import within
@@ -21,7 +21,7 @@ from limbeck.models import Normalized, load_weights, metadata_of
 from limbeck.recipe import Factorise, Plan, Prune, Recipe, Recover, Step
 from limbeck.runtime import derive_seed, fingerprint, read_json, seed_everything, write_json
 from limbeck.study import Studied, as_tutor, outcome
-from limbeck.teach import Tutor
+from limbeck.teach import Tutor, learning
 from limbeck.train import fit
 from limbeck.types import Batch, Role
 
@@ -181,13 +181,7 @@ def _recovered(
     folder: Path,
 ) -> dict[str, Any]:
     """Train what was made smaller; weights that were made zero stay zero."""
-    teacher, objective = None, objectives.alone(job, plan)
-    stored: list[dict[str, Any]] = []
-    if tutor:
-        objective = objectives.taught(
-            job, "student", tutor.name, plan, seed=start.seed, weights=tutor.file, network=network
-        )
-        teacher, stored = tutor.ask(objective.teacher_taps)
+    objective, teacher, stored = learning(job, "student", tutor, plan, seed=start.seed, network=network)
     zeros = compress.keep_zeros(network, edits)
     history = fit(
         network,

@@ -16,7 +16,7 @@ from limbeck.job import Job
 from limbeck.models import save_weights
 from limbeck.recipe import Plan
 from limbeck.runtime import derive_seed, seed_everything
-from limbeck.teach import Answers, Tutor
+from limbeck.teach import Answers, Tutor, learning
 from limbeck.train import History, fit, fit_mutual
 from limbeck.types import Role
 
@@ -90,13 +90,7 @@ def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: s
     network = job.network(spec)
     if spec.ready:
         return _as_it_is(job, network, folder)
-    teacher, objective = None, objectives.alone(job, spec.train)
-    stored: list[dict[str, Any]] = []
-    if tutor:
-        objective = objectives.taught(
-            job, "student", tutor.name, spec.train, variant=variant, seed=seed, weights=tutor.file
-        )
-        teacher, stored = tutor.ask(objective.teacher_taps)
+    objective, teacher, stored = learning(job, "student", tutor, spec.train, variant=variant, seed=seed)
     history = fit(
         network,
         objective,

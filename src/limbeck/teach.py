@@ -15,7 +15,8 @@ from limbeck import answers, doctor, evaluate, foreign, objectives
 from limbeck.data import targets
 from limbeck.job import Job
 from limbeck.models import load_weights, plain, save_weights
-from limbeck.recipe import Assistant, Network
+from limbeck.objective import Objective
+from limbeck.recipe import Assistant, Network, Plan
 from limbeck.recipe import Teacher as TeacherSpec
 from limbeck.runtime import fingerprint_tensors, seed_everything
 from limbeck.teachers import (
@@ -51,6 +52,26 @@ class Tutor:
     ask: Callable[[Sequence[str]], Answers]
     keys: Sequence[str]
     file: Path | None = None
+
+
+def learning(
+    job: Job,
+    learner: str,
+    tutor: Tutor | None,
+    plan: Plan,
+    *,
+    seed: int,
+    variant: str = "",
+    network: nn.Module | None = None,
+) -> tuple[Objective, Teacher | None, list[dict[str, Any]]]:
+    """What a learner minimises, the teacher it asks, and what is told of stored answers; see `objectives.taught`."""
+    if tutor is None:
+        return objectives.alone(job, plan), None, []
+    objective = objectives.taught(
+        job, learner, tutor.name, plan, variant=variant, seed=seed, weights=tutor.file, network=network
+    )
+    teacher, stored = tutor.ask(objective.teacher_taps)
+    return objective, teacher, stored
 
 
 @dataclass(frozen=True)
@@ -135,10 +156,7 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | 
     network = job.network(spec)
     result: dict[str, Any] = {"epochs": [], "cache": []}
     if spec.train:
-        teacher, objective = None, objectives.alone(job, spec.train)
-        if tutor:
-            objective = objectives.taught(job, spec.name, tutor.name, spec.train, seed=spec.seed, weights=tutor.file)
-            teacher, result["cache"] = tutor.ask(objective.teacher_taps)
+        objective, teacher, result["cache"] = learning(job, spec.name, tutor, spec.train, seed=spec.seed)
         history = fit(
             network,
             objective,
