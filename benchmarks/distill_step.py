@@ -32,7 +32,8 @@ from turns import HERE, Contender, core_to_pin, in_rounds, quartiles, ratio, tab
 
 from limbeck import evaluate
 from limbeck.data import Data
-from limbeck.runtime import Progress, environment, keep_heap, write_json
+from limbeck.progress import Progress
+from limbeck.runtime import environment, keep_heap, write_json
 
 # Ratio -> (the most it should be) or (the least it should be).
 AT_MOST = {"cached_over_student": 1.05, "live_over_bound": 1.05}

@@ -9,9 +9,10 @@ from limbeck.data import Data, load
 from limbeck.losses import bind
 from limbeck.models import Normalized, build, load_weights, save_weights
 from limbeck.objective import Objective, Term
+from limbeck.progress import Progress
 from limbeck.recipe import Network, Recipe
 from limbeck.recipe import load as load_recipe
-from limbeck.runtime import Progress, cache_dir, fingerprint, seed_everything
+from limbeck.runtime import cache_dir, fingerprint, seed_everything
 from limbeck.train import fit
 
 BATCH = 64

@@ -73,7 +73,7 @@ def main() -> None:
     import mnist_distiller as job
 
     from limbeck.data import pixels
-    from limbeck.runtime import Progress
+    from limbeck.progress import Progress
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50, help="how many steps to time (default 50)")

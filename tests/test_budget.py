@@ -11,7 +11,7 @@ import limbeck
 from limbeck import budget, evaluate, recipe, shrink, start
 from limbeck.devices import make_accelerator
 from limbeck.errors import UserError
-from limbeck.runtime import Progress
+from limbeck.progress import Progress
 from limbeck.study import Studied
 
 STUDENT = {

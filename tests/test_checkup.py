@@ -19,7 +19,7 @@ from limbeck.checkup import checkup
 from limbeck.cli.app import app
 from limbeck.devices import make_accelerator
 from limbeck.forecast import trainings
-from limbeck.runtime import Progress
+from limbeck.progress import Progress
 
 LONG = tiny(
     data={"source": "digits", "split": {"val": 0.2, "test": 0.25}},

@@ -22,7 +22,7 @@ from limbeck import evaluate, foreign, recipe
 from limbeck.checkup import checkup
 from limbeck.data import load, pixels, targets
 from limbeck.errors import UserError
-from limbeck.runtime import Progress
+from limbeck.progress import Progress
 
 
 def library(name):

@@ -27,7 +27,7 @@ ROWS = (
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
     ("losses", "taps", "pairing", "models", "augment", "data", "devices"),
     ("recipe", "store", "trials"),
-    ("runtime", "signatures"),
+    ("runtime", "progress", "signatures"),
     ("types", "errors"),
 )
 DEPTH = {room: depth for depth, row in enumerate(ROWS) for room in row}
@@ -54,7 +54,7 @@ HEAVY = {
 }
 
 # Where `limbeck check` and `--help` pass through, which must not wait for torch.
-WITHOUT_TORCH = ("limbeck", "cli", "recipe", "errors", "signatures", "types", "runtime")
+WITHOUT_TORCH = ("limbeck", "cli", "recipe", "errors", "signatures", "types", "runtime", "progress")
 TORCH = {"torch", "torchvision", "timm", "accelerate", "torchmetrics"}
 
 
@@ -136,7 +136,9 @@ def test_imports_go_down_only_and_heavy_ones_come_late() -> None:
 
 
 def test_every_module_that_is_quick_is_there() -> None:
-    assert {f"limbeck.{room}" for room in ("recipe", "errors", "signatures", "types", "runtime")} <= set(modules())
+    assert {f"limbeck.{room}" for room in ("recipe", "errors", "signatures", "types", "runtime", "progress")} <= set(
+        modules()
+    )
 
 
 @pytest.mark.parametrize(

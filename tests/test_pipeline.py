@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import limbeck
 from limbeck.errors import UserError
-from limbeck.runtime import Progress
+from limbeck.progress import Progress
 
 TINY = {
     "name": "tiny",

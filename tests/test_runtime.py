@@ -12,6 +12,7 @@ import torch
 
 from limbeck import runtime
 from limbeck.errors import UserError, require
+from limbeck.progress import Progress
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -105,7 +106,7 @@ def test_a_folder_is_held_by_one_run(tmp_path):
 
 
 def test_progress_is_lines_where_nobody_looks(capsys):
-    with runtime.Progress().bar("student", 2) as advance:
+    with Progress().bar("student", 2) as advance:
         advance(1, "epoch 1")
         advance(2, "epoch 2")
     shown = capsys.readouterr()
@@ -113,7 +114,7 @@ def test_progress_is_lines_where_nobody_looks(capsys):
     assert "student" in shown.err
     assert "epoch 2" in shown.err
     assert "epoch 1" not in shown.err
-    with runtime.Progress(quiet=True).bar("student", 1):
+    with Progress(quiet=True).bar("student", 1):
         pass
     assert capsys.readouterr().err == ""
 
@@ -130,7 +131,7 @@ def test_ctrl_c_during_an_import_is_no_missing_extra(tmp_path, monkeypatch):
 
 
 def test_long_work_says_how_far_it_is(capsys):
-    with runtime.Progress(every=0).bar("student", 2) as advance:
+    with Progress(every=0).bar("student", 2) as advance:
         advance(1, "epoch [1]")
         advance(2, "epoch [2]")
     lines = capsys.readouterr().err.splitlines()

@@ -13,7 +13,8 @@ from limbeck import benchmark, compress, data, evaluate, recipe, shrink, start
 from limbeck.brought import brought, continued
 from limbeck.devices import make_accelerator
 from limbeck.errors import UserError
-from limbeck.runtime import Progress, read_json
+from limbeck.progress import Progress
+from limbeck.runtime import read_json
 from limbeck.types import Column
 
 STUDENT = {

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import limbeck
 from limbeck import cache
 from limbeck.errors import UserError
-from limbeck.runtime import Progress
+from limbeck.progress import Progress
 
 MLP = {"model": "mlp", "options": {"hidden": [8]}}
 PLAN = {"epochs": 2, "batch_size": 32, "lr": 3e-3}

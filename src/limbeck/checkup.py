@@ -20,8 +20,9 @@ from limbeck.errors import UserError
 from limbeck.forecast import disk_words, forecast, time_words
 from limbeck.foreign import Function
 from limbeck.job import Job
+from limbeck.progress import Progress
 from limbeck.recipe import Recipe
-from limbeck.runtime import Progress, locked, read_json
+from limbeck.runtime import locked, read_json
 from limbeck.start import begin, choose_views, dry_build, likely_views
 
 

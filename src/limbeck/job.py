@@ -14,9 +14,10 @@ from limbeck import foreign
 from limbeck.data import Data
 from limbeck.fitting import Fitting
 from limbeck.models import Foreign, Normalized, build, normalization, try_out
+from limbeck.progress import Progress
 from limbeck.recipe import Network, Plan, Recipe
 from limbeck.recipe import Teacher as TeacherSpec
-from limbeck.runtime import Progress, fingerprint, fingerprint_file
+from limbeck.runtime import fingerprint, fingerprint_file
 from limbeck.stages import Stages
 
 SCHEMA = 2

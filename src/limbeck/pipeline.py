@@ -19,9 +19,10 @@ from limbeck.devices import make_accelerator
 from limbeck.foreign import Function
 from limbeck.job import SCHEMA, Job
 from limbeck.measure import Candidate, measure
+from limbeck.progress import Progress
 from limbeck.recipe import TRAINED, Deployable, Recipe
 from limbeck.report import write_report
-from limbeck.runtime import Progress, environment, locked, read_json, write_json, write_text
+from limbeck.runtime import environment, locked, read_json, write_json, write_text
 from limbeck.shrink import Shrunk, rebuild, shrink, starts
 from limbeck.start import begin, choose_views, claim, dry_build
 from limbeck.study import Studied, study

@@ -17,8 +17,9 @@ from limbeck.errors import UserError
 from limbeck.foreign import Function, from_function
 from limbeck.job import Job
 from limbeck.models import KerasNetwork
+from limbeck.progress import Progress
 from limbeck.recipe import Network, Recipe
-from limbeck.runtime import Progress, write_text
+from limbeck.runtime import write_text
 from limbeck.stages import Stages
 from limbeck.train import steps_in_epoch
 

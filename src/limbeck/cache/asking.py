@@ -18,7 +18,8 @@ from torch import Tensor
 from limbeck.cache.codec import FLOATS, arrays_of, decode, encode
 from limbeck.cache.reading import Pixels, Stored
 from limbeck.errors import UserError, did_you_mean
-from limbeck.runtime import Progress, fingerprint, fingerprint_tensors
+from limbeck.progress import Progress
+from limbeck.runtime import fingerprint, fingerprint_tensors
 from limbeck.store import SHARD_ROWS, Array, Store, open_store
 from limbeck.types import Batch, Fetch, Kind, Output, Teacher
 

@@ -51,7 +51,7 @@ def cache_verify(
 ) -> None:
     """Hold what is stored against its checksums, and with --run against the teachers themselves."""
     from limbeck import store
-    from limbeck.runtime import Progress
+    from limbeck.progress import Progress
 
     progress, wrong, known = Progress(quiet=quiet), 0, store.entries()
     for key in keys or ():

@@ -31,7 +31,7 @@ def data_split(
 ) -> None:
     """Split a folder of images into train/, val/ (and test/), stratified by class."""
     from limbeck.data import split_folder
-    from limbeck.runtime import Progress
+    from limbeck.progress import Progress
 
     counts = split_folder(
         source, target, val=val, test=test, seed=seed, how=how, group=group, progress=Progress(quiet=quiet)
@@ -49,6 +49,6 @@ def data_inspect(
     import json
 
     from limbeck.data import inspect
-    from limbeck.runtime import Progress
+    from limbeck.progress import Progress
 
     print(json.dumps(inspect(path, progress=Progress(quiet=quiet)), indent=2, ensure_ascii=False, default=str))

@@ -192,7 +192,8 @@ def _go_on(
     quiet: bool,
 ) -> None:
     from limbeck.brought import brought, continued, is_run
-    from limbeck.runtime import Progress, keep_heap
+    from limbeck.progress import Progress
+    from limbeck.runtime import keep_heap
 
     if is_run(model):
         wrong = next(

@@ -29,7 +29,8 @@ def run(
       limbeck run quickstart
       limbeck run mnist-distiller data.source=fashion-mnist seeds=5 --out runs/fashion
     """  # noqa: D301 - Click wants the character itself
-    from limbeck.runtime import Progress, keep_heap
+    from limbeck.progress import Progress
+    from limbeck.runtime import keep_heap
 
     keep_heap()
     from limbeck import pipeline
@@ -69,7 +70,8 @@ def doctor(
     import json as writer
     from dataclasses import asdict
 
-    from limbeck.runtime import Progress, keep_heap
+    from limbeck.progress import Progress
+    from limbeck.runtime import keep_heap
 
     keep_heap()
     from limbeck.checkup import checkup
@@ -125,7 +127,8 @@ def tune(
       limbeck tune my.yaml --trials 50 --losses kd,dkd,at --seeds 3
       limbeck run runs/my/tune/best.yaml seeds=5     # what the winner is worth on the test split
     """  # noqa: D301 - Click wants the character itself
-    from limbeck.runtime import Progress, keep_heap
+    from limbeck.progress import Progress
+    from limbeck.runtime import keep_heap
 
     keep_heap()
     from limbeck import tune as room

@@ -22,7 +22,8 @@ from limbeck.data.images import SUFFIXES, decode, guarded
 from limbeck.data.raw import AbsentError, Raw, share_limit
 from limbeck.data.split import subset
 from limbeck.errors import UserError, did_you_mean
-from limbeck.runtime import Progress, cache_dir, derive_seed, fingerprint, read_json, write_atomic, write_json
+from limbeck.progress import Progress
+from limbeck.runtime import cache_dir, derive_seed, fingerprint, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from limbeck import recipe

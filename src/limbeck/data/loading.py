@@ -15,8 +15,8 @@ from limbeck.data.raw import AbsentError, Raw, finish
 from limbeck.data.tables import load_table
 from limbeck.data.unlabelled import with_unlabelled
 from limbeck.errors import UserError
+from limbeck.progress import Progress
 from limbeck.recipe import source_misfit
-from limbeck.runtime import Progress
 from limbeck.types import Kind
 
 if TYPE_CHECKING:

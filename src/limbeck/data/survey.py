@@ -21,7 +21,7 @@ from limbeck.data.idx import read_idx
 from limbeck.data.images import guarded, probe
 from limbeck.data.raw import AbsentError
 from limbeck.data.tables import read_table
-from limbeck.runtime import Progress
+from limbeck.progress import Progress
 
 SHOWN = 20
 

@@ -16,7 +16,8 @@ import numpy as np
 from limbeck.data.folder import choose, group_keys, scan
 from limbeck.data.split import draw
 from limbeck.errors import UserError, did_you_mean
-from limbeck.runtime import Progress, derive_seed
+from limbeck.progress import Progress
+from limbeck.runtime import derive_seed
 
 How = Literal["copy", "hardlink", "symlink"]
 

@@ -13,7 +13,7 @@ from limbeck.data.arrays import read_inputs
 from limbeck.data.folder import decoded, files_below
 from limbeck.data.raw import Raw
 from limbeck.errors import UserError
-from limbeck.runtime import Progress
+from limbeck.progress import Progress
 
 if TYPE_CHECKING:
     from limbeck import recipe

@@ -17,8 +17,9 @@ from limbeck.errors import UserError, did_you_mean, require
 from limbeck.foreign.stored import by_number
 from limbeck.foreign.tabular import label_probabilities
 from limbeck.models import Foreign, to_logits
+from limbeck.progress import Progress
 from limbeck.recipe import Teacher
-from limbeck.runtime import Progress, fingerprint_file, write_atomic
+from limbeck.runtime import fingerprint_file, write_atomic
 
 KEPT = MODEL, ANSWERS = "model.skops", "answers.npy"
 Rows = NDArray[Any]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.errors import UserError
-from limbeck.runtime import Progress
+from limbeck.progress import Progress
 from limbeck.store.keeping import exclusive, free_bytes, lease, listed, outputs_dir, set_aside
 from limbeck.store.layout import (
     ELSEWHERE,

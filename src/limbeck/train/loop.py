@@ -20,8 +20,9 @@ from limbeck.data import Data, again, count_labels, fetcher, parts, shuffled
 from limbeck.devices import make_accelerator
 from limbeck.errors import DivergedError, UserError
 from limbeck.objective import Objective
+from limbeck.progress import Progress
 from limbeck.recipe import Plan, Run
-from limbeck.runtime import Progress, derive_seed, seed_everything, write_bytes
+from limbeck.runtime import derive_seed, seed_everything, write_bytes
 from limbeck.train.learner import History, Learner
 from limbeck.train.schedule import learning_rate, steps_in_epoch
 from limbeck.train.tally import Tally

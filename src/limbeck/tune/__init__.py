@@ -15,9 +15,10 @@ from limbeck.devices import make_accelerator
 from limbeck.errors import DivergedError, UserError
 from limbeck.foreign import Function
 from limbeck.job import Job
+from limbeck.progress import Progress
 from limbeck.recipe import Recipe
 from limbeck.report.search import ranked, write_search
-from limbeck.runtime import Progress, environment, locked, read_json, write_json, write_text
+from limbeck.runtime import environment, locked, read_json, write_json, write_text
 from limbeck.stages import Stages
 from limbeck.start import begin, choose_views, claim, dry_build
 from limbeck.study import learn
