@@ -5,6 +5,8 @@ from collections import Counter
 
 import pytest
 
+from limbeck.export.elsewhere import warm
+
 
 def need(present: bool, what: str) -> None:
     """Skip a test whose data or extra is absent, or fail it where everything was said to be installed."""
@@ -27,3 +29,10 @@ def _own_cache(tmp_path_factory):
     patch.setenv("LIMBECK_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _warm():
+    """Let the tests of a process share converters and runtimes: their imports take longer than most tests."""
+    with warm():
+        yield

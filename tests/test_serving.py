@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from limbeck.errors import UserError
-from limbeck.export import Served, run, serving
+from limbeck.export import SESSIONS, Served, process, run, serving, warm
 
 
 def onnx_file(path: Path, *, weights: np.ndarray | None = None, rounds: int = 1) -> Path:
@@ -87,10 +87,10 @@ def test_memory_is_that_of_the_file_and_not_of_the_runtime_or_the_parent(tmp_pat
     own = np.ones(200_000_000, np.uint8)  # what this process has must not count
     small = onnx_file(tmp_path / "small.onnx")
     large = onnx_file(tmp_path / "large.onnx", weights=np.ones((3000, 4000), np.float32))  # 48 MB
-    with Served(small, "onnx") as served:
+    with Served(small, "onnx", alone=True) as served:
         served.predict(np.ones((1, 3), np.float32))
         little = served.peak_mb
-    with Served(large, "onnx") as served:
+    with Served(large, "onnx", alone=True) as served:
         served.predict(np.ones((1, 3000), np.float32))
         much = served.peak_mb
     assert little is not None
@@ -100,22 +100,58 @@ def test_memory_is_that_of_the_file_and_not_of_the_runtime_or_the_parent(tmp_pat
     assert 48 < much < 48 * 4 + little
 
 
-def test_nothing_but_the_runtime_is_loaded(product: Path) -> None:
-    with Served(product, "onnx") as served:
-        assert served._process is not None
-        maps = Path(f"/proc/{served._process.pid}/maps").read_text()
-    assert "onnxruntime" in maps
-    for other in ("libtorch", "jaxlib", "openvino", "executorch", "litert"):
-        assert other not in maps
+LIBRARIES = {"onnx": "onnxruntime", "litert": "ai_edge_litert", "openvino": "libopenvino"}
+
+
+@pytest.mark.parametrize("form", LIBRARIES)
+def test_nothing_but_the_runtime_is_loaded(form: str) -> None:
+    with serving._start(form, 1) as child:
+        child.send({"do": "peak"})
+        assert child.receive() is not None
+        maps = Path(f"/proc/{child.process.pid}/maps").read_text()
+    found = {name for name in (*LIBRARIES.values(), "libtorch", "jaxlib", "executorch", "pandas") if name in maps}
+    assert found == {LIBRARIES[form]}
+
+
+def test_files_of_one_runtime_share_a_process_but_for_their_memory(product: Path, tmp_path: Path) -> None:
+    other = onnx_file(tmp_path / "other.onnx", weights=np.full((2, 5), 3, np.float32))
+    x, y = np.ones((1, 3), np.float32), np.ones((1, 2), np.float32)
+    with warm(), Served(product, "onnx") as one, Served(other, "onnx") as two:
+        assert one._child is two._child
+        assert one.shape == (3,)
+        assert two.shape == (2,)
+        np.testing.assert_allclose(two.predict(y), np.full((1, 5), 6))
+        np.testing.assert_allclose(one.predict(x), [[6, 9]])
+        with Served(product, "onnx", threads=2) as wide, Served(product, "onnx", alone=True) as alone:
+            assert len({one._child, wide._child, alone._child}) == 3
+            assert alone.peak_mb is None or alone.peak_mb > 0
+        with pytest.raises(UserError, match="not measured beside other files"):
+            _ = one.peak_mb
+        with pytest.raises(UserError, match="cannot load it"), Served(tmp_path / "absent", "onnx"):
+            pass
+        np.testing.assert_allclose(one.predict(x), [[6, 9]])
+    with warm(), Served(product, "onnx") as again:
+        np.testing.assert_allclose(again.predict(x), [[6, 9]])
+
+
+def test_a_shared_process_that_died_is_replaced_for_the_next(product: Path) -> None:
+    x = np.ones((1, 3), np.float32)
+    with warm():
+        with Served(product, "onnx") as one:
+            assert one._child is not None
+            one._child.process.kill()
+            with pytest.raises(UserError, match="died"):
+                one.predict(x)
+        np.testing.assert_allclose(run(product, "onnx", x), [[6, 9]])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_runtime_that_dies_is_told_with_its_signal(product: Path, number: signal.Signals) -> None:
     x = np.ones((2, 3), np.float32)
-    with Served(product, "onnx") as served:
+    with Served(product, "onnx", alone=True) as served:
         served.predict(x)
-        assert served._process is not None
-        os.kill(served._process.pid, number)
+        assert served._child is not None
+        os.kill(served._child.process.pid, number)
         with pytest.raises(UserError, match=f"died: its process was stopped by {number.name}") as caught:
             served.predict(x)
         assert caught.value.where == str(product)
@@ -125,9 +161,10 @@ def test_a_runtime_that_dies_is_told_with_its_signal(product: Path, number: sign
 
 
 def test_a_process_that_cannot_start_shows_what_it_said(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "interpreter", lambda _: [sys.executable, "-c", "raise SystemExit('no such luck')"])
-    with pytest.raises(UserError, match="died: its process ended with 1 and gave no reason\n    no such luck"):
-        run(product, "onnx", np.ones((2, 3), np.float32))
+    monkeypatch.setattr(process, "interpreter", lambda _: [sys.executable, "-c", "raise SystemExit('no such luck')"])
+    died = "died: its process ended with 1 and gave no reason\n    no such luck"
+    with pytest.raises(UserError, match=died), Served(product, "onnx", alone=True):
+        pass
 
 
 @pytest.mark.parametrize("form", ["onnx", "litert", "openvino", pytest.param("executorch", marks=pytest.mark.slow)])
@@ -153,17 +190,17 @@ MISSING = {
 def test_running_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.setitem(sys.modules, MISSING[form], None)
     with pytest.raises(UserError, match=rf'needs: pip install "limbeck\[{form}\]"'):
-        serving.SESSIONS[form](tmp_path / "model", 1)
+        SESSIONS[form](tmp_path / "model", 1)
 
 
 def test_outside_its_block_nothing_is_served(product: Path) -> None:
-    served = Served(product, "onnx")
+    served = Served(product, "onnx", alone=True)
     with pytest.raises(UserError, match="is not being served"):
         served.predict(np.ones((1, 3), np.float32))
     with served:
-        process = served._process
-        assert process is not None
-    assert process.poll() is not None
+        child = served._child
+        assert child is not None
+    assert not child.alive
     with pytest.raises(UserError, match="is not being served"):
         served.predict(np.ones((1, 3), np.float32))
     with pytest.raises(UserError, match="0 threads"):
@@ -173,19 +210,19 @@ def test_outside_its_block_nothing_is_served(product: Path) -> None:
 
 
 def test_a_block_left_by_an_error_leaves_no_process(product: Path) -> None:
-    served = Served(product, "onnx")
-    process = None
+    served = Served(product, "onnx", alone=True)
+    child = None
 
     def fail() -> None:
-        nonlocal process
+        nonlocal child
         with served:
-            process = served._process
+            child = served._child
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert process is not None
-    assert process.poll() is not None
+    assert child is not None
+    assert not child.alive
 
 
 def test_messages_keep_arrays_as_they_are() -> None:
@@ -196,19 +233,19 @@ def test_messages_keep_arrays_as_they_are() -> None:
     ]
     stream = io.BytesIO()
     for number, array in enumerate(arrays):
-        serving._send(stream, {"number": number}, array)
-    serving._send(stream, {"last": True})
+        process.send(stream, {"number": number}, array)
+    process.send(stream, {"last": True})
     whole = stream.getvalue()
     stream.seek(0)
     for number, array in enumerate(arrays):
-        received = serving._receive(stream)
+        received = process.receive(stream)
         assert received is not None
         told, found = received
         assert told == {"number": number}
         assert found is not None
         assert (found.dtype, found.shape) == (array.dtype, array.shape)
         assert found.tobytes() == array.tobytes()
-    assert serving._receive(stream) == ({"last": True}, None)
-    assert serving._receive(stream) is None
+    assert process.receive(stream) == ({"last": True}, None)
+    assert process.receive(stream) is None
     cut = io.BytesIO(whole[: whole.index(b"\n") + 5])  # the sender died on the way
-    assert serving._receive(cut) is None
+    assert process.receive(cut) is None

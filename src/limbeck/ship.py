@@ -62,7 +62,7 @@ def _made(job: Job, shipped: Shipped, name: Deployable) -> dict[str, Any]:
     path = job.folder / "export" / f"{shipped.row.name}{export.suffix(name)}"
     form, precision = parts(name)
     notes = file_of(job, shipped.network, name, path, trained_rounded=shipped.trained_rounded)
-    with export.Served(path, form) as served:
+    with export.Served(path, form, alone=True) as served:
         told = torch.from_numpy(served.predict(given(job, job.data.test)))
         memory_mb = served.peak_mb
     scaling = units(job)

@@ -44,7 +44,7 @@ def benchmark(files: Sequence[Path], *, threads: int = 1, rounds: int = 30) -> l
     forms = [_form(Path(file)) for file in files]
     with ExitStack() as stack:
         served = [
-            stack.enter_context(export.Served(Path(file), form, threads=threads))
+            stack.enter_context(export.Served(Path(file), form, threads=threads, alone=True))
             for file, form in zip(files, forms, strict=True)
         ]
         draw = np.random.default_rng(0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from limbeck.export.card import Card, card_path, read_card, write_card
 from limbeck.export.compare import check_parity, parity
+from limbeck.export.elsewhere import warm
 from limbeck.export.executorch import check_executorch, to_executorch
 from limbeck.export.interface import LARGEST_BATCH, Interface, as_given, as_seen
 from limbeck.export.keras import check_keras, to_keras
@@ -23,7 +24,8 @@ from limbeck.export.onnx import check_onnx, to_onnx
 from limbeck.export.openvino import check_openvino, to_openvino
 from limbeck.export.places import SUFFIXES, files, form_of, put, size_bytes, suffix
 from limbeck.export.quick import quick_latency
-from limbeck.export.serving import SESSIONS, Served, run
+from limbeck.export.runtime import SESSIONS
+from limbeck.export.serving import Served, run
 from limbeck.export.session import Session
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ __all__ = [
     "to_onnx",
     "to_openvino",
     "values",
+    "warm",
     "write_card",
 ]
 

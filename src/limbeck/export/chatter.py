@@ -44,7 +44,7 @@ def drop_empty(log: Path) -> None:
 
 @contextlib.contextmanager
 def converting(target: str, path: Path) -> Iterator[Path]:
-    """Make everything that is said inside go to the log beside `path`, and every failure a `UserError`.
+    """Give a log beside `path`, and make every failure inside a `UserError` that names it.
 
     Args:
         target: name of the format, for the message.
@@ -59,8 +59,7 @@ def converting(target: str, path: Path) -> Iterator[Path]:
     log = log_path(path)
     write_text(log, "")  # finds out now, not after the conversion, that the place cannot be written
     try:
-        with log.open("a", encoding="utf-8", errors="replace") as stream, captured(stream):
-            yield log
+        yield log
         drop_empty(log)
     except UserError:
         raise
@@ -68,6 +67,13 @@ def converting(target: str, path: Path) -> Iterator[Path]:
         with log.open("a", encoding="utf-8", errors="replace") as stream:
             traceback.print_exception(error, file=stream)
         raise refusal(target, path, cause(error)) from error
+
+
+@contextlib.contextmanager
+def heard(log: Path) -> Iterator[None]:
+    """Make everything that this process says inside go to a log. It has one voice: one thread at a time may do so."""
+    with log.open("a", encoding="utf-8", errors="replace") as stream, captured(stream):
+        yield
 
 
 def refusal(target: str, path: Path, reason: str) -> UserError:

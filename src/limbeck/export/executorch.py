@@ -43,7 +43,7 @@ def to_executorch(model: nn.Module, example: Tensor, path: Path, interface: Inte
     from limbeck.export.trace import make
 
     check_executorch()
-    return make("ExecuTorch", "limbeck.export.executorch:lower", model, example, path, interface or Interface())
+    return make("ExecuTorch", "executorch", model, example, path, interface or Interface())
 
 
 def lower(graph: str, lowered: str) -> None:

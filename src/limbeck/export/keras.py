@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limbeck.errors import UserError, require
-from limbeck.export.chatter import check_installed, converting
+from limbeck.export.chatter import check_installed, converting, heard
 from limbeck.export.interface import Interface, Rows
 from limbeck.export.places import put
 from limbeck.export.session import Session
@@ -54,7 +54,8 @@ def to_keras(model: nn.Module, example: Tensor, path: Path, interface: Interface
     takes = (*shape[1:], shape[0]) if last else shape
     path = Path(path)
     with (
-        converting("Keras", path),
+        converting("Keras", path) as log,
+        heard(log),
         tempfile.TemporaryDirectory(prefix="limbeck-") as folder,
         making(drawn=False) as keras,
     ):

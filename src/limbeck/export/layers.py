@@ -49,7 +49,7 @@ def values(path: Path, name: str, rows: Rows) -> list[tuple[str, Rows]]:
         np.save(given, rows)
         arguments = {"path": str(path), "form": form, "rows": str(given), "found": str(found)}
         doing, log = "its layers cannot be looked at", Path(folder) / log_path(path).name
-        names = elsewhere("limbeck.export.layers:dump", arguments, log=log, doing=doing, where=str(path))
+        names = elsewhere("limbeck.export.layers:dump", arguments, family=form, log=log, doing=doing, where=str(path))
         with np.load(found, allow_pickle=False) as arrays:
             return [(name, arrays[str(i)]) for i, name in enumerate(names)]
 

@@ -46,7 +46,7 @@ def to_litert(model: nn.Module, example: Tensor, path: Path, interface: Interfac
     check_litert()
     interface = interface or Interface()
     batches = sorted(interface.batches)
-    return make("LiteRT", "limbeck.export.litert:lower", model, example, path, interface, batches=batches)
+    return make("LiteRT", "litert", model, example, path, interface, batches=batches)
 
 
 def lower(graph: str, lowered: str, batches: list[int]) -> None:

@@ -43,7 +43,7 @@ def to_onnx(model: nn.Module, example: Tensor, path: Path, interface: Interface 
     from limbeck.export.trace import make
 
     check_onnx()
-    return make("ONNX", "limbeck.export.onnx:lower", model, example, path, interface or Interface())
+    return make("ONNX", "onnx", model, example, path, interface or Interface())
 
 
 def lower(graph: str, lowered: str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError, require
 from limbeck.export.chatter import check_installed
-from limbeck.export.elsewhere import no_telemetry
 from limbeck.export.interface import Interface, Rows
+from limbeck.export.process import no_telemetry
 from limbeck.export.session import Session
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 # OpenVINO computes in bfloat16 where the processor can, unless it is told not to.
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+# The name of what nobody named, as Multiply_2648. The number counts all that was ever made in the process.
+_COUNTED = re.compile(r"[A-Z][A-Za-z0-9]*_\d+")
 
 
 def check_openvino() -> None:
@@ -48,7 +52,7 @@ def to_openvino(model: nn.Module, example: Tensor, path: Path, interface: Interf
     check_openvino()
     if Path(path).suffix != ".xml":
         raise UserError("an OpenVINO file is called .xml", where=str(path), hint="its weights go to a .bin beside it")
-    return make("OpenVINO", "limbeck.export.openvino:lower", model, example, path, interface or Interface())
+    return make("OpenVINO", "openvino", model, example, path, interface or Interface())
 
 
 def lower(graph: str, lowered: str) -> None:
@@ -65,7 +69,20 @@ def lower(graph: str, lowered: str) -> None:
         _name_weights(model, program.state_dict)
         model.inputs[0].set_names({"input"})
         model.outputs[0].set_names({"output"})
-    openvino.save_model(model, lowered, compress_to_fp16=False)
+    save(model, lowered)
+
+
+def save(model: Any, path: str, *, half: bool = False) -> None:
+    """Write OpenVINO IR, the same for the same model whatever this process has made before."""
+    import openvino
+
+    model.set_friendly_name("limbeck")
+    taken, number = {op.get_friendly_name() for op in model.get_ordered_ops()}, itertools.count()
+    for op in model.get_ordered_ops():
+        if _COUNTED.fullmatch(op.get_friendly_name()):
+            names = (f"{op.get_type_name()}{next(number)}" for _ in itertools.count())
+            op.set_friendly_name(next(name for name in names if name not in taken))
+    openvino.save_model(model, path, compress_to_fp16=half)
 
 
 def _name_weights(model: Any, names: Iterable[str]) -> None:

@@ -1,90 +1,64 @@
-"""A file run by its runtime in a process of its own, in which nothing else is loaded."""
+"""A file run by its runtime in another process, in which nothing but the runtime is loaded."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from limbeck.errors import UserError
-from limbeck.export.elsewhere import ending, environment, interpreter, no_telemetry
-from limbeck.export.executorch import session_executorch
 from limbeck.export.interface import LARGEST_BATCH, Rows
-from limbeck.export.keras import session_keras
-from limbeck.export.litert import session_litert
-from limbeck.export.onnx import session_onnx
-from limbeck.export.openvino import session_openvino
 from limbeck.export.places import form_of
-from limbeck.export.session import Session
-
-SESSIONS: Mapping[str, Callable[[Path, int], Session]] = {
-    "onnx": session_onnx,
-    "litert": session_litert,
-    "executorch": session_executorch,
-    "openvino": session_openvino,
-    "keras": session_keras,
-}
-_RUNTIMES = {
-    "onnx": ("onnxruntime",),
-    "litert": ("ai_edge_litert.interpreter",),
-    "executorch": ("torch", "executorch.extension.pybindings._C"),
-    "openvino": ("openvino",),
-    "keras": ("torch", "h5py", "keras"),
-}
+from limbeck.export.process import Child, ending, prepare, turns
 
 
 class Served:
-    """A file in its runtime in a fresh process, for the length of a `with` block.
+    """A file in its runtime in another process, for the length of a `with` block.
+
+    Inside a `warm` block (see `limbeck.export.warm`) the files of one runtime share a process, which stays.
 
     Args:
         path: the file.
         name: its format, with or without a precision: `litert`, `litert-int8`.
         threads: how many threads one call may use.
+        alone: let it have a process of its own, as `peak_mb` wants it.
 
     Attributes:
         dtype: of the input.
         shape: of one row.
     """
 
-    def __init__(self, path: Path, name: str, *, threads: int = 1) -> None:
+    def __init__(self, path: Path, name: str, *, threads: int = 1, alone: bool = False) -> None:
         self.path, self._form = Path(path), form_of(name)
         if isinstance(threads, bool) or threads < 1:
             raise UserError(f"{threads} threads cannot compute anything", where=str(path), hint="at least 1")
-        self._threads = threads
-        self._process: subprocess.Popen[bytes] | None = None
+        self._threads, self._alone = threads, alone
+        self._child: Child | None = None
+        self._number = 0
         self.dtype, self.shape = "", tuple[int, ...]()
 
     def __enter__(self) -> Self:
-        self._said = tempfile.TemporaryFile()  # closed when the block is left
-        call = f"from {__name__} import serve; serve()"
-        command = [*interpreter("ignore"), "-c", call, str(self.path), self._form, str(self._threads)]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._said, env=environment())
+        start = partial(_start, self._form, self._threads)
+        shared = None if self._alone else prepare(("runtime", self._form, self._threads), start)
+        self._alone = shared is None
+        self._child = shared or start()
         try:
-            told, _ = self._answer()
+            told, _ = self._ask({"do": "load", "path": str(self.path.absolute())})
         except BaseException:
-            self._end()
+            self._leave(loaded=False)
             raise
-        self.dtype, self.shape = told["dtype"], tuple(told["shape"])
+        self._number, self.dtype, self.shape = told["file"], told["dtype"], tuple(told["shape"])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self._leave(loaded=True)
 
     def predict(self, x: Rows) -> Rows:
         """What the file gives for every row: [N, ...] -> [N, width]. Rows go to it in batches of 64.
@@ -117,7 +91,12 @@ class Served:
         """What the process has taken at its peak, above the runtime with nothing loaded, in MB (10^6 bytes).
 
         None where the system does not tell.
+
+        Raises:
+            UserError: the process is not the file's own.
         """
+        if not self._alone:
+            raise UserError("its memory is not measured beside other files", where=str(self.path), hint="alone=True")
         told, _ = self._ask({"do": "peak"})
         return None if told["bytes"] is None else float(told["bytes"]) / 1e6
 
@@ -127,40 +106,37 @@ class Served:
         return array
 
     def _ask(self, asked: Mapping[str, Any], array: Rows | None = None) -> tuple[dict[str, Any], Rows | None]:
-        if self._process is None or self._process.stdin is None:
+        child = self._child
+        if child is None:
             raise UserError("is not being served", where=str(self.path), hint="use it inside its `with` block")
-        with contextlib.suppress(OSError):  # it has died; the answer says how
-            _send(self._process.stdin, asked, array)
-        return self._answer()
-
-    def _answer(self) -> tuple[dict[str, Any], Rows | None]:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        received = _receive(self._process.stdout)
+        with turns.passed(), child.lock:
+            child.send({**asked, "file": self._number}, array)
+            received = child.receive()
         if received is None:
-            how = ending(self._process.wait())
-            self._said.seek(0)
-            said = self._said.read().decode(errors="replace").strip().splitlines()[-3:]
+            how = ending(child.process.wait())
+            said = child.said().strip().splitlines()[-3:]
             raise UserError("\n    ".join([f"its runtime died: {how}", *said]), where=str(self.path))
         told, array = received
         if "failed" in told:
             raise UserError(told["failed"], where=str(self.path), hint=told["hint"])
         return told, array
 
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()  # it holds nothing that could be lost
-        process.wait()
-        for stream in (process.stdin, process.stdout, self._said):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+    def _leave(self, *, loaded: bool) -> None:
+        child = self._child
+        if child is not None and self._alone:
+            child.end()
+        elif loaded:
+            with contextlib.suppress(UserError):  # it has died: the next one who asks gets another
+                self._ask({"do": "leave"})
+        self._child = None
+
+
+def _start(form: str, threads: int) -> Child:
+    return Child("from limbeck.export.runtime import serve; serve()", form, str(threads), warnings="ignore")
 
 
 def run(path: Path, name: str, x: Rows, *, threads: int = 1) -> Rows:
-    """What a file gives for every row in its own runtime, in a fresh process: [N, ...] -> [N, width].
+    """What a file gives for every row in its own runtime, in another process: [N, ...] -> [N, width].
 
     Args:
         path: the file.
@@ -173,94 +149,3 @@ def run(path: Path, name: str, x: Rows, *, threads: int = 1) -> Rows:
     """
     with Served(path, name, threads=threads) as served:
         return served.predict(x)
-
-
-# --- between the processes -----------------------------------------------------------------------
-
-
-def _send(stream: IO[bytes], told: Mapping[str, Any], array: Rows | None = None) -> None:
-    """One message: a line of JSON, and the bytes of the array that it announces."""
-    shape = None if array is None else [array.dtype.str, list(array.shape)]
-    stream.write(json.dumps({**told, "array": shape}).encode() + b"\n")
-    if array is not None:
-        stream.write(array.tobytes())
-    stream.flush()
-
-
-def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], Rows | None] | None:
-    """One message, or None when the other side is gone."""
-    line = stream.readline()
-    if not line.endswith(b"\n"):
-        return None
-    told = json.loads(line)
-    announced = told.pop("array")
-    if announced is None:
-        return told, None
-    dtype, shape = np.dtype(announced[0]), tuple(announced[1])
-    size = dtype.itemsize * int(np.prod(shape))
-    content = stream.read(size)
-    return (told, np.frombuffer(content, dtype).reshape(shape)) if len(content) == size else None
-
-
-# --- inside the process --------------------------------------------------------------------------
-
-
-def serve() -> None:
-    """The child's side of `Served`: loads the file, then answers until the pipe is closed."""
-    path, form, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which ends this process
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a runtime prints is no answer
-    asked = sys.stdin.buffer
-    no_telemetry()
-    with contextlib.suppress(ImportError):  # the session says it better
-        for module in _RUNTIMES[form]:
-            importlib.import_module(module)
-    empty = _peak_bytes(reset=True)
-    try:
-        session = SESSIONS[form](path, threads)
-        _send(answers, {"dtype": session.dtype, "shape": session.shape})
-    except Exception as error:
-        _send(answers, _failure(error))
-        return
-    gc.disable()
-    while (received := _receive(asked)) is not None:
-        told, rows = received
-        try:
-            if rows is None:
-                peak = _peak_bytes()
-                _send(answers, {"bytes": None if peak is None or empty is None else peak - empty})
-            elif told["do"] == "time":
-                _send(answers, {}, _timed(session, rows, told["calls"]))
-            else:
-                _send(answers, {}, session(rows))
-        except Exception as error:
-            _send(answers, _failure(error))
-
-
-def _timed(session: Session, rows: Rows, calls: int) -> Rows:
-    taken = []
-    for _ in range(calls):
-        begun = time.perf_counter_ns()
-        session(rows)
-        taken.append((time.perf_counter_ns() - begun) / 1e6)
-    return np.array(taken)
-
-
-def _failure(error: Exception) -> dict[str, Any]:
-    if isinstance(error, UserError):
-        return {"failed": error.what, "hint": error.hint}
-    return {"failed": f"its runtime fails ({type(error).__name__}: {error})", "hint": None}
-
-
-def _peak_bytes(*, reset: bool = False) -> int | None:
-    """The most memory this process has had at once, since the last reset; None where the system does not tell."""
-    # Not getrusage, which begins with what the parent had when it started this process.
-    try:
-        if reset:
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)

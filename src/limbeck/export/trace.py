@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, fx, nn
 
 from limbeck.errors import UserError
-from limbeck.export.chatter import converting
+from limbeck.export.chatter import converting, heard
 from limbeck.export.elsewhere import elsewhere
 from limbeck.export.interface import LARGEST_BATCH, Interface
 from limbeck.export.places import put
 
 
 def make(
-    target: str, task: str, model: nn.Module, example: Tensor, path: Path, interface: Interface, **options: Any
+    target: str, form: str, model: nn.Module, example: Tensor, path: Path, interface: Interface, **options: Any
 ) -> Path:
-    """Trace a model here, let a process of its own make the file, and put that in its place.
+    """Trace a model here, let the converter's process make the file, and put that in its place.
 
     Args:
         target: name of the format, for messages.
-        task: `module:function`, which gets `graph`, the path of the traced graph, `lowered`, the path of the file to
-            make, and the options.
+        form: the module beside this one whose `lower` gets `graph`, the path of the traced graph, `lowered`, the path
+            of the file to make, and the options.
         model: maps one tensor [B, ...] to one tensor [B, C] or [B, K]; it is left as it is.
         example: at least one row of input, [B, ...], as the model takes it; its values do not matter.
         path: where the file will stand; the log is beside it. It is replaced in one step or not at all.
@@ -44,10 +44,12 @@ def make(
     path = Path(path)
     with converting(target, path) as log, tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
         graph, lowered = Path(folder) / "graph.pt2", Path(folder) / f"model{path.suffix}"
-        torch.export.save(trace(model, example, interface), graph)
+        with heard(log):
+            torch.export.save(trace(model, example, interface), graph)
         arguments = {"graph": str(graph), "lowered": str(lowered), **options}
         doing = f"the model cannot be exported to {target}"
-        elsewhere(task, arguments, log=log, doing=doing, where=str(path))
+        task = f"limbeck.export.{form}:lower"
+        elsewhere(task, arguments, family=form, log=log, doing=doing, where=str(path))
         put(lowered, path)
     return path
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import UserError, did_you_mean
 from limbeck.export import Interface, as_given, put
-from limbeck.export.chatter import check_installed, converting
+from limbeck.export.chatter import check_installed, converting, heard
 from limbeck.export.elsewhere import elsewhere
 from limbeck.export.trace import trace
 from limbeck.quantize import pt2e
@@ -63,10 +63,11 @@ def lower_qat(
     interface, path = interface or Interface(), Path(path)
     with converting(name, path) as log, tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
         graph, lowered = Path(folder) / "graph.pt2", Path(folder) / f"model{path.suffix}"
-        # LiteRT's converter makes its own integers of the weights; the others want them made.
-        whole: nn.Module = converted(module, fold=form != "litert")
-        whole = whole if after is None else nn.Sequential(whole, after)
-        torch.export.save(trace(whole, example, interface), graph)
+        with heard(log):
+            # LiteRT's converter makes its own integers of the weights; the others want them made.
+            whole: nn.Module = converted(module, fold=form != "litert")
+            whole = whole if after is None else nn.Sequential(whole, after)
+            torch.export.save(trace(whole, example, interface), graph)
         known: dict[str, dict[str, Any]] = {
             "litert": {"batches": sorted(interface.batches)},
             "onnx": {"cpu": cpu or this_cpu()},
@@ -75,6 +76,7 @@ def lower_qat(
         elsewhere(
             task,
             {"graph": str(graph), "lowered": str(lowered), **known.get(form, {})},
+            family=form,
             log=log,
             doing=doing,
             where=str(path),

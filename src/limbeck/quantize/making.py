@@ -99,7 +99,7 @@ def source(form: str, model: nn.Module, example: Tensor, folder: Path, interface
 def quantize(
     source: Path, path: Path, name: str, rows: Rows | None = None, *, skip: Sequence[str] = (), cpu: Cpu | None = None
 ) -> Path:
-    """Write a quantized file, made from a float one in a process of its own and run once in its own runtime.
+    """Write a quantized file, made from a float one in another process and run once in its own runtime.
 
     Args:
         source: the float file, or for ExecuTorch the traced graph, as `source` makes them; it is left as it is.
@@ -131,7 +131,7 @@ def quantize(
         }[form]
         arguments = {"source": str(source), "target": str(made), "skip": list(skip), **options}
         doing = f"{source.name} cannot be quantized to {name}"
-        elsewhere(f"limbeck.quantize.{form}:make", arguments, log=log, doing=doing, where=str(path))
+        elsewhere(f"limbeck.quantize.{form}:make", arguments, family=form, log=log, doing=doing, where=str(path))
         check_runs(made, name, rows)
         put(made, path)
     drop_empty(log)
@@ -139,7 +139,7 @@ def quantize(
 
 
 def check_runs(path: Path, name: str, rows: Rows | None) -> None:
-    """Let a file run some rows, or zeros, in a fresh process.
+    """Let a file run some rows, or zeros, in its runtime.
 
     Raises:
         UserError: it cannot, or gives numbers that are not finite.
@@ -173,7 +173,7 @@ def errors(source: Path, quantized: Path, name: str, rows: Rows, *, skip: Sequen
     with _laid_out(Path(source), rows if form == "executorch" else rows[:_LOOKED_AT]) as (folder, given):
         own = {"skip": list(skip)} if form == "executorch" else {"quantized": str(quantized)}
         arguments, doing = {"source": str(source), "rows": given, **own}, "its layers cannot be compared"
-        found = elsewhere(task, arguments, log=folder / "log", doing=doing, where=str(quantized))
+        found = elsewhere(task, arguments, family=form, log=folder / "log", doing=doing, where=str(quantized))
     return [LayerError(**row) for row in found]
 
 

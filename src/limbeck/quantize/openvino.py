@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import UserError
+from limbeck.export.openvino import save
 from limbeck.quantize.errors import Comparison, Op, names_of, ranked
 from limbeck.quantize.rows import Rows, load_rows
 
@@ -26,15 +27,13 @@ def make(source: str, target: str, option: str, rows: str | None, skip: Sequence
         rows: .npy of calibration rows, for int8.
         skip: layers that stay float.
     """
-    import openvino
-
     model = _read(source)
     if option == "fp16":
         names_of(operations(model), skip)
-        openvino.save_model(model, target, compress_to_fp16=True)
+        save(model, target, half=True)
     else:
         assert rows is not None
-        openvino.save_model(_integers(model, _loaded(model, rows), skip), target, compress_to_fp16=False)
+        save(_integers(model, _loaded(model, rows), skip), target)
 
 
 def _integers(model: Any, rows: Rows, skip: Sequence[str]) -> Any:
@@ -147,4 +146,4 @@ def lower_trained(graph: str, lowered: str) -> None:
     pt2e.register()
     between = str(Path(lowered).with_suffix(".onnx"))
     lower(graph, between)
-    openvino.save_model(openvino.convert_model(between), lowered, compress_to_fp16=False)
+    save(openvino.convert_model(between), lowered)

@@ -1,0 +1,101 @@
+"""The process that holds a runtime and its files; `Served` is what speaks with it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limbeck.errors import UserError
+from limbeck.export.executorch import session_executorch
+from limbeck.export.interface import Rows
+from limbeck.export.keras import session_keras
+from limbeck.export.litert import session_litert
+from limbeck.export.onnx import session_onnx
+from limbeck.export.openvino import session_openvino
+from limbeck.export.process import listening, send
+from limbeck.export.session import Session
+
+SESSIONS: Mapping[str, Callable[[Path, int], Session]] = {
+    "onnx": session_onnx,
+    "litert": session_litert,
+    "executorch": session_executorch,
+    "openvino": session_openvino,
+    "keras": session_keras,
+}
+_RUNTIMES = {
+    "onnx": ("onnxruntime",),
+    "litert": ("ai_edge_litert.interpreter",),
+    "executorch": ("torch", "executorch.extension.pybindings._C"),
+    "openvino": ("openvino",),
+    "keras": ("torch", "h5py", "keras"),
+}
+
+
+def serve() -> None:
+    """Load files and answer for them: the form and the threads are the words this process was started with."""
+    form, threads = sys.argv[1], int(sys.argv[2])
+    answers, messages = listening()
+    with contextlib.suppress(ImportError):  # the session says it better
+        for module in _RUNTIMES[form]:
+            importlib.import_module(module)
+    empty = _peak_bytes(reset=True)
+    files: dict[int, Session] = {}
+    for count, (told, rows) in enumerate(messages):
+        try:
+            if told["do"] == "load":
+                gc.enable()
+                gc.collect()
+                files[count] = SESSIONS[form](Path(told["path"]), threads)
+                gc.disable()  # it would be timed
+                send(answers, {"file": count, "dtype": files[count].dtype, "shape": files[count].shape})
+            elif told["do"] == "leave":
+                del files[told["file"]]
+                send(answers, {})
+            elif told["do"] == "peak":
+                peak = _peak_bytes()
+                send(answers, {"bytes": None if peak is None or empty is None else peak - empty})
+            else:
+                send(answers, {}, _given(files[told["file"]], told, rows))
+        except Exception as error:
+            send(answers, _failure(error))
+
+
+def _given(session: Session, told: Mapping[str, Any], rows: Rows | None) -> Rows:
+    assert rows is not None
+    return _timed(session, rows, told["calls"]) if told["do"] == "time" else session(rows)
+
+
+def _timed(session: Session, rows: Rows, calls: int) -> Rows:
+    taken = []
+    for _ in range(calls):
+        begun = time.perf_counter_ns()
+        session(rows)
+        taken.append((time.perf_counter_ns() - begun) / 1e6)
+    return np.array(taken)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, UserError):
+        return {"failed": error.what, "hint": error.hint}
+    return {"failed": f"its runtime fails ({type(error).__name__}: {error})", "hint": None}
+
+
+def _peak_bytes(*, reset: bool = False) -> int | None:
+    """The most memory this process has had at once, since the last reset; None where the system does not tell."""
+    # Not getrusage, which begins with what the parent had when it started this process.
+    try:
+        if reset:
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
