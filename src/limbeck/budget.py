@@ -17,7 +17,7 @@ from limbeck.errors import DivergedError, UserError
 from limbeck.job import Job
 from limbeck.recipe import Deployable, Recover, Step
 from limbeck.runtime import derive_seed, fingerprint, write_json
-from limbeck.ship import file_of, parts, predicted, standardised
+from limbeck.ship import Sources, file_of, parts, predicted, standardised
 from limbeck.shrink import Chain, rebuild, walk
 from limbeck.stages import Stages
 from limbeck.study import Studied, as_tutor
@@ -160,7 +160,7 @@ def _measured(job: Job, file: Path, format_: Deployable, before: Tensor, *, lear
     assert spec is not None
     with tempfile.TemporaryDirectory(prefix="limbeck-") as scratch:
         path = Path(scratch) / f"trial{export.suffix(format_)}"
-        file_of(job, rebuild(job, file).cpu().eval(), format_, path, trained_rounded=learned)
+        file_of(job, rebuild(job, file).cpu().eval(), format_, path, Sources(Path(scratch)), trained_rounded=learned)
         size_kb = export.size_bytes(path) / 1000
         after, latency_ms = predicted(job, path, parts(format_)[0], job.data.val, calls=TIMED_CALLS)
     assert latency_ms is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,9 +106,9 @@ def measure(
                 prediction = evaluate.predict(network, data, data.test)
             key = fingerprint(fingerprint_file(candidate.file), SCHEMA, job.recipe.student.model_dump(mode="json"))
             one = Shipped(found[-1], network, prediction, key, candidate.trained_rounded, candidate.told)
-            for name in candidate.formats:
-                files.append(ship(job, one, name))
-                advance(len(found) + len(files), files[-1].name)
+            count = len(found) + len(files)
+            done = itertools.count(count + 1)
+            files += ship(job, one, candidate.formats, lambda name, done=done: advance(next(done), name))  # type: ignore[misc]
     apart = None
     if combine:
         names = [row.name for row in found[: len(told)]]

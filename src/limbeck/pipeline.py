@@ -69,7 +69,15 @@ def run(
         return _staged(checked, folder, accelerator, Progress(quiet=True), trust, callables)
     with locked(folder):
         claim(folder, checked)
-        return _staged(checked, folder, accelerator, progress, trust, callables)
+        # Converters are imported while networks train: that takes longer than to convert a small network.
+        with export.warm(_missing(checked, folder)):
+            return _staged(checked, folder, accelerator, progress, trust, callables)
+
+
+def _missing(checked: Recipe, folder: Path) -> list[str]:
+    """Formats of which there is no file yet."""
+    wanted = [*checked.export, *([checked.budget.runtime] if checked.budget else [])]
+    return [name for name in wanted if not any(folder.glob(f"export/made/*.{name}/stage.json"))]
 
 
 # --- the story -----------------------------------------------------------------------------------

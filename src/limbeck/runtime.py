@@ -188,6 +188,11 @@ def seed_everything(*parts: object) -> None:
     torch.manual_seed(seed)
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def keep_heap() -> bool:
     """Tell glibc to keep freed memory rather than fault it in again at every training step.
 

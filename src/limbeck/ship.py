@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from torch import Tensor, nn
 
 from limbeck import benchmark, evaluate, export, quantize
 from limbeck.data import Scaling, pixels, targets
+from limbeck.export.process import abandon, turns
 from limbeck.job import Job
 from limbeck.recipe import Deployable
-from limbeck.runtime import fingerprint
+from limbeck.runtime import cores, fingerprint
 from limbeck.timing import once
 from limbeck.types import Artifact, Cost, Format, Parity
 
@@ -44,24 +47,80 @@ class Shipped:
     told: Sequence[str] = ()
 
 
-def ship(job: Job, shipped: Shipped, name: Deployable) -> Artifact:
-    """One file: made, run on the whole test split, and described in a card beside it.
+@dataclass(frozen=True)
+class Sources:
+    """What the quantized files of one network are made from, each made once.
+
+    Attributes:
+        folder: for those that are not files of the run themselves.
+        known: the float file by format, or for ExecuTorch the traced graph.
+    """
+
+    folder: Path
+    known: dict[str, Path] = field(default_factory=dict)
+
+
+def ship(
+    job: Job, shipped: Shipped, names: Sequence[Deployable], advance: Callable[[str], object] = lambda _: None
+) -> list[Artifact]:
+    """The files of a network: made, run on the whole test split, and described in cards beside them.
+
+    Files of several formats are made side by side, as many as there are cores: each format has a process of its own.
+
+    Args:
+        job: the run.
+        shipped: the network.
+        names: of the files' formats.
+        advance: called with the name of each file when it is done.
+
+    Returns:
+        The files, in the order of the names.
 
     Raises:
-        UserError: it cannot be made, or computes something else than the network.
+        UserError: one cannot be made, or computes something else than the network.
     """
+    by_form: dict[str, list[Deployable]] = {}
+    for name in sorted(names, key=lambda name: "-" in name):  # float files first: the others are made from them
+        by_form.setdefault(export.form_of(name), []).append(name)
+    found: dict[Deployable, Artifact] = {}
+    stopped = threading.Event()
+
+    def made(own: Sequence[Deployable]) -> None:
+        with turns.taken(), tempfile.TemporaryDirectory(prefix="limbeck-") as scratch:
+            sources = Sources(Path(scratch))
+            for name in own:
+                if stopped.is_set():
+                    return
+                found[name] = _shipped(job, shipped, name, sources)
+                advance(found[name].name)
+
+    with ThreadPoolExecutor(cores(), "files") as pool:
+        try:
+            for one in as_completed([pool.submit(made, own) for own in by_form.values()]):
+                one.result()
+        except BaseException as error:
+            stopped.set()
+            if not isinstance(error, Exception):  # a Ctrl-C does not wait for what is half done
+                abandon()
+            raise
+    return [found[name] for name in names]
+
+
+def _shipped(job: Job, shipped: Shipped, name: Deployable, sources: Sources) -> Artifact:
     key = fingerprint(shipped.key, name, job.recipe.files.model_dump(mode="json"), job.data.fingerprint)
     stage = f"export/made/{shipped.row.name}.{name}"
-    made = job.stages.alone(stage, key, lambda _: _made(job, shipped, name), renew=True)
+    made = job.stages.alone(stage, key, lambda _: _made(job, shipped, name, sources), renew=True)
     row = made["row"]
+    if row["precision"] == "float32" and row["format"] != "executorch":
+        sources.known[row["format"]] = job.folder / row["file"]
     parity = Parity(**row.pop("parity"))
     return Artifact(**{**row, "cost": Cost(**row["cost"]), "notes": tuple(row["notes"])}, parity=parity)
 
 
-def _made(job: Job, shipped: Shipped, name: Deployable) -> dict[str, Any]:
+def _made(job: Job, shipped: Shipped, name: Deployable, sources: Sources) -> dict[str, Any]:
     path = job.folder / "export" / f"{shipped.row.name}{export.suffix(name)}"
     form, precision = parts(name)
-    notes = file_of(job, shipped.network, name, path, trained_rounded=shipped.trained_rounded)
+    notes = file_of(job, shipped.network, name, path, sources, trained_rounded=shipped.trained_rounded)
     with export.Served(path, form, alone=True) as served:
         told = torch.from_numpy(served.predict(given(job, job.data.test)))
         memory_mb = served.peak_mb
@@ -87,7 +146,9 @@ def _made(job: Job, shipped: Shipped, name: Deployable) -> dict[str, Any]:
     return {"row": asdict(row), "files": [str(file.relative_to(job.folder)) for file in export.files(path)]}
 
 
-def file_of(job: Job, network: nn.Module, name: Deployable, path: Path, *, trained_rounded: bool = False) -> list[str]:
+def file_of(
+    job: Job, network: nn.Module, name: Deployable, path: Path, sources: Sources, *, trained_rounded: bool = False
+) -> list[str]:
     """Write a network of this run as a file that takes and gives what the recipe says.
 
     Args:
@@ -95,6 +156,7 @@ def file_of(job: Job, network: nn.Module, name: Deployable, path: Path, *, train
         network: on the CPU.
         name: of the format.
         path: of the file.
+        sources: of this network's quantized files.
         trained_rounded: whether it went through quantization-aware training.
 
     Returns:
@@ -110,25 +172,26 @@ def file_of(job: Job, network: nn.Module, name: Deployable, path: Path, *, train
     if precision == "float32":
         export.to(form, whole.eval(), example, path, interface(job))
         return []
-    with tempfile.TemporaryDirectory(prefix="limbeck-") as scratch:
-        source = quantize.source(form, whole.eval(), example, Path(scratch), interface(job))
-        rows, allowed = given(job, calibration(job)), job.recipe.files.max_drop
-        if allowed is None or precision != "int8":
-            quantize.quantize(source, path, name, rows)
-            return []
-        metric, higher = evaluate.main_metric(job.data.task)
-        sign, val = (1 if higher else -1), job.data.val
-        x = given(job, val)
+    if form not in sources.known:
+        sources.known[form] = quantize.source(form, whole.eval(), example, sources.folder, interface(job))
+    source = sources.known[form]
+    rows, allowed = given(job, calibration(job)), job.recipe.files.max_drop
+    if allowed is None or precision != "int8":
+        quantize.quantize(source, path, name, rows)
+        return []
+    metric, higher = evaluate.main_metric(job.data.task)
+    sign, val = (1 if higher else -1), job.data.val
+    x = given(job, val)
 
-        def score(file: Path) -> float:
-            with export.Served(file, form) as served:
-                return sign * float(metrics_of(job, torch.from_numpy(served.predict(x)), val)[metric])
+    def score(file: Path) -> float:
+        with export.Served(file, form) as served:
+            return sign * float(metrics_of(job, torch.from_numpy(served.predict(x)), val)[metric])
 
-        before = evaluate.metrics(
-            job.data.task, evaluate.predict(network, job.data, val), targets(job.data, val, "cpu"), job.data.targets
-        )[metric]
-        least = before - allowed if higher else -before * (1 + allowed)
-        kept = quantize.within(source, path, name, rows, score=score, least=least)
+    before = evaluate.metrics(
+        job.data.task, evaluate.predict(network, job.data, val), targets(job.data, val, "cpu"), job.data.targets
+    )[metric]
+    least = before - allowed if higher else -before * (1 + allowed)
+    kept = quantize.within(source, path, name, rows, score=score, least=least)
     return _told(kept, allowed, (sign * before - kept.score) / (1 if higher else before))
 
 

@@ -23,7 +23,7 @@ from limbeck.data.raw import AbsentError, Raw, share_limit
 from limbeck.data.split import subset
 from limbeck.errors import UserError, did_you_mean
 from limbeck.progress import Progress
-from limbeck.runtime import cache_dir, derive_seed, fingerprint, read_json, write_atomic, write_json
+from limbeck.runtime import cache_dir, cores, derive_seed, fingerprint, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from limbeck import recipe
@@ -266,12 +266,11 @@ def _decode_to(
     Threads, because Pillow lets go of the interpreter while it decodes and resizes.
     """
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     no_bar: nullcontext[Callable[[int, str], None]] = nullcontext(lambda done, note: None)
     with (
         part.open("wb") as stream,
         guarded(),
-        ThreadPoolExecutor(workers) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         progress.bar("decode images", len(files)) if progress else no_bar as advance,
     ):
         np.lib.format.write_array_header_1_0(stream, header)

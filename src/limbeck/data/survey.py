@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import statistics
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from limbeck.data.images import guarded, probe
 from limbeck.data.raw import AbsentError
 from limbeck.data.tables import read_table
 from limbeck.progress import Progress
+from limbeck.runtime import cores
 
 SHOWN = 20
 
@@ -117,7 +117,7 @@ def _images(root: Path, progress: Progress | None) -> dict[str, Any]:
     unreadable: list[dict[str, str]] = []
     with (
         guarded(),
-        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         progress.bar("read images", len(tree.files)) if progress else nullcontext() as advance,
     ):
         for first in range(0, len(tree.files), 512):

@@ -22,7 +22,7 @@ from typing import Any
 from limbeck.errors import UserError
 from limbeck.export.chatter import cause
 from limbeck.export.places import form_of
-from limbeck.export.process import Child, borrowed, ending, keeping, listening, prepare, send, turns
+from limbeck.export.process import Child, abandoned, borrowed, ending, keeping, listening, prepare, send, turns
 
 # What a process of a family imports before it is asked for anything; and what it needs for quantized files.
 _CONVERTERS: Mapping[str, tuple[str, ...]] = {
@@ -110,11 +110,12 @@ def elsewhere(
     order = {"task": task, "arguments": dict(arguments), "log": str(log.absolute()), "folder": _here()}
     start = partial(_start, _CONVERTERS.get(family, ()))
     answer: dict[str, Any] = {}
+    before = abandoned()
     with turns.passed():
         for last in (False, True):
             with borrowed(("converter", family), start) as child:
                 answer = _answer(child, order, limits or LIMITS)
-                if "lost" not in answer:
+                if "lost" not in answer or abandoned() != before:
                     break
                 _note(log, child.said(), answer["lost"], last=last)
     failed = answer.get("lost") or answer.get("failed")

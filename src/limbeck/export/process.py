@@ -122,6 +122,7 @@ def ending(code: int) -> str:
 
 _kept: dict[Hashable, Child] = {}
 _blocks = 0
+_abandoned = 0
 _guard = threading.Lock()
 
 
@@ -136,11 +137,24 @@ def keeping() -> Iterator[None]:
     finally:
         with _guard:
             _blocks -= 1
-            ended = [] if _blocks else list(_kept.values())
-            if not _blocks:
-                _kept.clear()
-        for child in ended:
-            child.end()
+        if not _blocks:
+            abandon()
+
+
+def abandoned() -> int:
+    """How many times work was given up: whoever loses a process meanwhile need not start another."""
+    return _abandoned
+
+
+def abandon() -> None:
+    """End every process that is kept, whatever it does."""
+    global _abandoned
+    with _guard:
+        _abandoned += 1
+        ended = list(_kept.values())
+        _kept.clear()
+    for child in ended:
+        child.end()
 
 
 def prepare(key: Hashable, start: Callable[[], Child]) -> Child | None:
