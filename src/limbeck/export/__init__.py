@@ -1,4 +1,4 @@
-"""Files for other runtimes: made, run there in a fresh process, and compared with the PyTorch model they come from.
+"""Files for other runtimes: made, run there in another process, and compared with the PyTorch model they come from.
 
 A new format is one file beside these with a `check_...`, a `to_...`, a `lower` and a `session_...` function, its suffix
 in `places`, its row in the tables here, in `serving` and, where it can be looked into, in `layers`. Importing this room

@@ -31,7 +31,7 @@ _VALUES: Mapping[str, Callable[[Path, Rows], list[tuple[str, Rows]]]] = {
 
 
 def values(path: Path, name: str, rows: Rows) -> list[tuple[str, Rows]]:
-    """What the operators of a file give for some rows: names in the file, and arrays. In a process of its own.
+    """What the operators of a file give for some rows: names in the file, and arrays. In another process.
 
     Args:
         path: the file.
