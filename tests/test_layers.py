@@ -27,7 +27,7 @@ ROWS = (
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
     ("losses", "taps", "pairing", "models", "augment", "data", "devices"),
     ("recipe", "store", "trials"),
-    ("runtime", "progress", "signatures"),
+    ("runtime", "progress", "signatures", "verdict"),
     ("types", "errors"),
 )
 DEPTH = {room: depth for depth, row in enumerate(ROWS) for room in row}
@@ -53,8 +53,10 @@ HEAVY = {
     *("skops", "joblib", "xgboost", "lightgbm"),
 }
 
-# Where `limbeck check` and `--help` pass through, which must not wait for torch.
-WITHOUT_TORCH = ("limbeck", "cli", "recipe", "errors", "signatures", "types", "runtime", "progress")
+# Where `limbeck check`, `report` and `--help` pass through, which must not wait for torch.
+WITHOUT_TORCH = (
+    *("limbeck", "cli", "report", "recipe", "verdict", "errors", "signatures", "types", "runtime", "progress"),
+)
 TORCH = {"torch", "torchvision", "timm", "accelerate", "torchmetrics"}
 
 

@@ -2,7 +2,7 @@
 
 from limbeck.evaluate.paired import Loss, loss
 from limbeck.evaluate.scores import agreement, assess, disagreement, main_metric, means, metrics, predict
-from limbeck.evaluate.verdict import CONFIDENCE, SHARES, compare, holm, interval, p_value
+from limbeck.verdict import CONFIDENCE, SHARES, compare, holm, interval, p_value
 
 __all__ = [
     "CONFIDENCE",

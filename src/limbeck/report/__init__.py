@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from limbeck.errors import UserError
-from limbeck.evaluate import interval
 from limbeck.report import budget, figures, files, labels, methods, pareto, roles, scores, smaller, values, words
 from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
 from limbeck.runtime import write_text
+from limbeck.verdict import interval
 
 __all__ = ["write_report"]
 

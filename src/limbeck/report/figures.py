@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.evaluate import SHARES
 from limbeck.report.roles import ORDER, SMALLER, named
 from limbeck.report.words import METRICS, finite
+from limbeck.verdict import SHARES
 
 # Each stands out from white and from near-black; dashes tell them apart without colour.
 COLOURS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.evaluate import SHARES, interval
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
+from limbeck.verdict import SHARES, interval
 
 
 def members(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
