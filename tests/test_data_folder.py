@@ -13,8 +13,8 @@ from conftest import need
 from PIL import Image
 
 from limbeck import data, recipe
-from limbeck.data.images import decode, guarded
 from limbeck.errors import UserError
+from limbeck.sources.images import decode, guarded
 
 UNITS = next(iter(sorted(Path("/usr/share/games/wesnoth").glob("*/data/core/images/units"))), None)
 COLOURS = {"red": (200, 0, 0), "blue": (0, 0, 200)}

@@ -26,7 +26,7 @@ ROWS = (
     ("quantize", "foreign"),
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
     ("losses", "taps", "pairing", "models", "augment", "data", "devices"),
-    ("recipe", "store", "trials"),
+    ("recipe", "sources", "store", "trials"),
     ("runtime", "progress", "signatures", "verdict"),
     ("types", "errors"),
 )

@@ -9,7 +9,6 @@ from typing import Any
 from limbeck import recipe
 from limbeck.errors import UserError
 from limbeck.recipe import Recipe
-from limbeck.runtime import read_json
 from limbeck.types import Kind
 
 TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
@@ -128,23 +127,6 @@ def _data(text: str, target: str | None, task: Kind | None) -> tuple[dict[str, A
         where=text,
         hint="for anything else write a recipe with `data:` and give that",
     )
-
-
-def shipped(path: Path) -> list[Path]:
-    """The exported files of a run, the chosen student's and float32 ones first; anything else is itself.
-
-    Raises:
-        UserError: the run is not finished, or has no files.
-    """
-    if not path.is_dir() or not is_run(path):
-        return [path]
-    result = read_json(path / "result.json")
-    rows = [m for m in result["models"] if m["role"] == "exported"]
-    if not rows:
-        raise UserError("this run has no exported files", where=str(path), hint=f"limbeck export {path} --to onnx")
-    chosen = result["chosen"]["name"]
-    rows.sort(key=lambda m: (m.get("source", chosen) != chosen, m.get("precision", "float32") != "float32"))
-    return [path / m["file"] for m in rows]
 
 
 def formats(text: Sequence[str] | None) -> list[str]:

@@ -28,6 +28,10 @@ class DivergedError(UserError):
     """A training whose loss became NaN or infinite."""
 
 
+class AbsentError(UserError):
+    """The data is not on this machine; a fallback may stand in."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A guess for a mistyped `word`, or the list of what is known."""
     known = sorted(known)

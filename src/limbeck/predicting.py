@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from limbeck import export
-from limbeck.data import read_images, read_rows
 from limbeck.errors import UserError
+from limbeck.sources.tables import read_rows
 from limbeck.types import THRESHOLD
-
-TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
 
 
 def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[str, Any]]:
@@ -37,6 +35,8 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[st
     if not inputs:
         raise UserError("there is nothing to predict", hint="give images, or a table")
     if len(card.shape) == 3:
+        from limbeck.sources.images import read_images
+
         paths = [path for given in inputs for path in (sorted(_images(given)) if given.is_dir() else [given])]
         names = [str(path) for path in paths]
         x = read_images(paths, card.shape, card.made.get("background") or "white")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from limbeck.cli.app import Quiet, Trust, app
 from limbeck.errors import UserError
-from limbeck.types import Kind
+
+if TYPE_CHECKING:
+    from limbeck.types import Kind
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run directory, or a file of weights of your own.")]
 To = Annotated[
@@ -233,7 +235,7 @@ def benchmark(
     \b
       limbeck benchmark runs/quickstart/export/*.tflite
     """  # noqa: D301 - Click wants the character itself
-    from limbeck.brought import shipped
+    from limbeck.export.places import shipped
     from limbeck.timing import benchmark as measure
 
     found = measure([path for given in files for path in shipped(given)], threads=threads, rounds=rounds)
@@ -271,7 +273,7 @@ def predict(
     import json as writer
     import sys
 
-    from limbeck.brought import shipped
+    from limbeck.export.places import shipped
     from limbeck.predicting import predict as say
 
     for row in say(shipped(file)[0], inputs, top=top):

@@ -22,11 +22,11 @@ from limbeck.data.core import (
     targets,
 )
 from limbeck.data.loading import load
-from limbeck.data.rows import read_images, read_rows
 from limbeck.data.survey import inspect
-from limbeck.data.tables import read_table
 from limbeck.data.tree import split_folder
 from limbeck.data.weights import class_weights
+from limbeck.sources.images import read_images
+from limbeck.sources.tables import read_rows, read_table
 
 __all__ = [
     "Data",

@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from limbeck.data.core import Data
-from limbeck.data.raw import AbsentError, Raw, check_labels, finish
+from limbeck.data.raw import Raw, check_labels, finish
 from limbeck.data.several import answers, check_answers
-from limbeck.errors import UserError, did_you_mean
+from limbeck.errors import AbsentError, UserError, did_you_mean
 from limbeck.runtime import fingerprint
 from limbeck.types import IGNORED, Kind
 

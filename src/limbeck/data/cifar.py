@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck.data.raw import AbsentError, Raw, check_labels
-from limbeck.errors import UserError
+from limbeck.data.raw import Raw, check_labels
+from limbeck.errors import AbsentError, UserError
 from limbeck.runtime import cache_dir
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

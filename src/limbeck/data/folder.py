@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.data.core import Keys
-from limbeck.data.images import SUFFIXES, decode, guarded
-from limbeck.data.raw import AbsentError, Raw, share_limit
+from limbeck.data.raw import Raw, share_limit
 from limbeck.data.split import subset
-from limbeck.errors import UserError, did_you_mean
+from limbeck.errors import AbsentError, UserError, did_you_mean
 from limbeck.progress import Progress
 from limbeck.runtime import cache_dir, cores, derive_seed, fingerprint, read_json, write_atomic, write_json
+from limbeck.sources.images import SUFFIXES, decode, guarded
 
 if TYPE_CHECKING:
     from limbeck import recipe

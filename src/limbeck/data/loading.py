@@ -11,10 +11,10 @@ from limbeck.data.core import Data
 from limbeck.data.embedded import load_embedded
 from limbeck.data.folder import load_folder
 from limbeck.data.idx import load_idx
-from limbeck.data.raw import AbsentError, Raw, finish
+from limbeck.data.raw import Raw, finish
 from limbeck.data.tables import load_table
 from limbeck.data.unlabelled import with_unlabelled
-from limbeck.errors import UserError
+from limbeck.errors import AbsentError, UserError
 from limbeck.progress import Progress
 from limbeck.recipe import source_misfit
 from limbeck.types import Kind

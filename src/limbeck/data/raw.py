@@ -21,10 +21,6 @@ from limbeck.runtime import cache_dir, fingerprint, fingerprint_tensors, read_js
 from limbeck.types import UNLABELLED, Column, Kind, Task
 
 
-class AbsentError(UserError):
-    """The data is not on this machine; a fallback may stand in."""
-
-
 @dataclass(frozen=True, eq=False)
 class Raw:
     """Rows of a source before they are split.

@@ -17,11 +17,11 @@ from limbeck.data.arrays import archive, read_array
 from limbeck.data.cifar import read_binary, read_python
 from limbeck.data.folder import File, Tree, files_below, scan
 from limbeck.data.idx import read_idx
-from limbeck.data.images import guarded, probe
-from limbeck.data.raw import AbsentError
-from limbeck.data.tables import read_table
+from limbeck.errors import AbsentError
 from limbeck.progress import Progress
 from limbeck.runtime import cores
+from limbeck.sources.images import guarded, probe
+from limbeck.sources.tables import read_table
 
 SHOWN = 20
 

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.data.core import Keys
-from limbeck.data.raw import AbsentError, Raw, divided
+from limbeck.data.raw import Raw, divided
 from limbeck.data.several import answers, check_answers, strata
 from limbeck.data.split import Rows, subset
 from limbeck.errors import UserError, did_you_mean
+from limbeck.sources.tables import read_table
 from limbeck.types import Column, Kind
 
 if TYPE_CHECKING:
@@ -22,28 +23,6 @@ if TYPE_CHECKING:
     from limbeck import recipe
 
 CATEGORIES_AT_MOST = 256
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV, TSV or Parquet file.
-
-    Raises:
-        AbsentError: there is no such file.
-        UserError: it cannot be read.
-    """
-    import pandas as pd
-
-    if not path.is_file():
-        raise AbsentError("is no file" if path.exists() else "there is no such file", where=str(path))
-    kinds = [s for s in path.suffixes if s in (".csv", ".tsv", ".parquet", ".pq")]
-    if not kinds:
-        raise UserError("is neither .csv, .tsv nor .parquet", where=str(path))
-    try:
-        if kinds[-1] in (".parquet", ".pq"):
-            return pd.read_parquet(path)
-        return pd.read_csv(path, sep="\t" if kinds[-1] == ".tsv" else ",", low_memory=False)
-    except Exception as error:  # parsers raise errors of many libraries
-        raise UserError(f"cannot be read as a table ({error})", where=str(path)) from error
 
 
 def load_table(spec: recipe.Data, kind: Kind) -> Raw:

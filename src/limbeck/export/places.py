@@ -1,4 +1,4 @@
-"""What the files of a model are called, which belong together, and how they are put in their place."""
+"""What the files of a model are called, which belong together, where a run has them, and how they are put there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from limbeck.errors import UserError, did_you_mean
-from limbeck.runtime import write_atomic
+from limbeck.runtime import read_json, write_atomic
 
 SUFFIXES: Mapping[str, str] = {
     "litert": ".tflite", "onnx": ".onnx", "executorch": ".pte", "openvino": ".xml", "keras": ".keras",
@@ -48,6 +48,23 @@ def size_bytes(path: Path) -> int:
         return sum(file.stat().st_size for file in files(path))
     except OSError as error:
         raise UserError(f"cannot be read ({error})", where=str(path)) from error
+
+
+def shipped(path: Path) -> list[Path]:
+    """The exported files of a run, the chosen student's and float32 ones first; anything else is itself.
+
+    Raises:
+        UserError: the run is not finished, or has no files.
+    """
+    if not (path / "recipe.yaml").is_file():
+        return [path]
+    result = read_json(path / "result.json")
+    rows = [m for m in result["models"] if m["role"] == "exported"]
+    if not rows:
+        raise UserError("this run has no exported files", where=str(path), hint=f"limbeck export {path} --to onnx")
+    chosen = result["chosen"]["name"]
+    rows.sort(key=lambda m: (m.get("source", chosen) != chosen, m.get("precision", "float32") != "float32"))
+    return [path / m["file"] for m in rows]
 
 
 def put(made: Path, path: Path) -> None:

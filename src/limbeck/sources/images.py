@@ -1,19 +1,45 @@
-"""One image file to one array of bytes."""
+"""Image files as arrays of bytes."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from limbeck.errors import UserError
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 BACKGROUNDS = {"white": 255, "black": 0, "grey": 128}
+
+
+def read_images(paths: Sequence[Path], shape: tuple[int, ...], background: str = "white") -> NDArray[np.uint8]:
+    """Images as uint8 [B, channels, H, W], prepared as those of a folder are.
+
+    Args:
+        paths: of the images.
+        shape: of one, [channels, H, W]; H and W are the same.
+        background: what shows through transparent parts.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    channels, height, width = shape
+    if height != width or channels not in (1, 3):
+        raise UserError(f"images of shape {tuple(shape)} are not made from files", hint="square ones are, grey or RGB")
+    found = []
+    with guarded():
+        for path in paths:
+            image = decode(path, height, channels, background)
+            if isinstance(image, str):
+                raise UserError(f"cannot be read ({image})", where=str(path), hint="give PNG, JPEG, WebP or BMP")
+            found.append(image)
+    return np.stack(found) if found else np.zeros((0, *shape), np.uint8)
 
 
 def decode(path: Path, size: int, channels: int, background: str) -> NDArray[np.uint8] | str:
