@@ -11,6 +11,8 @@ import torch
 
 from limbeck import data, recipe
 from limbeck.errors import UserError
+from limbeck.sources.tables import BLOCK, GAPS, column_names
+from limbeck.types import Column
 
 
 def load(path, kind="classification", source="table", **fields):
@@ -153,6 +155,111 @@ def test_dates_are_refused(frame, tmp_path):
     frame.assign(day=pd.Timestamp("2024-01-01")).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(UserError, match="column 'day' holds dates"):
         load(tmp_path / "t.parquet", target="kind")
+
+
+# --- new rows, which are read without pandas ------------------------------------------------------
+
+ODD = [
+    "a,b\n1,2\n",
+    "\ufeffa,b\n1,2\n",
+    'a,"b, c"\n1,2\n',
+    '"a\nb",c\n1,2\n',
+    "a,a,a.1,a\n1,2,3,4\n",
+    ",a,\n1,2,3\n",
+    "\n\na,b\n\n1,2\n",
+    "a,b\r\n1,2\r\n",
+    "a,b\n",
+    "a,b\n7,1,2\n8,3,4\n",  # a column without a name is the rows' own
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_columns_are_called_what_pandas_calls_them(text, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(text.encode())
+    names = [str(name) for name in pd.read_csv(path).columns]
+    assert column_names(path) == names
+    if len(pd.read_csv(path)):
+        found, _ = data.read_rows(path, [Column(name) for name in names], len(names))
+        assert found.tolist() == pd.read_csv(path).to_numpy(np.float32).tolist()
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.csv.bz2", "t.csv.zip", "t.tsv.xz", "t.parquet", "i.parquet"])
+def test_new_rows_are_those_that_pandas_reads(frame, tmp_path, name):
+    many = pd.concat([frame] * (BLOCK // 60 + 2), ignore_index=True)
+    many.loc[3, "length"] = 1e-30
+    many.loc[BLOCK, "colour"] = "violet"
+    path, plain = tmp_path / name, many
+    if name.endswith(".parquet"):
+        plain = many.set_index(many["price"].rename("own")) if name == "i.parquet" else many
+        plain.to_parquet(path)
+    else:
+        plain.to_csv(path, index=False, sep="\t" if ".tsv" in name else ",")
+    assert column_names(path) == list(frame.columns)
+    table = [Column("wet"), Column("colour", ("blue", "green", "red")), Column("length"), Column("count")]
+    rows, unknown = data.read_rows(path, table, 6)
+    words = [(many["colour"] == word).to_numpy() for word in ("blue", "green", "red")]
+    wanted = np.stack([many["wet"], *words, many["length"], many["count"]], axis=1).astype(np.float32)
+    assert rows.shape == (len(many), 6)
+    assert np.allclose(rows, wanted, rtol=1e-6, atol=0)
+    assert [row for row, found in enumerate(unknown) if found] == [BLOCK]
+    assert unknown[BLOCK] == {"colour": "violet"}
+
+
+def test_gaps_are_the_words_that_pandas_takes_for_them(tmp_path):
+    from pandas._libs.parsers import STR_NA_VALUES
+
+    assert GAPS == STR_NA_VALUES
+    for word in (*sorted(GAPS), '""'):
+        (tmp_path / "t.csv").write_text(f"a,kind\n1,red\n{word},{word}\n")
+        with pytest.raises(UserError, match="column 'a' has gaps"):
+            data.read_rows(tmp_path / "t.csv", [Column("a")], 1)
+        with pytest.raises(UserError, match="column 'kind' has gaps"):
+            data.read_rows(tmp_path / "t.csv", [Column("kind", ("red",))], 1)
+
+
+def test_a_word_of_digits_is_known_as_it_was_written(tmp_path):
+    """Among words a column's digits were learned as they stand; a new table may hold nothing but digits."""
+    (tmp_path / "t.csv").write_text("place\n01234\n1.50\n")
+    rows, unknown = data.read_rows(tmp_path / "t.csv", [Column("place", ("01234", "1.50", "north"))], 3)
+    assert rows.tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert unknown == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "cannot be read as a table"),
+        ("a\n1\n2,3\n", "row 2 has 2 fields, and the first line 1"),
+        ("a\nx\n", "column 'a' holds what is no number .*'x'"),
+        ("a\n1\nTrue\n", "column 'a' holds what is no number"),
+        ("a\n1e39\n", "numbers beyond the range of float32"),
+        ("a,b\n1,2\n,3\n", "column 'a' has gaps"),
+        ("b,a\n1,2\n3\n", "column 'a' has gaps"),
+        ("aa\n1\n", "has no column 'a'"),
+    ],
+)
+def test_new_rows_that_are_none(text, said, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        data.read_rows(tmp_path / "t.csv", [Column("a")], 1)
+
+
+def test_bytes_that_are_no_text_are_no_table(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"a\n\xff\xfe\n")
+    with pytest.raises(UserError, match="cannot be read as a table"):
+        data.read_rows(tmp_path / "t.csv", [Column("a")], 1)
+    (tmp_path / "t.csv.gz").write_bytes(b"no archive")
+    with pytest.raises(UserError, match="cannot be read as a table"):
+        column_names(tmp_path / "t.csv.gz")
+    with pytest.raises(UserError, match="there is no such file"):
+        column_names(tmp_path / "absent.csv")
+
+
+def test_a_table_without_rows_gives_none(tmp_path):
+    (tmp_path / "t.csv").write_text("a,kind\n")
+    rows, unknown = data.read_rows(tmp_path / "t.csv", [Column("a"), Column("kind", ("red",))], 2)
+    assert (rows.shape, rows.dtype, unknown) == ((0, 2), np.float32, [])
 
 
 # --- arrays --------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def column_names(path: Path) -> list[str]:
             return [name for name in schema.names if name not in index]
         if _plain(path):
             with _opened(path) as stream:
-                return _named(next(_lines(stream, kind), []))
+                return _named(next(_lines(stream, kind), ()))
     except (OSError, EOFError, ValueError, csv.Error, lzma.LZMAError) as error:
         raise UserError(f"cannot be read as a table ({error})", where=str(path)) from error
     return [str(name) for name in read_table(path).columns]
@@ -141,6 +141,8 @@ def _lines(stream: IO[str], kind: str) -> Iterator[list[str]]:
 
 def _named(header: Sequence[str]) -> list[str]:
     """Names of columns of which each is another, as pandas makes them."""
+    if not header:
+        raise ValueError("there is nothing in it")
     names, taken = [name or f"Unnamed: {place}" for place, name in enumerate(header)], set[str]()
     for place, name in enumerate(names):
         number, own = 0, name
@@ -156,7 +158,8 @@ def _blocks(path: Path) -> Iterator[dict[str, Values]]:
     """Some rows at a time: the words or values of every column, None where there is no value."""
     if _kind(path) in PARQUET or not _plain(path):
         frame = read_table(path)
-        yield {str(name): column.to_numpy(object, na_value=None) for name, column in frame.items()}
+        whole = frame.astype(object).where(frame.notna(), None)
+        yield {str(name): column.to_numpy() for name, column in whole.items()}
         return
     try:
         yield from _blocks_of_words(path)
@@ -169,7 +172,7 @@ def _blocks_of_words(path: Path) -> Iterator[dict[str, Values]]:
 
     with _opened(path) as stream:
         lines = _lines(stream, _kind(path))
-        names, first = _named(next(lines, [])), next(lines, None)
+        names, first = _named(next(lines, ())), next(lines, None)
         # Columns before those that have a name are the rows' own names.
         skipped = max(0, len(first or ()) - len(names))
         number, lines = 0, _before(first, lines)
@@ -223,4 +226,5 @@ def _chosen(values: Values, column: Column, path: Path, unknown: list[dict[str, 
     chosen = words[:, None] == np.asarray(column.categories, dtype=np.str_)
     for row in np.flatnonzero(~chosen.any(axis=1)):
         unknown[row][column.name] = str(words[row])
-    return chosen.astype(np.float32)
+    inputs: NDArray[np.float32] = chosen.astype(np.float32)
+    return inputs
