@@ -27,7 +27,7 @@ ROWS = (
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
     ("losses", "taps", "pairing", "models", "augment", "data", "devices"),
     ("recipe", "sources", "store", "trials"),
-    ("runtime", "progress", "signatures", "verdict"),
+    ("runtime", "progress", "signatures", "verdict", "formats"),
     ("types", "errors"),
 )
 DEPTH = {room: depth for depth, row in enumerate(ROWS) for room in row}

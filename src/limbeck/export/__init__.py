@@ -1,9 +1,9 @@
 """Files for other runtimes: made, run there in another process, and compared with the PyTorch model they come from.
 
-A new format is one file beside these with a `check_...`, a `to_...`, a `lower` and a `session_...` function, its suffix
-in `places`, its row in the tables here, in `serving` and, where it can be looked into, in `layers`. Importing this room
-loads neither torch nor any of the libraries that a format needs: they are imported when they are used, most of them in
-processes of their own.
+A new format is one file beside these with a `to_...`, a `lower` and a `session_...` function, its suffix in `places`,
+its libraries in `limbeck.formats`, its row in the tables here, in `serving` and, where it can be looked into, in
+`layers`. Importing this room loads neither torch nor any of the libraries that a format needs: they are imported when
+they are used, most of them in processes of their own.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 from limbeck.export.card import Card, card_path, read_card, write_card
 from limbeck.export.compare import check_parity, parity
 from limbeck.export.elsewhere import warm
-from limbeck.export.executorch import check_executorch, to_executorch
+from limbeck.export.executorch import to_executorch
 from limbeck.export.interface import LARGEST_BATCH, Interface, as_given, as_seen
-from limbeck.export.keras import check_keras, to_keras
+from limbeck.export.keras import to_keras
 from limbeck.export.layers import first_difference, values
-from limbeck.export.litert import check_litert, to_litert
-from limbeck.export.onnx import check_onnx, to_onnx
-from limbeck.export.openvino import check_openvino, to_openvino
+from limbeck.export.litert import to_litert
+from limbeck.export.onnx import to_onnx
+from limbeck.export.openvino import to_openvino
 from limbeck.export.places import SUFFIXES, files, form_of, put, size_bytes, suffix
 from limbeck.export.quick import quick_latency
 from limbeck.export.runtime import SESSIONS
 from limbeck.export.serving import Served, run
 from limbeck.export.session import Session
+from limbeck.formats import check_format
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,13 +74,6 @@ EXPORTERS: Mapping[str, Callable[[nn.Module, Tensor, Path, Interface | None], Pa
     "openvino": to_openvino,
     "keras": to_keras,
 }
-_CHECKS: Mapping[str, Callable[[], None]] = {
-    "onnx": check_onnx,
-    "litert": check_litert,
-    "executorch": check_executorch,
-    "openvino": check_openvino,
-    "keras": check_keras,
-}
 
 
 def check_available(names: Iterable[str]) -> None:
@@ -92,7 +86,7 @@ def check_available(names: Iterable[str]) -> None:
         UserError: a format is unknown, or the extra it needs is missing.
     """
     for name in names:
-        _CHECKS[form_of(name)]()
+        check_format(form_of(name))
 
 
 def to(form: str, model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None) -> Path:

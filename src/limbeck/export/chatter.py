@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import io
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from limbeck.errors import UserError, require
+from limbeck.errors import UserError
 from limbeck.runtime import write_text
 
 _STDOUT, _STDERR = 1, 2
-
-
-def check_installed(modules: Iterable[str], *, extra: str, purpose: str) -> None:
-    """Refuse where a library is missing, without importing any: that takes seconds, and some stay in memory for good.
-
-    Raises:
-        UserError: one is missing; the message says which extra brings it.
-    """
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            require(module, extra=extra, purpose=purpose)
 
 
 def log_path(path: Path) -> Path:

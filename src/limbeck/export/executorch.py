@@ -6,23 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError, require
-from limbeck.export.chatter import check_installed
 from limbeck.export.interface import Interface, Rows
 from limbeck.export.session import Session
+from limbeck.formats import check_format
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _TYPES = {0: "uint8", 1: "int8", 4: "int64", 6: "float32"}  # c10's numbers of scalar types
-
-
-def check_executorch() -> None:
-    """Refuse where ExecuTorch is missing.
-
-    Raises:
-        UserError: the extra `executorch` is not installed.
-    """
-    check_installed(("executorch", "torchao"), extra="executorch", purpose="export to ExecuTorch")
 
 
 def to_executorch(model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None) -> Path:
@@ -42,7 +33,7 @@ def to_executorch(model: nn.Module, example: Tensor, path: Path, interface: Inte
     """
     from limbeck.export.trace import make
 
-    check_executorch()
+    check_format("executorch")
     return make("ExecuTorch", "executorch", model, example, path, interface or Interface())
 
 

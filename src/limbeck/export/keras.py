@@ -10,22 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limbeck.errors import UserError, require
-from limbeck.export.chatter import check_installed, converting, heard
+from limbeck.export.chatter import converting, heard
 from limbeck.export.interface import Interface, Rows
 from limbeck.export.places import put
 from limbeck.export.session import Session
+from limbeck.formats import check_format
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-def check_keras() -> None:
-    """Refuse where the libraries for Keras are missing.
-
-    Raises:
-        UserError: the extra `keras` is not installed.
-    """
-    check_installed(("keras", "h5py"), extra="keras", purpose="export to Keras")
 
 
 def to_keras(model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None) -> Path:
@@ -46,7 +38,7 @@ def to_keras(model: nn.Module, example: Tensor, path: Path, interface: Interface
     """
     from limbeck.models.backend import making
 
-    check_keras()
+    check_format("keras")
     interface, shape = interface or Interface(), tuple(example.shape[1:])
     image, last = len(shape) == 3, interface.layout == "nhwc"
     if last and not image:

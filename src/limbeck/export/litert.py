@@ -9,21 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limbeck.errors import UserError, require
-from limbeck.export.chatter import captured, check_installed
+from limbeck.export.chatter import captured
 from limbeck.export.interface import Interface, Rows
 from limbeck.export.session import Session
+from limbeck.formats import check_format
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-def check_litert() -> None:
-    """Refuse where the libraries for LiteRT are missing.
-
-    Raises:
-        UserError: the extra `litert` is not installed.
-    """
-    check_installed(("litert_torch", "ai_edge_litert"), extra="litert", purpose="export to LiteRT")
 
 
 def to_litert(model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None) -> Path:
@@ -43,7 +35,7 @@ def to_litert(model: nn.Module, example: Tensor, path: Path, interface: Interfac
     """
     from limbeck.export.trace import make
 
-    check_litert()
+    check_format("litert")
     interface = interface or Interface()
     batches = sorted(interface.batches)
     return make("LiteRT", "litert", model, example, path, interface, batches=batches)

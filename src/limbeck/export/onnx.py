@@ -8,21 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limbeck.errors import UserError, require
-from limbeck.export.chatter import check_installed
 from limbeck.export.interface import Interface, Rows
 from limbeck.export.session import Session
+from limbeck.formats import check_format
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-def check_onnx() -> None:
-    """Refuse where the libraries for ONNX are missing.
-
-    Raises:
-        UserError: the extra `onnx` is not installed.
-    """
-    check_installed(("onnx", "onnxscript", "onnxruntime"), extra="onnx", purpose="export to ONNX")
 
 
 def to_onnx(model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None) -> Path:
@@ -42,7 +33,7 @@ def to_onnx(model: nn.Module, example: Tensor, path: Path, interface: Interface 
     """
     from limbeck.export.trace import make
 
-    check_onnx()
+    check_format("onnx")
     return make("ONNX", "onnx", model, example, path, interface or Interface())
 
 

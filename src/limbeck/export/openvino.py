@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError, require
-from limbeck.export.chatter import check_installed
 from limbeck.export.interface import Interface, Rows
 from limbeck.export.process import no_telemetry
 from limbeck.export.session import Session
+from limbeck.formats import check_format
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 # The name of what nobody named, as Multiply_2648. The number counts all that was ever made in the process.
 _COUNTED = re.compile(r"[A-Z][A-Za-z0-9]*_\d+")
-
-
-def check_openvino() -> None:
-    """Refuse where OpenVINO is missing.
-
-    Raises:
-        UserError: the extra `openvino` is not installed.
-    """
-    check_installed(("openvino",), extra="openvino", purpose="export to OpenVINO")
 
 
 def to_openvino(model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None) -> Path:
@@ -49,7 +40,7 @@ def to_openvino(model: nn.Module, example: Tensor, path: Path, interface: Interf
     """
     from limbeck.export.trace import make
 
-    check_openvino()
+    check_format("openvino")
     if Path(path).suffix != ".xml":
         raise UserError("an OpenVINO file is called .xml", where=str(path), hint="its weights go to a .bin beside it")
     return make("OpenVINO", "openvino", model, example, path, interface or Interface())

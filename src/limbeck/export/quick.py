@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from limbeck.errors import UserError, require
 from limbeck.export.chatter import captured, cause
-from limbeck.export.onnx import check_onnx
+from limbeck.formats import check_format
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +35,7 @@ def quick_latency(network: nn.Module, x: Tensor, *, seconds: float = 0.2) -> flo
     """
     import torch
 
-    check_onnx()
+    check_format("onnx")
     runtime = require("onnxruntime", extra="onnx", purpose="measuring in ONNX Runtime")
     own = copy.deepcopy(network).eval().requires_grad_(False).to(device="cpu", dtype=torch.float32)
     example = x.detach().to("cpu", torch.float32).contiguous()

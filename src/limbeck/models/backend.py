@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import random
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from limbeck.errors import UserError, require
+from limbeck.formats import check_installed
 
 
 def library() -> Any:
@@ -64,9 +64,7 @@ def check_keras() -> None:
     Raises:
         UserError: the extra `keras` is not installed.
     """
-    for module in ("keras", "h5py"):
-        if importlib.util.find_spec(module) is None:
-            require(module, extra="keras", purpose="a Keras model")
+    check_installed(("keras", "h5py"), extra="keras", purpose="a Keras model")
 
 
 @contextlib.contextmanager

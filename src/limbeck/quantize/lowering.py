@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from limbeck.errors import UserError, did_you_mean
 from limbeck.export import Interface, as_given, put
-from limbeck.export.chatter import check_installed, converting, heard
+from limbeck.export.chatter import converting, heard
 from limbeck.export.elsewhere import elsewhere
 from limbeck.export.trace import trace
+from limbeck.formats import check_installed
 from limbeck.quantize import pt2e
 from limbeck.quantize.making import Cpu, check_quantized, check_runs, this_cpu
 from limbeck.quantize.training import FakeQuantized, converted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from limbeck.errors import UserError, did_you_mean
-from limbeck.export import Interface, Served, check_available, form_of, put, suffix, to
-from limbeck.export.chatter import check_installed, drop_empty, log_path
+from limbeck.export import Interface, Served, form_of, put, suffix, to
+from limbeck.export.chatter import drop_empty, log_path
 from limbeck.export.elsewhere import elsewhere
+from limbeck.formats import check_quantizer
 from limbeck.quantize.errors import LayerError
 from limbeck.quantize.rows import Rows, check_rows
 from limbeck.runtime import write_text
@@ -28,12 +29,6 @@ QUANTIZED = (
     "litert-int8", "litert-fp16", "litert-w8", "litert-w4", "onnx-int8", "executorch-int8", "openvino-int8",
     "openvino-fp16",
 )  # fmt: skip
-_TOOLS: Mapping[str, tuple[str, ...]] = {
-    "litert": ("ai_edge_quantizer", "ai_edge_litert"),
-    "onnx": ("onnxruntime", "onnx"),
-    "executorch": ("executorch", "torchao"),
-    "openvino": ("openvino", "nncf"),
-}
 _LOOKED_AT = 64  # rows that layers are compared on
 
 
@@ -66,8 +61,7 @@ def check_quantized(name: str) -> tuple[str, str]:
     if name not in QUANTIZED:
         raise UserError(f"unknown quantized format {name!r}", where="quantize", hint=did_you_mean(name, QUANTIZED))
     form, _, precision = name.partition("-")
-    check_available([form])
-    check_installed(_TOOLS[form], extra=form, purpose=f"quantizing to {name}")
+    check_quantizer(name)
     return form, precision
 
 

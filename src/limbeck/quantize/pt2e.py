@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from limbeck.export.chatter import check_installed
+from limbeck.formats import check_installed
 
 _STEP, _WEIGHT_STEP = 2.0**-12, 2.0**-23  # the smallest ones
 
