@@ -56,6 +56,7 @@ SEVERAL = ("test_multilabel.py",)
 WEIGHTS = ("test_class_weights.py",)
 UNLABELLED = ("test_unlabelled.py",)
 STARTUP = ("test_startup.py",)
+NEWROWS = ("test_data_tables.py",)
 STORE = ("test_store.py",)
 QUANTIZE = ("test_quantize.py",)
 CACHE = ("test_cache.py",)
@@ -317,6 +318,11 @@ MUTANTS = [
     # the command line
     Mutant("start-up: every installed package searched", "cli/__init__.py", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
     Mutant("start-up: help reads recipes", "cli/__init__.py", "import gc\nimport os\n", "import gc\nimport os\nimport limbeck.recipe\n", STARTUP),
+    Mutant("start-up: a page waits for torch", "report/__init__.py", "from limbeck.verdict import interval", "from limbeck.evaluate import interval", STARTUP),
+    Mutant("start-up: a prediction waits for torch", "predicting.py", "from limbeck.sources.tables import", "from limbeck.data import", STARTUP),
+    Mutant("tables: the mark before a text is part of a column's name", "sources/tables.py", 'encoding="utf-8-sig"', 'encoding="utf-8"', NEWROWS),
+    Mutant("tables: the rows' own names taken for a column", "sources/tables.py", "skipped = max(0, len(first or ()) - len(names))", "skipped = 0", NEWROWS),
+    Mutant("tables: a block of rows ends the table", "sources/tables.py", "if len(rows) < BLOCK:", "if rows:", NEWROWS),
     # export
     Mutant("export: a graph stays while its weights are replaced", "export/places.py", "zip(reversed(source), reversed(target), strict=True)", "zip(source, target, strict=True)", ELSEWHERE),
     Mutant("export: bytes are cut off, not rounded", "export/interface.py", "np.rint(rows * 255)", "(rows * 255)", ELSEWHERE),
