@@ -63,8 +63,8 @@ format: .venv/.installed-dev  ## put the sources into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-mutants: .venv/.installed-dev  ## break the sources on purpose, one line at a time; every break must turn a test red
-	$(BIN)/python tests/mutants.py
+mutants: .venv/.installed-dev  ## break the sources on purpose; every breakage must turn a test red
+	JOBS=$(JOBS) $(BIN)/python tests/mutants.py
 
 clean:  ## remove the environment and everything made here except runs/
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -113,7 +113,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     finally:
         for one in started:
             one.kill()
-            one.wait()
+            one.communicate()  # closes what it said, too
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
