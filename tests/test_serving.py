@@ -42,15 +42,15 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_row_is_answered_in_its_order(product: Path) -> None:
     x = np.random.default_rng(0).normal(size=(150, 3)).astype(np.float32)
-    expected = x @ np.arange(6, dtype=np.float32).reshape(3, 2)
+    expected = x.astype(float) @ np.arange(6.0).reshape(3, 2)
     with Served(product, "onnx-int8") as served:  # a precision does not matter
         assert (served.dtype, served.shape) == ("float32", (3,))
         for rows in (1, 64, 65, 150):
-            np.testing.assert_allclose(served.predict(x[:rows]), expected[:rows], rtol=1e-6)
-        np.testing.assert_allclose(served.predict(x[::-2]), expected[::-2], rtol=1e-6)  # not contiguous
+            np.testing.assert_allclose(served.predict(x[:rows]), expected[:rows], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(served.predict(x[::-2]), expected[::-2], rtol=1e-5, atol=1e-6)  # not contiguous
         with pytest.raises(UserError, match="no rows to run it on"):
             served.predict(x[:0])
-    np.testing.assert_allclose(run(product, "onnx", x, threads=2), expected, rtol=1e-6)
+    np.testing.assert_allclose(run(product, "onnx", x, threads=2), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_that_do_not_fit_are_refused_and_the_next_are_answered(
@@ -103,6 +103,7 @@ def test_memory_is_that_of_the_file_and_not_of_the_runtime_or_the_parent(tmp_pat
 LIBRARIES = {"onnx": "onnxruntime", "litert": "ai_edge_litert", "openvino": "libopenvino"}
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells")
 @pytest.mark.parametrize("form", LIBRARIES)
 def test_nothing_but_the_runtime_is_loaded(form: str) -> None:
     with serving._start(form, 1) as child:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -139,9 +140,7 @@ def go(folder, *logs):
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
@@ -225,7 +224,7 @@ def test_any_history_of_opens_and_stops_leaves_each_number_in_its_place(rows, sh
 
 def test_a_kill_loses_at_most_the_shard_in_work(tmp_path):
     log = tmp_path / "log"
-    process = worker(tmp_path / "root", log, rows=200, delay=0.03)
+    process = worker(tmp_path / "root", log, rows=200, delay=0.1)
     go(tmp_path, log)
     wait_for(lambda: len(made_by(log)) >= 5)
     process.kill()
@@ -246,11 +245,11 @@ def test_processes_share_the_work_and_none_makes_what_another_has_made(tmp_path)
     # Two that know of each other and one that does not.
     ranks = [(0, 2), (1, 2), (0, 1)]
     processes = [
-        worker(root, log, rows=300, views=2, rank=rank, world=world, delay=0.02)
+        worker(root, log, rows=300, views=2, rank=rank, world=world, delay=0.04)
         for log, (rank, world) in zip(logs, ranks, strict=True)
     ]
     go(tmp_path, *logs)
-    told = [process.communicate(timeout=60)[0].split() for process in processes]
+    told = [process.communicate(timeout=300)[0].split() for process in processes]
     assert all(process.returncode == 0 for process in processes)
     made = [made_by(log) for log in logs]
     together = [shard for part in made for shard in part]
@@ -268,10 +267,15 @@ def test_what_a_killed_builder_held_is_made_by_the_one_that_waits(tmp_path):
     stuck = worker(root, log, rows=20, delay=1000)  # holds its first shard for ever
     go(tmp_path, log)
     wait_for(log.with_suffix(".asking").exists)
-    killer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({stuck.pid}, 9)"])
-    make = Maker()
-    assert_whole(built(root, rows=20, make=make))
-    assert (killer.wait(), stuck.wait()) == (0, -signal.SIGKILL)
+    make, kill = Maker(), threading.Timer(0.5, stuck.kill)
+
+    def made(view, block):
+        if not make.made:  # the other shard, after which it waits
+            kill.start()
+        return make(view, block)
+
+    assert_whole(built(root, rows=20, make=made))
+    assert stuck.wait() == -signal.SIGKILL
     stuck.stdout.close()
     assert make.made == [(0, 10), (0, 0)]
 
@@ -516,6 +520,7 @@ def test_content_of_another_shape_is_not_stored(tmp_path):
         opened(tmp_path, rows=51)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
 def test_reading_a_large_store_takes_no_memory_of_ours(tmp_path):
     def of(name):
         lines = Path("/proc/self/status").read_text().splitlines()
