@@ -40,13 +40,10 @@ NEWROWS = ("test_data_tables.py",)
 STORE = ("test_store.py",)
 QUANTIZE = ("test_quantize.py",)
 CACHE = ("test_cache.py",)
-TUNE = ("test_tune.py",)
 SHRINK = ("test_shrink.py",)
 REGRESSION = ("test_regression.py",)
 TOKENS = ("test_tokens.py",)
 PAIRED = ("test_evaluate_paired.py",)
-SERVING = ("test_serving.py",)
-ELSEWHERE = ("test_export_elsewhere.py",)
 LAYERS = ("test_export_layers.py",)
 PRUNE = ("test_compress_prune.py",)
 FACTORISE = ("test_compress_factorise.py",)
@@ -56,7 +53,6 @@ KERAS_FILES = ("test_keras_files.py",)
 STORED = ("test_foreign_stored.py",)
 TABLES = ("test_foreign_tables.py",)
 DOCTOR = ("test_doctor.py",)
-CHECKUP = ("test_checkup.py",)
 
 MUTANTS = [
     # losses
@@ -155,7 +151,7 @@ MUTANTS = [
     Mutant("pairing: always the first stages", "limbeck.pairing:pairs", "math.ceil((n + 1) * len(many) / len(few)) - 1", "n", ("test_pairing.py",)),
     Mutant("pairing: a squeeze counts as a stage", "limbeck.pairing:_by_size", "for call in reversed(maps):", "for call in maps:", ("test_pairing.py",)),
     Mutant("pairing: what is overwritten is offered", "limbeck.pairing:_watch", "c.output._version == c.version", "True", ("test_pairing.py",)),
-    Mutant("fitting: the seed forgotten", "limbeck.fitting:Fitting.objective", "torch.manual_seed(seed)", "torch.manual_seed(0)", ("test_fitting.py",)),
+    Mutant("fitting: the seed forgotten", "limbeck.fitting:Fitting.objective", "torch.manual_seed(seed)", "torch.manual_seed(0)", ("test_fitting.py::test_weights_of_losses_follow_from_the_seed",)),
     Mutant("objective: losses not registered", "limbeck.objective.terms:Objective.__init__", "if isinstance(term.loss, nn.Module)}", "if term.loss is None}", OBJECTIVE),
     # taps
     Mutant("taps: hooks stay", "limbeck.taps:_remove", "handle.remove()", "handle.id", TAPS),
@@ -264,11 +260,11 @@ MUTANTS = [
     Mutant("unlabelled: the student alone has fewer steps", "limbeck.data.core:again", "return torch.cat(laps)[:wanted]", "return torch.cat(laps)[:count]", UNLABELLED),
     Mutant("unlabelled: partners of the other kind", "limbeck.augment.views:keyed.fetch", "torch.where(torch.isin(index.to(rows.device), unlabelled), theirs, partner)", "partner", UNLABELLED),
     # the search
-    Mutant("tune: a search that goes on draws other trials", "limbeck.tune.search:following", 'TPESampler(seed=derive_seed("tune", number) % 2**32)', "TPESampler()", TUNE),
-    Mutant("tune: an interrupted trial is left behind", "limbeck.tune.search:following", "if trial.state == TrialState.RUNNING]", "if trial.state == TrialState.PRUNED]", TUNE),
-    Mutant("tune: terms of labels are lost", "limbeck.tune.space:terms", "return {**labels, candidate.term", "return {candidate.term", TUNE),
-    Mutant("tune: the largest error is the best", "limbeck.tune:_written", "ranked(trials, higher=setting.higher)", "ranked(trials, higher=True)", TUNE),
-    Mutant("tune: a full disk counts as a failed trial", "limbeck.tune:_tried", "except DivergedError as error:", "except UserError as error:", TUNE),
+    Mutant("tune: a search that goes on draws other trials", "limbeck.tune.search:following", 'TPESampler(seed=derive_seed("tune", number) % 2**32)', "TPESampler()", ("test_tune.py::test_ctrl_c_keeps_the_trials_and_the_same_command_goes_on",)),
+    Mutant("tune: an interrupted trial is left behind", "limbeck.tune.search:following", "if trial.state == TrialState.RUNNING]", "if trial.state == TrialState.PRUNED]", ("test_tune.py::test_ctrl_c_keeps_the_trials_and_the_same_command_goes_on",)),
+    Mutant("tune: terms of labels are lost", "limbeck.tune.space:terms", "return {**labels, candidate.term", "return {candidate.term", ("test_tune.py::test_what_is_found_or_moves_in_the_recipe_begins_at_its_published_number",)),
+    Mutant("tune: the largest error is the best", "limbeck.tune:_written", "ranked(trials, higher=setting.higher)", "ranked(trials, higher=True)", ("test_tune.py::test_values_are_searched_too_and_less_error_is_better",)),
+    Mutant("tune: a full disk counts as a failed trial", "limbeck.tune:_tried", "except DivergedError as error:", "except UserError as error:", ("test_tune.py::test_what_else_goes_wrong_in_a_training_ends_the_search_and_the_trial_is_made_again",)),
     # compress
     Mutant("compress: layer norms lose their order", "limbeck.compress.groups:_layer_norm_pruner.InOrder.prune_out_channels", "kept = sorted(set(range(shape[dim])) - set(idxs))", "kept = list(set(range(shape[dim])) - set(idxs))", PRUNE),
     Mutant("compress: the caller's network pruned", "limbeck.compress.prune:plan_prune", "own = copy.deepcopy(model)", "own = model", PRUNE),
@@ -293,8 +289,8 @@ MUTANTS = [
     Mutant("doctor: whatever is better is believed", "limbeck.doctor.inputs:misfit", "if best - own >= MARGIN and best >= _needed(data, rows, given) and chance < SURE:", "if best - own >= MARGIN:", DOCTOR),
     Mutant("doctor: any sure teacher ends in two softmaxes", "limbeck.doctor.outputs:softmax", "twice = bool((shares >= -1e-3).all()) and", "twice =", DOCTOR),
     Mutant("doctor: answers in other company compared with other rows'", "limbeck.doctor.steadiness:steadiness", "batch_size=24)[order.argsort()]", "batch_size=24)", DOCTOR),
-    Mutant("doctor: a run does not look at what is brought along", "limbeck.teach:teach", "None if spec.train else spec)", "None)", CHECKUP),
-    Mutant("forecast: one student whatever the seeds", "limbeck.forecast:_training_seconds", "one.count * one.plan.epochs * epoch", "one.plan.epochs * epoch", CHECKUP),
+    Mutant("doctor: a run does not look at what is brought along", "limbeck.teach:teach", "None if spec.train else spec)", "None)", ("test_checkup.py::test_a_run_says_the_same_before_anybody_learns",)),
+    Mutant("forecast: one student whatever the seeds", "limbeck.forecast:_training_seconds", "one.count * one.plan.epochs * epoch", "one.plan.epochs * epoch", ("test_checkup.py::test_the_time_is_steps_times_the_time_of_a_step",)),
     # the command line
     Mutant("start-up: every installed package searched", "limbeck.cli:main", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
     Mutant("start-up: help reads recipes", "limbeck.cli:main", "words = [", "import limbeck.recipe\n    words = [", STARTUP),
@@ -304,11 +300,11 @@ MUTANTS = [
     Mutant("tables: the rows' own names taken for a column", "limbeck.sources.tables:_blocks_of_words", "skipped = max(0, len(first or ()) - len(names))", "skipped = 0", NEWROWS),
     Mutant("tables: a block of rows ends the table", "limbeck.sources.tables:_blocks_of_words", "if len(rows) < BLOCK:", "if rows:", NEWROWS),
     # export
-    Mutant("export: a graph stays while its weights are replaced", "limbeck.export.places:put", "zip(reversed(source), reversed(target), strict=True)", "zip(source, target, strict=True)", ELSEWHERE),
-    Mutant("export: bytes are cut off, not rounded", "limbeck.export.interface:as_given", "np.rint(rows * 255)", "(rows * 255)", ELSEWHERE),
-    Mutant("export: the reason is that of the last error", "limbeck.export.chatter:cause", "while error.__cause__ is not None:", "while False:", ELSEWHERE),
-    Mutant("export: memory with the runtime in it", "limbeck.export.runtime:serve", "else peak - empty", "else peak", SERVING),
-    Mutant("export: a dead runtime is asked for ever", "limbeck.export.process:receive", "return (told, np.frombuffer(content, dtype).reshape(shape)) if len(content) == size else None", "return told, np.frombuffer(content, dtype).reshape(shape)", SERVING),
+    Mutant("export: a graph stays while its weights are replaced", "limbeck.export.places:put", "zip(reversed(source), reversed(target), strict=True)", "zip(source, target, strict=True)", ("test_export_elsewhere.py::test_a_stop_between_two_files_leaves_none_that_looks_whole",)),
+    Mutant("export: bytes are cut off, not rounded", "limbeck.export.interface:as_given", "np.rint(rows * 255)", "(rows * 255)", ("test_export_elsewhere.py::test_tables_have_no_layout",)),
+    Mutant("export: the reason is that of the last error", "limbeck.export.chatter:cause", "while error.__cause__ is not None:", "while False:", ("test_export_elsewhere.py::test_a_failure_tells_its_reason",)),
+    Mutant("export: memory with the runtime in it", "limbeck.export.runtime:serve", "else peak - empty", "else peak", ("test_serving.py::test_memory_is_that_of_the_file_and_not_of_the_runtime_or_the_parent",)),
+    Mutant("export: a dead runtime is asked for ever", "limbeck.export.process:receive", "return (told, np.frombuffer(content, dtype).reshape(shape)) if len(content) == size else None", "return told, np.frombuffer(content, dtype).reshape(shape)", ("test_serving.py::test_messages_keep_arrays_as_they_are",)),
     Mutant("export: what is folded away counts as wrong", "limbeck.export.layers:_first_wrong", "right[node] = same or any(", "right[node] = same and any(", LAYERS),
     Mutant("export: the last wrong layer is named", "limbeck.export.layers:_first_wrong", "(node for node in graph.graph.nodes if", "(node for node in reversed(graph.graph.nodes) if", LAYERS),
     # quantize

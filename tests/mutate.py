@@ -144,7 +144,9 @@ def look(folder: str, options: Sequence[str], tests: Sequence[str]) -> None:
     assert used is not None
     assert used.startswith(folder), f"the tests would run against {used}, not against the copy"
     common = ["-x", "-q", "--tb=no", "-m", "not slow", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    common += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # what is preloaded brings a plugin with it
+    # Of the plugins that packages bring along, only what the tests ask for: looking at all takes as long as many tests.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    common += ["-p", "pytest_timeout", "-p", "xdist.plugin"]
     sys.exit(int(pytest.main([*common, *options, *(str(TESTS / test) for test in tests)])))
 
 

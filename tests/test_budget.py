@@ -111,9 +111,9 @@ def test_where_rounding_costs_too_much_the_network_learns_rounded(finished, monk
     predicted, file_of = budget.predicted, budget.file_of
     learned = []
 
-    def made(job, network, name, path, *, trained_rounded=False):
+    def made(*given, trained_rounded=False):
         learned.append(trained_rounded)
-        return file_of(job, network, name, path, trained_rounded=trained_rounded)
+        return file_of(*given, trained_rounded=trained_rounded)
 
     def worthless(*given, **options):
         told, latency = predicted(*given, **options)
