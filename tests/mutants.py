@@ -29,6 +29,7 @@ EVALUATE = ("test_evaluate.py",)
 AUGMENT = ("test_augment.py",)
 DATA = ("test_data_core.py",)
 RUNTIME = ("test_runtime.py",)
+PROGRESS = ("test_progress.py",)
 REPORT = ("test_report_teaching.py",)
 METHODS = ("test_report_methods.py",)
 SMALLER = ("test_report_compressed.py", "test_report_front.py")
@@ -290,7 +291,17 @@ MUTANTS = [
     Mutant("doctor: any sure teacher ends in two softmaxes", "limbeck.doctor.outputs:softmax", "twice = bool((shares >= -1e-3).all()) and", "twice =", DOCTOR),
     Mutant("doctor: answers in other company compared with other rows'", "limbeck.doctor.steadiness:steadiness", "batch_size=24)[order.argsort()]", "batch_size=24)", DOCTOR),
     Mutant("doctor: a run does not look at what is brought along", "limbeck.teach:teach", "None if spec.train else spec)", "None)", ("test_checkup.py::test_a_run_says_the_same_before_anybody_learns",)),
-    Mutant("forecast: one student whatever the seeds", "limbeck.forecast:_training_seconds", "one.count * one.plan.epochs * epoch", "one.plan.epochs * epoch", ("test_checkup.py::test_the_time_is_steps_times_the_time_of_a_step",)),
+    Mutant("forecast: one student whatever the seeds", "limbeck.outline:_everything", "for seed in checked.seeds:", "for seed in checked.seeds[:1]:", ("test_checkup.py::test_every_training_is_counted",)),
+    Mutant("forecast: libraries for every file", "limbeck.expected:importing", "for form in forms)", "for form in [form_of(name) for names in shipped for name in names])", ("test_checkup.py::test_libraries_are_counted_once_however_many_files_there_are",)),
+    Mutant("forecast: peers train for nothing", "limbeck.forecast:_training_seconds", "one.count * one.plan.epochs * epoch", "one.plan.epochs * epoch", ("test_checkup.py::test_peers_take_the_time_of_as_many_trainings",)),
+    # the progress
+    Mutant("progress: steps of an earlier run set the pace", "limbeck.course:Course.skip", "self._now.done = done", "self.reach(done)", PROGRESS),
+    Mutant("progress: the first step sets the pace", "limbeck.course:Course.reach", "worked >= 1 or", "worked > 0 or", PROGRESS),
+    Mutant("progress: a pace is believed at once", "limbeck.course:Course.reach", " and (now.known is None or done >= SHARE * self.work)", "", PROGRESS),
+    Mutant("progress: what was done before is done again", "limbeck.course:Course.left", " if part.name not in self._over", "", PROGRESS),
+    Mutant("progress: what is not known is nothing", "limbeck.course:Course.left", "if len(known) == len(parts) else None", "", PROGRESS),
+    Mutant("log: kept until there is enough of it", "limbeck.progress:Progress.kept", "log.open(\"ab\", buffering=0)", "log.open(\"ab\")", PROGRESS),
+    Mutant("log: the last run alone", "limbeck.progress:Progress.kept", "\"ab\"", "\"wb\"", PROGRESS),
     # the command line
     Mutant("start-up: every installed package searched", "limbeck.cli:main", 'os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")', "pass", STARTUP),
     Mutant("start-up: help reads recipes", "limbeck.cli:main", "words = [", "import limbeck.recipe\n    words = [", STARTUP),

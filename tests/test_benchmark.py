@@ -51,6 +51,20 @@ def test_macs_leave_the_model_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("call", [0.001, 0.03, 0.3, 0.7, 1.0, 5.0])
+@pytest.mark.parametrize(("rounds", "seconds"), [(30, 2.0), (10, 1.0)])
+def test_how_long_latency_takes_is_known_before(monkeypatch, call, rounds, seconds):
+    passed = [0.0]
+
+    def run():
+        passed[0] += call
+        return call * 1000
+
+    monkeypatch.setattr(time, "perf_counter", lambda: passed[0])
+    benchmark.latency({"one": run}, rounds=rounds, seconds=seconds)
+    assert benchmark.latency_seconds(call, rounds=rounds, seconds=seconds) == pytest.approx(passed[0])
+
+
 def test_latency_takes_turns_and_gives_medians_of_what_comes_after_the_warm_up():
     seen, warm_up = [], [1000.0] * benchmark.WARMUP_CALLS
     taken = {"fast": [*warm_up, 3.0, 1.0, 9.0, 4.0, 2.0, 5.0], "slow": [*warm_up, 30.0, 20.0, 90.0, 30.0, 40.0, 10.0]}

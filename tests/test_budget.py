@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from test_pipeline import one, tiny
+from test_progress import stages_told
 
 import limbeck
 from limbeck import budget, evaluate, recipe, shrink, start
@@ -30,6 +31,14 @@ def recipe_of(**changes):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "budget"
     return folder, limbeck.run(recipe_of(), out=folder)
+
+
+def test_every_stage_is_told(finished):
+    numbers = [number for number, _ in stages_told(finished[0])]
+    assert numbers == sorted(numbers)
+    of = {total for _, total in stages_told(finished[0])}
+    assert of == {7}  # a teacher, two students, the search, what it finds with and without the teacher, the end
+    assert {1, 2, 3, 4, 7} <= set(numbers)  # what is found may need no training
 
 
 def test_ways_are_steps_of_a_recipe():

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from test_pipeline import tiny, write
 
 import limbeck
-from limbeck import cache, evaluate, forecast, recipe, start
+from limbeck import cache, evaluate, expected, forecast, outline, recipe, start
 from limbeck.checkup import checkup
 from limbeck.cli.app import app
 from limbeck.devices import make_accelerator
-from limbeck.forecast import trainings
+from limbeck.outline import trainings
 from limbeck.progress import Progress
 
 LONG = tiny(
@@ -180,7 +180,10 @@ def test_the_command_line_says_it_and_exits_with_1_for_a_warning(finished, tmp_p
 
 
 def counted(job):
-    return {one.what: one.count * one.plan.epochs for one in trainings(recipe.load(job))}
+    found = {}
+    for one in trainings(recipe.load(job)):
+        found[one.what] = found.get(one.what, 0) + one.count * one.plan.epochs
+    return found
 
 
 def test_every_training_is_counted():
@@ -199,11 +202,11 @@ def test_every_training_is_counted():
     }
     assert counted(more) == {
         "a": 8, "b": 8, "assistant": 5, "students alone": 12, "students taught": 12, "other": 12,
-        "students of the teacher itself": 12, "recovery of small": 28,
+        "students of the teacher itself": 12, "recovery of small": 56,
     }  # fmt: skip
     assert [(one.tutor, one.count) for one in trainings(recipe.load(more)) if one.what == "recovery of small"] == [
-        ("assistant", 4), ("", 4)
-    ]  # fmt: skip
+        ("assistant", 1), ("", 1)
+    ] * 4  # fmt: skip
     itself = {**LONG, "teachers": [], "student": {**LONG["student"], "generations": 2}}
     assert counted(itself) == {"students alone": 6, "students taught": 12}
     peers = {**LONG, "teachers": [], "student": {**LONG["student"], "peers": 3}}
@@ -230,14 +233,26 @@ def test_the_time_is_steps_times_the_time_of_a_step(tmp_path):
         "students alone": pytest.approx(2 * 3 * (steps + 1)),
         "students taught": pytest.approx(2 * 3 * (steps + 1)),
         "the teachers' answers": pytest.approx(rows / 64),
+        "start-up": forecast.START_UP,
+        # 64 test rows a second for four students and the teacher; then 5 calls of each: 2 to get warm, 3 in 2 seconds.
+        "tests and timing": pytest.approx(5 * len(job.data.test) / 64 + 2 * 5),
     }
     assert not (tmp_path / "run").exists()
+
+
+def test_peers_take_the_time_of_as_many_trainings(tmp_path):
+    seconds = iter(range(10_000))
+    job = job_of({**LONG, "teachers": [], "student": {**LONG["student"], "peers": 2}}, tmp_path / "run")
+    found = forecast.forecast(job, clock=lambda: float(next(seconds)))
+    alone = 2 * 3 * (math.ceil(len(job.data.train) / 32) + 1)
+    assert found.seconds["students alone"] == pytest.approx(alone)
+    assert found.seconds["peers"] == pytest.approx(2 * alone)
 
 
 def test_without_views_the_teacher_is_a_part_of_every_step(tmp_path):
     job = job_of({**LONG, "views": 0, "augment": {"shift": 1}}, tmp_path / "run")
     found = forecast.forecast(job)
-    assert set(found.seconds) == {"teacher", "students alone", "students taught"}
+    assert set(found.seconds) == {"teacher", "students alone", "students taught", "start-up", "tests and timing"}
     assert found.stored_bytes == 0
     assert all(seconds > 0 for seconds in found.seconds.values())
 
@@ -259,7 +274,66 @@ def test_every_kind_of_job_has_a_time(tmp_path, changes):
     job = job_of({**LONG, **changes}, tmp_path / "run")
     found = forecast.forecast(job)
     assert all(seconds > 0 for seconds in found.seconds.values())
-    assert set(found.seconds) - {"the teachers' answers"} == {one.what for one in trainings(job.recipe)}
+    others = {"the teachers' answers", "start-up", "tests and timing"}
+    assert set(found.seconds) - others == {one.what for one in trainings(job.recipe)}
+
+
+def test_files_are_counted_and_said_to_be_guessed(tmp_path):
+    plain, shipped = LONG, {**LONG, "export": ["onnx", "onnx-int8", "litert"]}
+    before, after = (forecast.forecast(job_of(one, tmp_path / "run")) for one in (plain, shipped))
+    assert "files" not in before.seconds
+    assert "guess" not in forecast.time_words(before)
+    assert after.seconds[expected.IMPORTS] == expected.importing([shipped["export"]])
+    assert after.seconds["files"] > expected.making([shipped["export"]], 0, 0, workers=100)
+    assert forecast.time_words(after).endswith("; files and their libraries are a guess")
+
+
+def test_libraries_are_counted_once_however_many_files_there_are():
+    def importing(*networks):
+        return expected.importing(networks)
+
+    assert importing() == 0
+    one, other = importing(["onnx"]), importing(["litert"])
+    assert importing(["onnx", "onnx-int8"], ["onnx"]) == one
+    assert importing(["onnx", "litert-w4"]) == pytest.approx(one + other - expected.TRACING)  # which both need
+
+
+def test_a_network_is_converted_once_for_all_files_of_a_format():
+    def making(*networks, layers=10, run=0.0, workers=1):
+        return expected.making(networks, layers, run, workers)
+
+    assert making() == 0
+    assert making(["onnx"], ["onnx"]) == pytest.approx(2 * making(["onnx"]))
+    assert making(["onnx"]) < making(["onnx", "onnx-int8"]) < making(["onnx"], ["onnx-int8"])
+    assert making(["onnx", "litert"], run=7.0) == pytest.approx(making(["onnx", "litert"]) + 14)
+    few, more, most = (making(["executorch-int8"], layers=count) for count in (10, 20, 30))
+    assert most - more == pytest.approx(more - few)
+    assert more > few
+
+
+def test_formats_are_made_side_by_side_but_not_faster_than_the_slowest():
+    def making(names, workers):
+        return expected.making([names], 10, 1.0, workers)
+
+    one, other = making(["onnx"], 1), making(["executorch"], 1)
+    assert other > one
+    assert making(["onnx", "executorch"], 1) == pytest.approx(one + other)
+    assert making(["onnx", "executorch"], 2) == pytest.approx(other)
+    even = making(["onnx", "executorch", "litert"], 2)
+    assert even == pytest.approx(max(other, making(["onnx", "executorch", "litert"], 1) / 2))
+
+
+def test_as_many_files_are_foreseen_as_are_made():
+    def foreseen(**changes):
+        return outline.files(recipe.load({**LONG, "seeds": 2, **changes}))
+
+    ways = {"small": [{"prune": 0.5}], "rounded": [{"quantize": 8, "recover": 1}]}
+    asked = ["onnx", "onnx-int8"]
+    assert foreseen() == []
+    assert foreseen(export=asked) == [asked]
+    assert foreseen(export=asked, compress=ways) == [asked, asked, ["onnx-int8"]]
+    assert foreseen(export=asked, files={"every_seed": True}) == [asked, asked]
+    assert foreseen(budget={"size_kb": 10, "runtime": "onnx"}) == [["onnx-int8"]]
 
 
 def test_the_disk_is_what_a_run_takes(finished, tmp_path):

@@ -17,17 +17,17 @@ ROWS = (
     ("budget",),
     ("shrink", "measure"),
     ("study", "ship", "forecast"),
-    ("teach", "start"),
+    ("teach", "start", "expected"),
     ("answers",),
     ("objectives",),
     ("job", "timing", "predicting", "brought"),
     ("train", "benchmark", "report", "doctor", "stages", "fitting"),
     ("quantize", "foreign"),
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
-    ("losses", "taps", "pairing", "models", "augment", "data", "devices"),
+    ("losses", "taps", "pairing", "models", "augment", "data", "devices", "outline"),
     ("recipe", "sources", "store", "trials"),
     ("runtime", "progress", "signatures", "verdict", "formats"),
-    ("types", "errors"),
+    ("types", "errors", "course"),
 )
 DEPTH = {room: depth for depth, row in enumerate(ROWS) for room in row}
 
@@ -54,7 +54,19 @@ HEAVY = {
 
 # Where `limbeck check`, `report` and `--help` pass through, which must not wait for torch.
 WITHOUT_TORCH = (
-    *("limbeck", "cli", "report", "recipe", "verdict", "errors", "signatures", "types", "runtime", "progress"),
+    *(
+        "limbeck",
+        "cli",
+        "report",
+        "recipe",
+        "verdict",
+        "errors",
+        "signatures",
+        "types",
+        "runtime",
+        "progress",
+        "course",
+    ),
 )
 TORCH = {"torch", "torchvision", "timm", "accelerate", "torchmetrics"}
 
@@ -137,9 +149,9 @@ def test_imports_go_down_only_and_heavy_ones_come_late() -> None:
 
 
 def test_every_module_that_is_quick_is_there() -> None:
-    assert {f"limbeck.{room}" for room in ("recipe", "errors", "signatures", "types", "runtime", "progress")} <= set(
-        modules()
-    )
+    assert {
+        f"limbeck.{room}" for room in ("recipe", "errors", "signatures", "types", "runtime", "progress", "course")
+    } <= set(modules())
 
 
 @pytest.mark.parametrize(

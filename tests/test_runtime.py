@@ -12,7 +12,6 @@ import torch
 
 from limbeck import runtime
 from limbeck.errors import UserError, require
-from limbeck.progress import Progress
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -105,20 +104,6 @@ def test_a_folder_is_held_by_one_run(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_progress_is_lines_where_nobody_looks(capsys):
-    with Progress().bar("student", 2) as advance:
-        advance(1, "epoch 1")
-        advance(2, "epoch 2")
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "student" in shown.err
-    assert "epoch 2" in shown.err
-    assert "epoch 1" not in shown.err
-    with Progress(quiet=True).bar("student", 1):
-        pass
-    assert capsys.readouterr().err == ""
-
-
 def test_ctrl_c_during_an_import_is_no_missing_extra(tmp_path, monkeypatch):
     (tmp_path / "interrupted_module.py").write_text(
         "raise ImportError('initialization failed') from KeyboardInterrupt()"
@@ -128,13 +113,3 @@ def test_ctrl_c_during_an_import_is_no_missing_extra(tmp_path, monkeypatch):
         require("interrupted_module", extra="onnx", purpose="this")
     with pytest.raises(UserError, match=r"limbeck\[onnx\]"):
         require("no_such_module_at_all", extra="onnx", purpose="this")
-
-
-def test_long_work_says_how_far_it_is(capsys):
-    with Progress(every=0).bar("student", 2) as advance:
-        advance(1, "epoch [1]")
-        advance(2, "epoch [2]")
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "student: 1 of 2  epoch [1]"
-    assert lines[1].endswith("epoch [2]")
-    assert len(lines) == 2

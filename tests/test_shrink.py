@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_pipeline import one, tiny
+from test_progress import check_every_stage_is_told
 
 import limbeck
 from limbeck import benchmark, compress, data, evaluate, recipe, shrink, start
@@ -46,6 +47,11 @@ def job_of(folder):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "smaller"
     return folder, limbeck.run(recipe_of(), out=folder)
+
+
+def test_every_stage_is_told(finished):
+    # A teacher, two students of two seeds, three ways with and without the teacher; and `cheap`, which trains nothing.
+    check_every_stage_is_told(finished[0], silent=[18, 19])
 
 
 def test_every_way_is_gone_from_every_seed_with_and_without_the_teacher(finished):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_progress import check_every_stage_is_told
 
 import limbeck
 from limbeck import cache
@@ -65,6 +66,7 @@ def test_every_combination_teaches_and_is_shown_beside_its_members(tmp_path, com
     result = limbeck.run({**TINY, "combine": combine}, out=tmp_path / "run")
     assert rows(result, "teacher") == ["wide-16", "wide-32", "ensemble"]
     assert rows(result, "distilled") == ["distilled-seed0"]
+    check_every_stage_is_told(tmp_path / "run")
     told = result["ensemble"]
     assert told["combine"] == (combine if isinstance(combine, str) else combine["name"])
     assert len(told["disagreement"]["pairwise"]) == 2
@@ -81,6 +83,7 @@ def test_a_joint_stack_trains_its_members_together(tmp_path):
     combine = {"name": "stacked", "joint": True, "train": {**PLAN, "epochs": 20}}
     result = limbeck.run({**TINY, "teachers": teachers, "combine": combine}, out=tmp_path / "run")
     assert rows(result, "teacher") == ["ensemble"]
+    check_every_stage_is_told(tmp_path / "run")
     ensemble = result["models"][0]
     members = sum(64 * w + w + w * 10 + 10 for w in (16, 32))
     assert ensemble["cost"]["params"] == members + 20 * 10 + 10
@@ -119,6 +122,7 @@ def test_a_chain_is_held_against_the_teacher_itself(tmp_path, shelf):
     result = limbeck.run({**ONE, "assistants": [assistant], "seeds": [0, 1]}, out=tmp_path / "run")
     assert rows(result, "assistant") == ["between"]
     assert rows(result, "direct") == ["direct-seed0", "direct-seed1"]
+    check_every_stage_is_told(tmp_path / "run")
     [chain] = result["comparisons"]
     accuracy = {m["name"]: m["metrics"]["accuracy"] for m in result["models"]}
     assert chain["student"]["values"] == [accuracy["direct-seed0"], accuracy["direct-seed1"]]
@@ -135,6 +139,7 @@ def test_generations_learn_one_from_the_other(tmp_path):
     job = {**ALONE, "student": {**TINY["student"], "generations": 2}}
     result = limbeck.run(job, out=tmp_path / "run")
     assert rows(result, "generation") == ["distilled-seed0-gen1"]
+    check_every_stage_is_told(tmp_path / "run")
     assert rows(result, "distilled") == ["distilled-seed0"]
     assert [s["teacher"] for s in result["cache"]] == ["student-seed0", "distilled-seed0-gen1"]
     assert [c["title"] for c in result["comparisons"]] == ["Generation 2 against generation 1"]
@@ -151,6 +156,7 @@ def test_peers_learn_together(tmp_path):
     job = {**ALONE, "student": {**TINY["student"], "peers": 3}, "losses": {"hard": 1.0, "kd": {"temperature": 1}}}
     result = limbeck.run(job, out=tmp_path / "run")
     assert rows(result, "peer") == ["distilled-seed0-peer1", "distilled-seed0-peer2"]
+    check_every_stage_is_told(tmp_path / "run")
     assert rows(result, "distilled") == ["distilled-seed0"]
     peers = [weights(tmp_path / "run", f"distilled-seed0/peer{n}") for n in range(3)]
     assert not same(peers[0], peers[1])

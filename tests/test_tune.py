@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from test_progress import check_every_stage_is_told, stages_told
 from typer.testing import CliRunner
 
 import limbeck
@@ -126,6 +127,12 @@ def test_a_score_is_that_of_the_selected_epoch_and_the_best_has_the_lower_loss_o
         assert (trial["value"], trial["val_loss"]) == (best["val_accuracy"], best["val_loss"])
     expected = max(found["trials"], key=lambda t: (t["value"], -t["val_loss"]))
     assert found["best"] == expected
+
+
+def test_every_trial_is_a_stage_of_its_own(searched):
+    folder, _ = searched
+    check_every_stage_is_told(folder)
+    assert stages_told(folder)[-1] == (8, 8)  # a teacher and seven trials
 
 
 def test_the_teacher_is_trained_and_asked_once(searched):

@@ -121,3 +121,10 @@ def latency(
         name: {"median_ms": statistics.median(times), "min_ms": min(times), "n": len(times)}
         for name, times in taken.items()
     }
+
+
+def latency_seconds(call: float, *, rounds: int = 30, seconds: float = 2.0) -> float:
+    """How long `latency` takes for each of its runs, if a call takes so many seconds."""
+    warmup = min(WARMUP_CALLS, 1 + seconds / 2 // call) if call else 0.0
+    measured = min(rounds, 1 + seconds // call) if call else 0.0
+    return call * (warmup + measured)

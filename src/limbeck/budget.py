@@ -88,10 +88,13 @@ def search(job: Job, starts: Sequence[Studied], tutor: Tutor | None) -> dict[str
         asked = spec.model_dump(mode="json", exclude={"trials"})
         before = evaluate.predict(rebuild(job, start.file).eval(), job.data, job.data.val)
         with opened(folder / "search.db", {"budget": asked, "start": start.name}, higher=False, name="budget") as study:
+            course, each = job.progress.course, job.progress.course.work / spec.trials
+            course.skip(each * len(records(study)))
             while len(done := records(study)) < spec.trials:
                 trial, way = _following(study, spec.runtime)
                 told = _tried(blind, way, start, before, teacher, folder / "trials" / str(trial.number))
                 finish(study, trial, told)
+                course.reach(each * (len(done) + 1))
                 job.progress.say(_line(trial.number, spec.trials, way, told))
             found = _found(job, start, done)
         write_json(folder / "budget.json", found)

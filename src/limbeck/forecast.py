@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import answers, evaluate, objectives
+from limbeck.expected import measuring
 from limbeck.job import Job
+from limbeck.outline import Kind, trainings
 from limbeck.recipe import Network, Plan, Recipe
 from limbeck.report.words import duration
 from limbeck.runtime import cache_dir
@@ -31,35 +33,9 @@ WARM_STEPS, FEWEST, MOST = 3, 3, 60  # steps of one kind
 ENOUGH_SECONDS = 5.0  # after which no more than the fewest are taken
 BATCHES = 4  # that steps are taken on, in turn
 EPOCHS = 5  # of one step, to see what an epoch adds
+START_UP = 10.0  # seconds of a processor until all that trains is imported: a guess
 SCORED = 2000  # validation rows that a pass over them is timed on
 Clock = Callable[[], float]
-Kind = tuple[str, str, str]  # learner, tutor ("" for labels alone), variant
-
-
-@dataclass(frozen=True)
-class Training:
-    """Some trainings of one kind.
-
-    Attributes:
-        what: in words.
-        learner: "student", or the name of a teacher or an assistant.
-        tutor: whom it learns from, as in `Job.fittings`; "" for the labels alone.
-        variant: a name in `compare`, or "".
-        plan: of each of them.
-        count: how many there are.
-    """
-
-    what: str
-    learner: str
-    tutor: str
-    variant: str
-    plan: Plan
-    count: int
-
-    @property
-    def kind(self) -> Kind:
-        """What the time of a step depends on."""
-        return self.learner, self.tutor, self.variant
 
 
 class Pace(NamedTuple):
@@ -74,7 +50,7 @@ class Forecast:
     """What a job takes.
 
     Attributes:
-        seconds: what -> how long; without files and their measuring.
+        seconds: what -> how long; what is said of files, their libraries and the start is a guess.
         stored_bytes: of the teachers' answers, in the cache.
         run_bytes: of weights and checkpoints, in the run directory.
         stored_room: bytes that are free where answers lie.
@@ -91,37 +67,6 @@ class Forecast:
     def fits(self) -> bool:
         """Whether the disk has room."""
         return self.run_bytes <= self.run_room and self.stored_bytes <= self.stored_room
-
-
-def trainings(checked: Recipe) -> list[Training]:
-    """Everything that a recipe trains, if nothing stops early."""
-    found, seeds, plan = [], len(checked.seeds), checked.student.train
-    found += [Training(t.name, t.name, "", "", t.train, 1) for t in checked.teachers if t.train]
-    if checked.combine and checked.combine.train:  # all members as one network: their steps are taken together
-        found += [Training("ensemble", t.name, "", "", checked.combine.train, 1) for t in checked.teachers]
-    tutor = "teachers" if checked.teachers else "student"
-    for assistant in checked.assistants:
-        found.append(Training(assistant.name, assistant.name, tutor, "", assistant.train, 1))
-        tutor = assistant.name
-    student = checked.student
-    if not student.ready:
-        found.append(Training("students alone", "student", "", "", plan, seeds))
-        if student.peers:
-            found.append(Training("peers", "student", tutor, "", plan, seeds * student.peers))
-        elif checked.taught:
-            found.append(Training("students taught", "student", tutor, "", plan, seeds * (student.generations or 1)))
-            found += [Training(name, "student", tutor, name, plan, seeds) for name in checked.compare]
-        if checked.assistants:
-            found.append(Training("students of the teacher itself", "student", "teachers", "", plan, seeds))
-    for name, steps in checked.compress.items():
-        # As the whole student, though it is smaller by then.
-        epochs = sum(step.recover.epochs * step.rounds for step in steps)
-        again = plan.model_copy(update={"epochs": epochs})
-        found += [Training(f"recovery of {name}", "student", whose, "", again, seeds) for whose in (tutor, "")]
-    if checked.budget:
-        again = plan.model_copy(update={"epochs": 2 * checked.budget.recover.epochs})  # pruned, then factorised
-        found.append(Training("the search, at most", "student", tutor, "", again, checked.budget.trials))
-    return [one for one in found if one.plan.epochs]
 
 
 def forecast(job: Job, *, clock: Clock = time.perf_counter) -> Forecast:
@@ -143,6 +88,7 @@ def forecast(job: Job, *, clock: Clock = time.perf_counter) -> Forecast:
         if asked:
             seconds["the teachers' answers"] = rows * sum(count * each[name] for name, count in asked.items())
     sizes = {name: _weights_bytes(network) for name, network in networks.items()}
+    seconds |= {"start-up": START_UP, **measuring(job, networks, clock)}
     run_bytes = sum(one.count * _kept_bytes(one.plan, sizes[one.learner]) for one in trainings(job.recipe))
     stored, limit_bytes = stored_bytes(job) * job.views, int(job.recipe.cache.limit_gb * 1e9)
     return Forecast(seconds, stored, run_bytes, room(limit_bytes), free_bytes(job.folder.absolute()))
@@ -297,7 +243,8 @@ def time_words(found: Forecast) -> str:
     """How long the job takes, the longest parts first."""
     parts = sorted(found.seconds.items(), key=lambda part: -part[1])
     shown = ", ".join(f"{what} {duration(seconds)}" for what, seconds in parts)
-    return f"about {duration(sum(found.seconds.values()))} here ({shown}), without files and their measuring"
+    guess = "; files and their libraries are a guess" if "files" in found.seconds else ""
+    return f"about {duration(sum(found.seconds.values()))} here ({shown}){guess}"
 
 
 def disk_words(found: Forecast, folder: Path) -> str:

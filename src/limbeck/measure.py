@@ -21,6 +21,7 @@ from limbeck.ship import Shipped, ship, with_latency
 from limbeck.teachers import Combine
 from limbeck.types import Artifact, Cost, Role
 
+FILE = 20  # making and testing one takes as long as testing so many networks
 MOST_POINTS, MOST_OUTPUTS_DRAWN = 2000, 8  # of a model on the page, which holds all of them
 
 
@@ -75,8 +76,10 @@ def measure(
     files: list[Artifact] = []
     timed: dict[str, nn.Module] = {}
     drawn: dict[tuple[str, Role], Tensor] = {}
-    total = len(candidates) + sum(len(c.formats) for c in candidates)
-    with job.progress.bar("test", total) as advance:
+    count = sum(len(c.formats) for c in candidates)
+    total, timings = len(candidates) + FILE * count, sum(c.timed for c in candidates) + count
+    unit = job.progress.course.work / (total + timings)
+    with job.progress.bar("tests and files" if count else "tests", total, work=unit * total) as advance:
         for candidate in candidates:
             network = candidate.build().eval()
             prediction = evaluate.predict(network.to(device), data, data.test, device=device)
@@ -97,7 +100,7 @@ def measure(
                 drawn[candidate.name, candidate.role] = prediction
             if candidate.timed and not (inner and inner.keyed):
                 timed[candidate.name] = network
-            advance(len(found) + len(files), candidate.name)
+            advance(len(found) + FILE * len(files), candidate.name)
             if not candidate.formats:
                 continue
             assert candidate.file is not None
@@ -106,17 +109,23 @@ def measure(
                 prediction = evaluate.predict(network, data, data.test)
             key = fingerprint(fingerprint_file(candidate.file), SCHEMA, job.recipe.student.model_dump(mode="json"))
             one = Shipped(found[-1], network, prediction, key, candidate.trained_rounded, candidate.told)
-            count = len(found) + len(files)
-            done = itertools.count(count + 1)
+            count = len(found) + FILE * len(files)
+            done = itertools.count(count + FILE, FILE)
+            advance(count, f"making {len(candidate.formats)} files of {candidate.name}")
             files += ship(job, one, candidate.formats, lambda name, done=done: advance(next(done), name))  # type: ignore[misc]
+        advance(total, f"{len(found)} networks" + (f", {len(files)} files" if files else ""))
     apart = None
     if combine:
         names = [row.name for row in found[: len(told)]]
         labels = truth if data.task.kind != "regression" else None
         apart = evaluate.disagreement(data.task, torch.stack(told), names, data.targets, target=labels)
         found.insert(len(told), _ensemble(found[: len(told)], _together(told, combine), truth, data))
-    job.progress.say(f"timing {len(timed)} networks and {len(files)} files, one after the other")
-    rows = _with_latency(found, timed, example) + with_latency(job, files)
+    with job.progress.bar("timing", timings, work=unit * timings) as advance:
+        note = f"{len(timed)} networks and {len(files)} files, one after the other"
+        advance(0, note)
+        rows = _with_latency(found, timed, example)
+        advance(len(timed), note)
+        rows += with_latency(job, files)
     if told:
         drawn = {(found[len(told) - (not combine)].name, "teacher"): _together(told, combine), **drawn}
     return rows, apart, _drawn(data, drawn)

@@ -11,20 +11,23 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from limbeck import __version__, evaluate, export, recipe, teach
 from limbeck.budget import search
 from limbeck.data import Data, class_counts
 from limbeck.devices import make_accelerator
+from limbeck.expected import IMPORTS, measuring
 from limbeck.foreign import Function
 from limbeck.job import SCHEMA, Job
 from limbeck.measure import Candidate, measure
+from limbeck.outline import MEASURED, parts
 from limbeck.progress import Progress
 from limbeck.recipe import TRAINED, Deployable, Recipe
 from limbeck.report import write_report
-from limbeck.runtime import environment, locked, read_json, write_json, write_text
+from limbeck.runtime import environment, read_json, write_json, write_text
 from limbeck.shrink import Shrunk, rebuild, shrink, starts
-from limbeck.start import begin, choose_views, claim, dry_build
+from limbeck.start import begin, choose_views, dry_build, entered
 from limbeck.study import Studied, study
 from limbeck.teach import Faculty
 from limbeck.teachers import DEFAULT
@@ -67,11 +70,9 @@ def run(
     export.check_available(checked.export)
     if not accelerator.is_main_process:
         return _staged(checked, folder, accelerator, Progress(quiet=True), trust, callables)
-    with locked(folder):
-        claim(folder, checked)
-        # Converters are imported while networks train: that takes longer than to convert a small network.
-        with export.warm(_missing(checked, folder)):
-            return _staged(checked, folder, accelerator, progress, trust, callables)
+    # Converters are imported while networks train: that takes longer than to convert a small network.
+    with entered(folder, checked, progress, "run"), export.warm(_missing(checked, folder)):
+        return _staged(checked, folder, accelerator, progress, trust, callables)
 
 
 def _missing(checked: Recipe, folder: Path) -> list[str]:
@@ -99,8 +100,10 @@ def _staged(
     progress.say(f"data: {data.name}, {counts}")
     if accelerator.is_main_process:
         write_json(folder / "classes.json", {name: number for number, name in enumerate(data.task.names)})
-    dry_build(job)
+    student = dry_build(job)
     notes = choose_views(job)
+    if accelerator.is_main_process:
+        _foresee(job, student)
 
     faculty = teach.assemble(job)
     assisted: dict[str, dict[str, Any]] = {}
@@ -116,6 +119,15 @@ def _staged(
     if not accelerator.is_main_process:
         return {}
     return _conclude(job, faculty, assisted, studied, smaller, searched, notes)
+
+
+def _foresee(job: Job, student: nn.Module) -> None:
+    """Tell the progress what is ahead, and what of it was done before."""
+    seconds = measuring(job, {"student": student})
+    seconds.pop(IMPORTS, None)  # which is over by then
+    found = parts(job.recipe, sum(seconds.values()))
+    over = [part.name for part in found if part.name != MEASURED and job.stages.recorded(part.name)]
+    job.progress.course.plan(found, over)
 
 
 # --- what came out -------------------------------------------------------------------------------
@@ -137,7 +149,7 @@ def _conclude(
     keys = list(faculty.keys.values()) if faculty else []
     key = job.key(checked.student, checked.model_dump(mode="json", exclude={"cache": {"strict", "limit_gb"}}), keys)
     compute = partial(_measured, job, faculty, studied, smaller, searched, chosen["name"])
-    measured = job.stages.alone("measured", key, compute, renew=True)
+    measured = job.stages.alone(MEASURED, key, compute, renew=True)
     models = measured["models"]
     comparison, comparisons = _comparisons(job, models)
     notes = [*data.notes, *notes, *(n for t in taught.values() for n in t.get("notes", []))]

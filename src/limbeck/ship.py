@@ -22,7 +22,7 @@ from limbeck.export.process import abandon, turns
 from limbeck.job import Job
 from limbeck.recipe import Deployable
 from limbeck.runtime import cores, fingerprint
-from limbeck.timing import once
+from limbeck.timing import BATCH_ROUNDS, BATCH_SECONDS, once
 from limbeck.types import Artifact, Cost, Format, Parity
 
 
@@ -299,7 +299,8 @@ def with_latency(job: Job, rows: Sequence[Artifact]) -> list[Artifact]:
             single = {name: partial(once, file, one) for name, file in served.items()}
             batch = {name: partial(once, file, many) for name, file in served.items()}
             with benchmark.threads(1):
-                times, batches = benchmark.latency(single), benchmark.latency(batch, rounds=10, seconds=1.0)
+                times = benchmark.latency(single)
+                batches = benchmark.latency(batch, rounds=BATCH_ROUNDS, seconds=BATCH_SECONDS)
         for row in own:
             cost = replace(
                 row.cost,

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck import answers, benchmark, compress, evaluate, export, quantize, signatures
+from limbeck import answers, benchmark, compress, evaluate, export, quantize
 from limbeck.data import batches
 from limbeck.errors import UserError
 from limbeck.fitting import within
 from limbeck.job import Job
 from limbeck.models import Normalized, load_weights, metadata_of
-from limbeck.recipe import Factorise, Plan, Prune, Recipe, Recover, Step
+from limbeck.outline import learns_from_teacher
+from limbeck.recipe import Factorise, Plan, Prune, Recover, Step
 from limbeck.runtime import derive_seed, fingerprint, read_json, seed_everything, write_json
 from limbeck.study import Studied, as_tutor, outcome
 from limbeck.teach import Tutor, learning
@@ -105,16 +106,9 @@ def starts(studied: Sequence[Studied]) -> list[Studied]:
 def shrink_one(job: Job, chain: Chain, start: Studied, tutor: Tutor | None) -> list[Shrunk]:
     """One student made smaller, recovered with the teacher and, where that can differ, without."""
     teacher = tutor or as_tutor(job, start, [job.key(job.recipe.student, start.seed)])
-    if not learns_from_teacher(job.recipe, chain):
+    if not (any(step.recover.epochs for step in chain.steps) and learns_from_teacher(job.recipe)):
         return [walk(job, chain, start, None, "compressed")]
     return [walk(job, chain, start, teacher, "compressed"), walk(job, chain, start, None, "compressed-alone")]
-
-
-def learns_from_teacher(recipe: Recipe, chain: Chain) -> bool:
-    """Whether recovering with a teacher can be another thing than without."""
-    known = signatures.losses()
-    taught = any(known[term.loss].needs_teacher and term.learns for term in recipe.losses.values())
-    return taught and any(step.recover.epochs for step in chain.steps)
 
 
 def walk(job: Job, chain: Chain, start: Studied, tutor: Tutor | None, role: Role) -> Shrunk:

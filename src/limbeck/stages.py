@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from limbeck.course import Course
 from limbeck.errors import UserError
 from limbeck.runtime import read_json, write_json
 
@@ -20,12 +21,17 @@ from limbeck.runtime import read_json, write_json
 class Stages:
     """The stages of one run directory.
 
+    Args:
+        folder: the run directory.
+        accelerator: of the processes that take part.
+        course: told which stage begins and which is done.
+
     Attributes:
         seconds: how long each stage took, by name.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.folder, self._accelerator = folder, accelerator
+    def __init__(self, folder: Path, accelerator: Accelerator, course: Course | None = None) -> None:
+        self.folder, self._accelerator, self._course = folder, accelerator, course or Course()
         self.seconds: dict[str, float] = {}
 
     def together(
@@ -76,21 +82,33 @@ class Stages:
         if not known["done"]:
             if main:
                 write_json(record, known)
+            self._course.enter(name)
             started = time.monotonic()
             result = {"files": [], **compute(folder)}
-            trained: float = sum(epoch["seconds"] for epoch in result.get("epochs", []))
-            seconds = round(max(time.monotonic() - started, trained), 3)
+            seconds = round(max(time.monotonic() - started, _trained(result)), 3)
             known = {"key": key, "done": True, "seconds": seconds, "result": result}
             if main:
                 write_json(record, known)
+        self._course.leave(name, _trained(known["result"]), len(known["result"].get("epochs", [])))
         self.seconds[name] = known["seconds"]
         return dict(known["result"])
 
+    def recorded(self, name: str) -> bool:
+        """Whether a stage was done for whatever key; nothing is begun."""
+        record = self.folder / name / "stage.json"
+        return record.is_file() and bool(_known(record)["done"])
+
     def done(self, name: str, key: str) -> bool:
         """Whether a stage was done for this key and its files are still there; nothing is begun."""
-        record = self.folder / name / "stage.json"
-        known: dict[str, Any] = _known(record) if record.is_file() else {"done": False}
-        return bool(known["done"] and known["key"] == key and not lost(self.folder, known["result"]))
+        if not self.recorded(name):
+            return False
+        known = _known(self.folder / name / "stage.json")
+        return known["key"] == key and not lost(self.folder, known["result"])
+
+
+def _trained(result: dict[str, Any]) -> float:
+    """Seconds that the epochs of a stage took, those of earlier runs included."""
+    return float(sum(epoch["seconds"] for epoch in result.get("epochs", [])))
 
 
 def lost(folder: Path, result: dict[str, Any]) -> Path | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from limbeck import answers, cache, objectives, recipe
+from limbeck import __version__, answers, cache, objectives, recipe
 from limbeck.data import class_weights, load, on_device
 from limbeck.errors import UserError
 from limbeck.foreign import Function, from_function
 from limbeck.job import Job
 from limbeck.models import KerasNetwork
-from limbeck.progress import Progress
+from limbeck.progress import LOG, Progress
 from limbeck.recipe import Network, Recipe
-from limbeck.runtime import write_text
+from limbeck.runtime import locked, write_text
 from limbeck.stages import Stages
 from limbeck.train import steps_in_epoch
 
@@ -31,7 +32,7 @@ def claim(folder: Path, checked: Recipe) -> None:
     """Make `folder` this recipe's, or refuse."""
     path = folder / "recipe.yaml"
     if not path.exists():
-        strangers = [p.name for p in folder.iterdir() if p.name != ".lock"]
+        strangers = [p.name for p in folder.iterdir() if p.name not in (".lock", LOG)]
         if strangers:
             raise UserError(
                 f"is not empty and holds no run ({strangers[0]}, ...)", where=str(folder), hint="choose another --out"
@@ -66,6 +67,19 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
+@contextlib.contextmanager
+def entered(folder: Path, checked: Recipe, progress: Progress, doing: str) -> Iterator[None]:
+    """Hold a run directory, make it this recipe's, and keep there what is shown and how it ends.
+
+    Raises:
+        UserError: it is held by another run, or belongs to something else.
+    """
+    with locked(folder):
+        claim(folder, checked)
+        with progress.kept(folder / LOG, f"{doing} {checked.name}, limbeck {__version__}"):
+            yield
+
+
 def begin(
     checked: Recipe,
     folder: Path,
@@ -77,7 +91,7 @@ def begin(
 ) -> Job:
     """The recipe's data, and the run around it; see `limbeck.run`."""
     functions = _named(checked, callables or {})
-    stages, started = Stages(folder, accelerator), time.monotonic()
+    stages, started = Stages(folder, accelerator, progress.course), time.monotonic()
     data = on_device(load(checked.data, checked.task, progress), accelerator.device)
     weights = class_weights(data, checked.class_weights) if checked.class_weights else ()
     data = replace(data, task=replace(data.task, spread=checked.spread, weights=weights))
@@ -100,8 +114,12 @@ def _named(checked: Recipe, functions: Mapping[str, Function]) -> Mapping[str, F
     return functions
 
 
-def dry_build(job: Job) -> None:
-    """Build every network and try the losses once, so that a misfit is told before anything is trained."""
+def dry_build(job: Job) -> torch.nn.Module:
+    """Build every network and try the losses once, so that a misfit is told before anything is trained.
+
+    Returns:
+        The student, without what it will learn.
+    """
 
     def tried(spec: Network) -> torch.nn.Module:
         for name in spec.files:
@@ -132,6 +150,7 @@ def dry_build(job: Job) -> None:
         objectives.rehearse(job, "student", student[0], tutor, teachers)
     for line in dict.fromkeys(line for fitting in job.fittings.values() for line in fitting.plan):
         job.progress.say(f"taps of {line}")
+    return student[0]
 
 
 def _remembers(job: Job, spec: Network, network: torch.nn.Module) -> None:

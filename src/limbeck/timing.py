@@ -15,6 +15,7 @@ from limbeck import export
 from limbeck.errors import UserError, did_you_mean
 
 CALLS = 5  # for one measurement, one after the other: a runtime of some microseconds has to get warm
+BATCH_ROUNDS, BATCH_SECONDS = 10, 1.0  # in which 64 rows are timed in a run
 LONG_MS = 50.0  # a call of so long is its own warm-up
 
 

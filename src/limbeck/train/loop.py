@@ -206,7 +206,8 @@ class _Loop:
             plan = {k: v for k, v in self.plan.model_dump(mode="json").items() if isinstance(v, int | float | str)}
             self.accelerator.init_trackers(self.label, config={**plan, "schedule": self.plan.schedule.name})
         try:
-            with progress.bar(self.label, self.plan.epochs * self.steps) as advance:
+            epochs, steps = self.plan.epochs, self.steps
+            with progress.bar(self.label, epochs * steps, start=start * steps, work=epochs) as advance:
                 for epoch in range(start, self.plan.epochs):
                     if all(learner.out_of_patience for learner in self.learners):
                         break
@@ -241,7 +242,7 @@ class _Loop:
                 shown = time.monotonic()
                 self._refuse_nonfinite(tallies, epoch)
                 note = "  ".join(f"{values['total'].item():.4f}" for values in losses)
-                advance(epoch * self.steps + step + 1, f"epoch {epoch + 1} loss {note}")
+                advance(epoch * self.steps + step + 1, self._note(epoch, f"loss {note}"))
         self._refuse_nonfinite(tallies, epoch)
         rows = []
         for learner, tally in zip(self.learners, tallies, strict=True):
@@ -251,9 +252,14 @@ class _Loop:
             row |= {f"train_{'loss' if n == 'total' else n}": v for n, v in zip(names, means, strict=True)}
             rows.append(row | learner.validate())
         self._record(rows, round(time.monotonic() - started, 3))
+        advance((epoch + 1) * self.steps, self._note(epoch))
+
+    def _note(self, epoch: int, loss: str = "") -> str:
+        """The epoch, what the loss is in the midst of it, and the last validation."""
         metric, _ = evaluate.main_metric(self.data.task)
-        note = "  ".join(f"{row[f'val_{metric}']:.4f}" for row in rows)
-        advance((epoch + 1) * self.steps, f"epoch {epoch + 1}/{self.plan.epochs}  val {metric} {note}")
+        last = [learner.history.epochs[-1][f"val_{metric}"] for learner in self.learners if learner.history.epochs]
+        scored = f"val {metric} " + "  ".join(f"{score:.4f}" for score in last) if last else ""
+        return "  ".join(filter(None, (f"epoch {epoch + 1}/{self.plan.epochs}", loss, scored)))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Batch, int, int]]:
         """This process's part of every batch, how many labels of it count, and how many of the whole batch."""

@@ -11,16 +11,18 @@ from typing import Any
 import torch
 
 from limbeck import __version__, evaluate, recipe, teach
+from limbeck.course import Part
 from limbeck.devices import make_accelerator
 from limbeck.errors import DivergedError, UserError
 from limbeck.foreign import Function
 from limbeck.job import Job
+from limbeck.outline import teaching
 from limbeck.progress import Progress
 from limbeck.recipe import Recipe
 from limbeck.report.search import ranked, write_search
-from limbeck.runtime import environment, locked, read_json, write_json, write_text
+from limbeck.runtime import environment, read_json, write_json, write_text
 from limbeck.stages import Stages
-from limbeck.start import begin, choose_views, claim, dry_build
+from limbeck.start import begin, choose_views, dry_build, entered
 from limbeck.study import learn
 from limbeck.teach import Tutor
 from limbeck.trials import finish, opened
@@ -84,8 +86,7 @@ def tune(
     accelerator = make_accelerator(checked.run, folder)
     if accelerator.num_processes > 1:
         raise UserError("a search takes one process", where="limbeck tune", hint="start it without torchrun")
-    with locked(folder):
-        claim(folder, checked)
+    with entered(folder, checked, progress, "tune"):
         job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
         job.data = replace(job.data, test=job.data.test[:0])
         space = candidates(checked, job.data.task.width, losses)
@@ -115,12 +116,17 @@ class _Setting:
 
 
 def _searched(setting: _Setting, count: int) -> dict[str, Any]:
-    tutor = _prepared(setting)
+    tutor, course = _prepared(setting, count), setting.job.progress.course
     with opened(setting.folder / "search.db", setting.identity, higher=setting.higher) as study:
+        for one in search.records(study):
+            if one["state"] != "interrupted":
+                course.leave(_stage(one["number"]), one["seconds"] or 0.0, _epochs(setting) if one["seconds"] else 0)
         try:
             while sum(trial["state"] != "interrupted" for trial in search.records(study)) < count:
                 trial, candidate, values = search.following(study, setting.space)
+                course.enter(_stage(trial.number))
                 told = _tried(setting, tutor, trial.number, candidate, values)
+                course.leave(_stage(trial.number))
                 finish(study, trial, told)
                 _forget(setting.folder / "trials" / str(trial.number))
                 found = _written(setting, search.records(study))
@@ -133,7 +139,7 @@ def _searched(setting: _Setting, count: int) -> dict[str, Any]:
     return found
 
 
-def _prepared(setting: _Setting) -> Tutor:
+def _prepared(setting: _Setting, count: int) -> Tutor:
     """Try every candidate with the networks and train the teachers that are not there; whom the students learn from."""
     job = setting.job
     starts = {_variant(c): terms(setting.recipe, c, c.start) for c in setting.space}
@@ -142,9 +148,20 @@ def _prepared(setting: _Setting) -> Tutor:
     job.recipe = recipe_with(setting.recipe, _given(setting.recipe), compare=starts)
     dry_build(job)
     choose_views(job)
+    trials = (Part(_stage(number), _epochs(setting), ("trials",)) for number in range(count))
+    found = [*teaching(setting.recipe), *trials]
+    job.progress.course.plan(found, [part.name for part in found if job.stages.recorded(part.name)])
     faculty = teach.assemble(job)
     assert faculty is not None
     return teach.assistants(job, faculty).end
+
+
+def _stage(number: int) -> str:
+    return f"trial{number}"
+
+
+def _epochs(setting: _Setting) -> int:
+    return setting.recipe.student.train.epochs * len(setting.seeds)
 
 
 def _variant(candidate: Candidate) -> str:
