@@ -16,6 +16,7 @@ def need(present: bool, what: str) -> None:
         pytest.skip(f"needs {what}")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Files with the most slow tests come first, so that no process is left with one of them at the end.
 
