@@ -38,6 +38,7 @@ WEIGHTS = ("test_class_weights.py",)
 UNLABELLED = ("test_unlabelled.py",)
 STARTUP = ("test_startup.py",)
 NEWROWS = ("test_data_tables.py",)
+NEEDS = ("test_needs.py",)
 STORE = ("test_store.py",)
 QUANTIZE = ("test_quantize.py",)
 CACHE = ("test_cache.py",)
@@ -307,7 +308,16 @@ MUTANTS = [
     Mutant("start-up: help reads recipes", "limbeck.cli:main", "words = [", "import limbeck.recipe\n    words = [", STARTUP),
     Mutant("start-up: a page waits for torch", "limbeck.report", "from limbeck.verdict import interval", "from limbeck.evaluate import interval", STARTUP),
     Mutant("start-up: a prediction waits for torch", "limbeck.predicting", "from limbeck.sources.tables import", "from limbeck.data import", STARTUP),
-    Mutant("tables: the mark before a text is part of a column's name", "limbeck.sources.tables:_opened", 'encoding="utf-8-sig"', 'encoding="utf-8"', NEWROWS),
+    Mutant("needs: a column that there is not", "limbeck.needs.lacking:_data", "if column not in names:", "if False:", NEEDS),
+    Mutant("needs: a fallback is no help", "limbeck.needs.lacking:_data", "if spec.fallback is None or spec.fallback == spec.source:", "if True:", NEEDS),
+    Mutant("needs: what is trained begins anew", "limbeck.needs.lacking:_trained", "return any(path.exists() for path in done)", "return False", NEEDS),
+    Mutant("needs: files of ones own recipe may be elsewhere", "limbeck.needs.lacking:check", "if not (one.file and elsewhere)]", "if not one.file]", NEEDS),
+    Mutant("needs: quantizers are not looked for", "limbeck.needs.lacking:_libraries", "check_quantizer if", "check_format if", NEEDS),
+    Mutant("needs: whatever is cached will do", "limbeck.needs.weights:_of_timm", "return None if _cached(published.hub, files) else", "return None if files else", NEEDS),
+    Mutant("needs: a hub that answers with an error is none", "limbeck.needs.weights:_answers", "except (HTTPError, HTTPException):\n        return True", "except (HTTPError, HTTPException):\n        return False", NEEDS),
+    Mutant("needs: the first weights rather than those that are marked", "limbeck.needs.catalogue:weights_of", "if key == model or key.endswith(\"*\")), next(iter(there), \"\"))", "if False), next(iter(there), \"\"))", NEEDS),
+    Mutant("needs: former names of models are forgotten", "limbeck.needs.catalogue:_models", "(*_MODEL.findall(text), *dict(_old_names(text)))", "_MODEL.findall(text)", NEEDS),
+    Mutant("tables: the mark before a text is part of a column's name", "limbeck.sources.tables:_opened", 'path.open(encoding="utf-8-sig"', 'path.open(encoding="utf-8"', NEWROWS),
     Mutant("tables: the rows' own names taken for a column", "limbeck.sources.tables:_blocks_of_words", "skipped = max(0, len(first or ()) - len(names))", "skipped = 0", NEWROWS),
     Mutant("tables: a block of rows ends the table", "limbeck.sources.tables:_blocks_of_words", "if len(rows) < BLOCK:", "if rows:", NEWROWS),
     # export

@@ -25,6 +25,7 @@ ROWS = (
     ("quantize", "foreign"),
     ("objective", "teachers", "cache", "evaluate", "compress", "export"),
     ("losses", "taps", "pairing", "models", "augment", "data", "devices", "outline"),
+    ("needs",),
     ("recipe", "sources", "store", "trials"),
     ("runtime", "progress", "signatures", "verdict", "formats"),
     ("types", "errors", "course"),

@@ -183,6 +183,15 @@ def test_timm_options_are_passed_on() -> None:
     assert net("timm/resnet18", (3, 32, 32), drop_rate=0.25).drop_rate == 0.25
 
 
+def test_a_timm_model_in_a_folder_is_built_and_has_its_weights(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    known = timm.create_model("test_resnet", num_classes=3)
+    timm.models.save_for_hf(known, tmp_path / "own", safe_serialization=True)
+    built = net(f"timm/local-dir:{tmp_path / 'own'}", (3, 32, 32), pretrained=True, width=3)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(built.eval()(x), known.eval()(x))
+
+
 @pytest.fixture
 def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     constants = pytest.importorskip("huggingface_hub.constants")

@@ -58,7 +58,8 @@ def given(*commands: tuple[str, ...], unwanted: set[str], folder: Path, left_wit
 
 def test_an_import_that_is_unwanted_is_told_with_the_way_it_came_in(tmp_path: Path) -> None:
     within = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import limbeck.export'], check=True)"
-    for code in ("import limbeck.export, yaml", within):
+    looked_for = "import importlib.util as u; assert u.find_spec('numpy'); import limbeck.export, yaml"
+    for code in (looked_for, within):
         found = imported(code, unwanted={"numpy", "yaml", "wave"}, folder=tmp_path)[1]
     way = "limbeck.export > limbeck.export.card > limbeck.export.interface > numpy"
     assert found == [way, "yaml", way]
@@ -77,6 +78,38 @@ def test_no_check_of_a_bundled_recipe_waits_for_anything_that_computes(tmp_path:
     names = recipe.bundled()
     said = given(*(("check", name) for name in names), unwanted=SLOW | ROOMS, folder=tmp_path)
     assert [line.partition(":")[0] for line in said.splitlines() if ": fine (" in line] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"losses": {"hard": 0.1, "kdd": 0.9}}, "losses.kdd: "),
+        ({"data": {"source": "table", "path": "t.csv", "target": "cc"}}, "data.target: t.csv has no column 'cc'"),
+        ({"teachers": [{"model": "timm/resnet99", "train": {}}]}, "teachers.0.model: timm has no model 'resnet99'"),
+    ],
+)
+def test_a_fault_waits_for_nothing_that_computes(changes, fault, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("a,b,c\n1,2,x\n")
+    whole = {
+        "data": {"source": "digits"},
+        "teachers": [{"model": "mlp", "train": {}}],
+        "student": {"model": "mlp"},
+        "losses": {"hard": 0.1, "kd": 0.9},
+    }
+    (tmp_path / "my.yaml").write_text(json.dumps({**whole, **changes}))
+    commands = [(name, "my.yaml") for name in ("check", "doctor", "run", "tune")]
+    said = given(*commands, unwanted=SLOW | ROOMS, folder=tmp_path, left_with=2)
+    assert said.count(f"limbeck: my.yaml:1: {fault}") == len(commands), said
+
+
+def test_a_fault_of_a_model_that_is_brought_waits_for_nothing_that_computes(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("a,b,c\n1,2,x\n")
+    (tmp_path / "w.pth").write_bytes(b"")
+    words = ("export", "w.pth", "--model", "mlp", "--data", "t.csv", "--target", "cc", "--to", "onnx")
+    said = given(words, unwanted=SLOW | ROOMS, folder=tmp_path, left_with=2)
+    assert "limbeck: data.target: t.csv has no column 'cc'" in said
 
 
 def test_check_does_not_search_the_installed_packages() -> None:

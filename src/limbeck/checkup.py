@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck import answers, cache, doctor, evaluate, export, recipe, teach
+from limbeck import answers, cache, doctor, evaluate, needs, recipe, teach
 from limbeck.data import targets
 from limbeck.devices import make_accelerator
 from limbeck.doctor import Finding, Level
@@ -52,11 +52,11 @@ def checkup(
         UserError: whatever would keep the recipe from being run.
     """
     checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
+    needs.check(checked, source, out)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     progress = progress or Progress(quiet=True)
     if checked.run.threads:
         torch.set_num_threads(checked.run.threads)
-    export.check_available(checked.export)
     job = begin(checked, folder, make_accelerator(checked.run), progress, trust=trust, callables=callables)
     found = [Finding("note", "data", "source", note) for note in job.data.notes]
     found += doctor.survey(job.data)

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from limbeck import __version__, evaluate, export, recipe, teach
+from limbeck import __version__, evaluate, export, needs, recipe, teach
 from limbeck.budget import search
 from limbeck.data import Data, class_counts
 from limbeck.devices import make_accelerator
@@ -62,12 +62,12 @@ def run(
         UserError: anything the user can put right, before the expensive part where that is possible.
     """
     checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
+    needs.check(checked, source, out)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     progress = progress or Progress(quiet=True)
     if checked.run.threads:
         torch.set_num_threads(checked.run.threads)
     accelerator = make_accelerator(checked.run, folder)
-    export.check_available(checked.export)
     if not accelerator.is_main_process:
         return _staged(checked, folder, accelerator, Progress(quiet=True), trust, callables)
     # Converters are imported while networks train: that takes longer than to convert a small network.

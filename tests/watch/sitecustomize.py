@@ -15,7 +15,8 @@ class Watch:
         self.unwanted, self.said = unwanted, said
 
     def find_spec(self, name: str, *_: object) -> None:
-        if name not in self.unwanted:
+        # `importlib.util.find_spec` asks as well, where a library is looked for and not imported.
+        if name not in self.unwanted or sys._getframe(2).f_code.co_name == "find_spec":
             return
         self.unwanted.discard(name)
         chain, frame = [name], sys._getframe(1)

@@ -193,6 +193,7 @@ def _go_on(
     trust: bool,
     quiet: bool,
 ) -> None:
+    from limbeck import needs
     from limbeck.brought import brought, continued, is_run
     from limbeck.progress import Progress
     from limbeck.runtime import keep_heap
@@ -210,6 +211,7 @@ def _go_on(
     else:
         checked = brought(model, name, data, target=target, task=task, lr=lr, changes=changes)
         folder = out or Path("runs") / checked.name
+    needs.check(checked, out=folder)
     keep_heap()
     from limbeck import pipeline
     from limbeck.report.terminal import show

@@ -29,14 +29,16 @@ def run(
       limbeck run quickstart
       limbeck run mnist-distiller data.source=fashion-mnist seeds=5 --out runs/fashion
     """  # noqa: D301 - Click wants the character itself
+    from limbeck import needs
     from limbeck.progress import Progress
     from limbeck.runtime import keep_heap
 
+    checked = needs.load(recipe, overrides or (), out)
     keep_heap()
     from limbeck import pipeline
 
     started = Progress(quiet=quiet)
-    result = pipeline.run(recipe, out=out, overrides=overrides or (), trust=trust, progress=started)
+    result = pipeline.run(checked, out=out, trust=trust, progress=started)
     if result:
         from limbeck.report.terminal import show
 
@@ -70,14 +72,16 @@ def doctor(
     import json as writer
     from dataclasses import asdict
 
+    from limbeck import needs
     from limbeck.progress import Progress
     from limbeck.runtime import keep_heap
 
+    checked = needs.load(recipe, overrides or (), out)
     keep_heap()
     from limbeck.checkup import checkup
     from limbeck.report.terminal import show_findings
 
-    found = checkup(recipe, out=out, overrides=overrides or (), trust=trust, progress=Progress(quiet=quiet or json))
+    found = checkup(checked, out=out, trust=trust, progress=Progress(quiet=quiet or json))
     told = [asdict(one) for one in found]
     if json:
         print(writer.dumps(told, indent=2, ensure_ascii=False))
@@ -127,21 +131,22 @@ def tune(
       limbeck tune my.yaml --trials 50 --losses kd,dkd,at --seeds 3
       limbeck run runs/my/tune/best.yaml seeds=5     # what the winner is worth on the test split
     """  # noqa: D301 - Click wants the character itself
+    from limbeck import needs
     from limbeck.progress import Progress
     from limbeck.runtime import keep_heap
 
+    checked, several = needs.load(recipe, overrides or (), out), _seeds(seeds)
     keep_heap()
     from limbeck import tune as room
     from limbeck.report.search import show_search
 
     names = [name.strip() for name in losses.split(",") if name.strip()] if losses is not None else []
     found = room.tune(
-        recipe,
+        checked,
         trials=trials,
         out=out,
-        overrides=overrides or (),
         losses=names,
-        seeds=_seeds(seeds),
+        seeds=several,
         trust=trust,
         progress=Progress(quiet=quiet),
     )
@@ -163,14 +168,21 @@ def _seeds(text: str | None) -> int | list[int] | None:
 
 @app.command()
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Check a recipe without running it: every fault with its place, and a guess at what was meant."""
+    """Check a recipe without running it: every fault with its place, and a guess at what was meant.
+
+    Files that a bundled recipe needs may be on another machine: where they are missing, that is no fault.
+    """
+    from limbeck import needs
     from limbeck import recipe as recipes
 
     found = recipes.load(recipe, overrides or ())
+    missing = needs.check(found, recipe, elsewhere=recipe in recipes.bundled())
     teachers = ", ".join(t.model for t in found.teachers) or "no teacher"
     seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
     job = f"{found.task} on {found.data.source}; {teachers} -> {found.student.model}; {seeds}"
     print(f"{found.name}: fine ({job})")
+    for sentence in missing:
+        print(f"note: {sentence}")
 
 
 @app.command()

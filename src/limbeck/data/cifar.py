@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.data.raw import Raw, check_labels
-from limbeck.errors import AbsentError, UserError
-from limbeck.runtime import cache_dir
+from limbeck.errors import UserError
+from limbeck.sources.places import find_cifar10
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")
 PIXELS = 3 * 32 * 32
 
 
@@ -27,7 +26,7 @@ def load_cifar10(path: str | None) -> Raw:
         AbsentError: no folder with the batches, with the places looked in.
         UserError: a batch is damaged, or is a pickle with code in it.
     """
-    folder, end = _find(path)
+    folder, end = find_cifar10(path)
     batches = [b for k in range(1, 6) if (b := folder / f"data_batch_{k}{end}").is_file()]
     read = read_binary if end else read_python
     parts = [read(b) for b in [*batches, folder / f"test_batch{end}"]]
@@ -38,22 +37,6 @@ def load_cifar10(path: str | None) -> Raw:
     tested = len(parts[-1][1])
     notes = () if len(batches) == 5 else (f"only {len(batches)} of the 5 training batches are in {folder}",)
     return Raw("cifar10", x, y, names, notes=notes, published_test=np.arange(len(y) - tested, len(y)))
-
-
-def _find(path: str | None) -> tuple[Path, str]:
-    roots = [Path(path).expanduser()] if path else [
-        Path("data"), Path.home() / "data", Path.home() / ".cache", cache_dir(), Path("/usr/share/datasets/cifar10"),
-    ]  # fmt: skip
-    places = [place for root in roots for place in (root, *(root / name for name in FOLDERS))]
-    for place in places:
-        for end in ("", ".bin"):
-            if (place / f"test_batch{end}").is_file() and any(place.glob(f"data_batch_[1-5]{end}")):
-                return place, end
-    looked = "\n".join(f"    {place}" for place in places)
-    raise AbsentError(
-        f"cifar10 is not on this machine; looked in\n{looked}", where="data.source",
-        hint="unpack its python or binary version and give the folder as `data.path`",
-    )  # fmt: skip
 
 
 def _names(folder: Path, end: str) -> tuple[str, ...]:

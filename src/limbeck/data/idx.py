@@ -13,19 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.data.raw import Raw, check_labels
-from limbeck.errors import AbsentError, UserError
-from limbeck.runtime import cache_dir
+from limbeck.errors import UserError
+from limbeck.sources.places import PARTS, find_idx
 
 FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 NAMES = {"mnist": tuple("0123456789"), "fashion-mnist": FASHION}
-TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
-PARTS = ("train-images", "train-labels", "t10k-images", "t10k-labels")
-HOW = {
-    "mnist": "put the four IDX files in one of these places or give `data.path`, or set `data.fallback: fashion-mnist`",
-    "fashion-mnist": "install the Debian package dataset-fashion-mnist, or give `data.path`",
-}
 
 
 def load_idx(source: str, path: str | None) -> Raw:
@@ -51,37 +45,6 @@ def load_idx(source: str, path: str | None) -> Raw:
     check_labels(y, NAMES[source], str(files["train-labels"].parent))
     x = torch.from_numpy(np.concatenate([x_train, x_test]))[:, None]
     return Raw(source, x, y, NAMES[source], published_test=np.arange(len(y_train), len(y)))
-
-
-def find_idx(source: str, path: str | None) -> dict[str, Path]:
-    """The four files of a set: part -> path."""
-    places = _places(source, path)
-    for place in places:
-        found = {part: file for part in PARTS if (file := _file(place, part))}
-        if len(found) == len(PARTS):
-            return found
-    looked = "\n".join(f"    {place}" for place in places)
-    raise AbsentError(f"{source} is not on this machine; looked in\n{looked}", where="data.source", hint=HOW[source])
-
-
-def _places(source: str, path: str | None) -> list[Path]:
-    below = Path(TORCHVISION[source], "raw")
-    if path is not None:
-        root = Path(path).expanduser()
-        return [root, root / "raw", root / below, root / source]
-    roots = [Path("data"), Path.home() / "data", Path.home() / ".cache", Path.home() / ".cache/torchvision"]
-    return [
-        Path("/usr/share/datasets") / source,
-        cache_dir() / source,
-        Path.home() / ".cache" / source,
-        *(root / below for root in roots),
-    ]
-
-
-def _file(place: Path, part: str) -> Path | None:
-    dims = "idx3" if part.endswith("images") else "idx1"
-    names = [f"{part}{dot}{dims}-ubyte{end}" for dot in "-." for end in ("", ".gz")]
-    return next((place / name for name in names if (place / name).is_file()), None)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.errors import UserError, did_you_mean
+from limbeck.errors import UserError
+from limbeck.needs.catalogue import misnamed
 
 
 def from_timm(name: str, shape: tuple[int, ...], width: int, pretrained: bool, options: Mapping[str, Any]) -> Any:
     """A timm model for data of this shape, told the image size where it wants to know it.
 
     Args:
-        name: as timm has it, with or without the tag of its weights.
+        name: as timm has it, with or without the tag of its weights; or of one on the hub, `hf-hub:OWNER/NAME`, or in a
+            folder, `local-dir:PATH`.
         shape: [channels, H, W] of one sample.
         width: number of logits or values; 0 for no head.
         pretrained: fetch its published weights.
@@ -24,8 +26,8 @@ def from_timm(name: str, shape: tuple[int, ...], width: int, pretrained: bool, o
     import timm
 
     where = f"timm/{name}"
-    if not timm.is_model(name.split(".")[0]):
-        raise UserError(f"timm has no model '{name}'", hint=did_you_mean(name.split(".")[0], timm.list_models()))
+    if wrong := misnamed(name):
+        raise UserError(wrong)
     channels, *size = image_shape(shape)
     if taken := {"num_classes", "in_chans"} & set(options):
         raise UserError(f"`{min(taken)}` follows from the data and is not an option", where=where)

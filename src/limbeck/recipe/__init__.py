@@ -3,7 +3,7 @@
 from limbeck.recipe.compression import TRAINED, Budget, Deployable, Factorise, Files, Prune, Recover, Sparsify, Step
 from limbeck.recipe.frameworks import student_misfit
 from limbeck.recipe.networks import ESTIMATORS, Assistant, Combine, Network, Plan, Schedule, Student, Teacher
-from limbeck.recipe.reading import bundled, dump, load, parse
+from limbeck.recipe.reading import bundled, dump, load, parse, where
 from limbeck.recipe.schema import Cache, Recipe, Run
 from limbeck.recipe.sources import Augment, Blur, Data, Jitter, Split
 from limbeck.recipe.tasks import JOINS, WEIGHTED, source_misfit
@@ -46,4 +46,5 @@ __all__ = [
     "parse",
     "source_misfit",
     "student_misfit",
+    "where",
 ]

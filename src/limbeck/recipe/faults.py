@@ -20,7 +20,7 @@ def one_line(fault: Any, label: str, node: yaml.Node | None) -> str:
     if isinstance(cause, MisfitError):
         path = [int(p) if p.isdigit() else p for p in cause.place.split(".")]
     dotted = ".".join(str(p) for p in path) or "recipe"
-    line = _line_number(node, path)
+    line = line_number(node, path)
     where = f"{label}{f':{line}' if line else ''}: {dotted}"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
@@ -59,7 +59,7 @@ def _inner_model(annotation: Any) -> Any:
     return next((m for a in get_args(annotation) if (m := _inner_model(a))), None)
 
 
-def _line_number(node: yaml.Node | None, path: list[Any]) -> int | None:
+def line_number(node: yaml.Node | None, path: list[Any]) -> int | None:
     """The line of the deepest part of `path` that the text spells out."""
     line = None
     for part in path:

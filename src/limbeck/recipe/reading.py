@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from limbeck.errors import UserError, did_you_mean
-from limbeck.recipe.faults import one_line
+from limbeck.recipe.faults import line_number, one_line
 from limbeck.recipe.schema import Recipe
 
 
@@ -75,6 +75,16 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) 
         node = yaml.compose(text, Loader=_Loader) if text else None
         lines = [one_line(fault, label, node) for fault in error.errors()]
         raise UserError("\n".join(dict.fromkeys(lines))) from None
+
+
+def where(source: object, place: str) -> str:
+    """A dotted key as messages name it, with file and line where `source` is the name or path of a recipe."""
+    if not isinstance(source, str | Path):
+        return place
+    label, text = _text(source)
+    path = [int(part) if part.isdigit() else part for part in place.split(".")]
+    line = line_number(yaml.compose(text, Loader=_Loader), path)
+    return f"{label}{f':{line}' if line else ''}: {place}"
 
 
 def dump(recipe: Recipe) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
-import lzma
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from limbeck.errors import AbsentError, UserError, did_you_mean
 from limbeck.types import Column
@@ -28,7 +26,8 @@ GAPS = frozenset({
     "NULL", "NaN", "None", "n/a", "nan", "null",
 })  # fmt: skip
 BLOCK = 4096  # rows that are words at a time
-_PACKED: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+_BROKEN = (OSError, EOFError, ValueError, csv.Error, zlib.error)  # what damaged files raise
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -67,7 +66,7 @@ def column_names(path: Path) -> list[str]:
         if _plain(path):
             with _opened(path) as stream:
                 return _named(next(_lines(stream, kind), ()))
-    except (OSError, EOFError, ValueError, csv.Error, lzma.LZMAError) as error:
+    except _BROKEN as error:
         raise UserError(f"cannot be read as a table ({error})", where=str(path)) from error
     return [str(name) for name in read_table(path).columns]
 
@@ -127,12 +126,15 @@ def _kind(path: Path) -> str:
 
 def _plain(path: Path) -> bool:
     """Whether the standard library opens it: pandas knows more ways of packing a file."""
-    return path.suffix in (".csv", ".tsv", *_PACKED)
+    return path.suffix in (".csv", ".tsv", ".gz")
 
 
 def _opened(path: Path) -> IO[str]:
-    stream: IO[str] = _PACKED.get(path.suffix, open)(path, "rt", encoding="utf-8-sig", newline="")
-    return stream
+    if path.suffix == ".gz":
+        import gzip
+
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _lines(stream: IO[str], kind: str) -> Iterator[list[str]]:
@@ -163,7 +165,7 @@ def _blocks(path: Path) -> Iterator[dict[str, Values]]:
         return
     try:
         yield from _blocks_of_words(path)
-    except (OSError, EOFError, ValueError, csv.Error, lzma.LZMAError) as error:
+    except _BROKEN as error:
         raise UserError(f"cannot be read as a table ({error})", where=str(path)) from error
 
 

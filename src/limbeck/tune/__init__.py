@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from limbeck import __version__, evaluate, recipe, teach
+from limbeck import __version__, evaluate, needs, recipe, teach
 from limbeck.course import Part
 from limbeck.devices import make_accelerator
 from limbeck.errors import DivergedError, UserError
@@ -37,7 +37,7 @@ HEAVY = ("*.safetensors", "checkpoint.pt")
 
 
 def tune(
-    source: str | Path | Mapping[str, Any],
+    source: str | Path | Mapping[str, Any] | Recipe,
     *,
     trials: int,
     out: str | Path | None = None,
@@ -55,7 +55,7 @@ def tune(
     asked once for all trials. The search is not given the rows of the test split at all.
 
     Args:
-        source: a bundled name, the path of a YAML file, or the recipe as a mapping.
+        source: a bundled name, the path of a YAML file, or the recipe, as a mapping or checked.
         trials: how many there are when it is done, those of earlier calls included.
         out: the run directory; `runs/<name of the recipe>` where it is not given.
         overrides: `key=value` texts with dotted keys.
@@ -71,7 +71,9 @@ def tune(
     Raises:
         UserError: the recipe has no teacher, a loss does not fit, the run directory belongs to something else, ...
     """
-    checked, progress = recipe.load(source, overrides), progress or Progress(quiet=True)
+    checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
+    needs.check(checked, source, out)
+    progress = progress or Progress(quiet=True)
     if trials < 1:
         raise UserError(f"is 1 or more, not {trials}", where="--trials")
     if not checked.teachers or checked.student.generations:
