@@ -5,7 +5,7 @@ OUT    ?= runs/quickstart
 # Processes that tests are spread over, a file at a time: as many as there are cores. Each takes up to 5 GB, most of it for
 # converters that stay in memory.
 JOBS   ?= auto
-SPREAD := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # uv rather than pip: it resolves quickly, and it takes torch and torchvision from one index, so that they fit together.
 UV     := .venv/bin/uv

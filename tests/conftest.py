@@ -16,19 +16,10 @@ def need(present: bool, what: str) -> None:
         pytest.skip(f"needs {what}")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Files with the most slow tests come first, so that no process is left with one of them at the end.
-
-    A file's tests stay together, but for those of the two converters that take longest to import: all that is asked of
-    one of them is asked in one process.
-    """
+    """Files with the most slow tests come first, so that no process is left with one of them at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
-    for item in items:
-        form = next((form for form in ("executorch", "litert") if form in item.name.partition("[")[2]), None)
-        together = form and item.get_closest_marker("slow")
-        item.add_marker(pytest.mark.xdist_group(form if together else item.path.stem))
 
 
 @pytest.fixture(autouse=True, scope="session")
