@@ -218,8 +218,10 @@ def test_files_compute_what_was_trained(name: str, prepared: FakeQuantized, x: T
     step = np.diff(np.unique(expected.round(4))).min()  # what is given is whole steps
     assert given.dtype == np.float32
     assert np.abs(given - expected).max() < 4 * step
-    # LiteRT rounds every layer's outputs by its own kernels, whose ties fall elsewhere.
-    assert np.abs(given - expected).mean() < (1.0 if name == "litert-int8" else 0.3) * step
+    # LiteRT rounds every layer's outputs by its own kernels, whose ties fall elsewhere; ONNX Runtime's saturate on an
+    # x86 processor without VNNI.
+    allowed = {"litert-int8": 1.0, "onnx-int8": 0.5}
+    assert np.abs(given - expected).mean() < allowed.get(name, 0.3) * step
     plain = quantize.source(name, network(), x, tmp_path, interface)
     assert export.size_bytes(path) < (export.size_bytes(plain) if name in ("litert-int8", "onnx-int8") else 50_000)
 
