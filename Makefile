@@ -27,11 +27,12 @@ $(UV):
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 
+# Compiled at once: uv leaves that to the first import, which then takes twice as long, and always does where Python is told
+# to write no compiled files.
 .venv/.installed: $(UV) pyproject.toml constraints.txt
-	$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[onnx,litert]'
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[onnx,litert]'
 	@touch $@
 
-# Compiled at once, for uv leaves it to the first import, and tests start many processes.
 .venv/.installed-dev: .venv/.installed
 	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[onnx,litert,executorch,openvino,keras,tensorboard]' --group dev
 	@touch $@
