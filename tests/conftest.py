@@ -1,10 +1,13 @@
 """What every test file may use."""
 
 import os
+import time
 from collections import Counter
 
+import psutil
 import pytest
 
+from limbeck.export import process
 from limbeck.export.elsewhere import warm
 
 
@@ -36,3 +39,19 @@ def _warm():
     """Let the tests of a process share converters and runtimes: their imports take longer than most tests."""
     with warm():
         yield
+
+
+@pytest.fixture
+def cold(monkeypatch):
+    """As outside every `warm` block, although the tests run in one."""
+    monkeypatch.setattr(process, "_blocks", 0)
+    monkeypatch.setattr(process, "_kept", {})
+
+
+def gone(pid, seconds=60):
+    """Whether a process ends within some time."""
+    for _ in range(int(seconds * 10)):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.1)
+    return False

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import gone
 from torch import nn
 
 from limbeck import export, quantize
@@ -35,22 +36,6 @@ def ask(tmp_path: Path) -> Callable[..., Any]:
         return elsewhere(f"{HERE}:{task}", arguments, **given)  # type: ignore[arg-type]
 
     return asked
-
-
-@pytest.fixture
-def cold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As outside every `warm` block, although the tests run in one."""
-    monkeypatch.setattr(process, "_blocks", 0)
-    monkeypatch.setattr(process, "_kept", {})
-
-
-def gone(pid: int, seconds: float = 60) -> bool:
-    """Whether a process ends within some time."""
-    for _ in range(int(seconds * 10)):
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.1)
-    return False
 
 
 # --- one job -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_export_elsewhere import gone
+from conftest import gone
 from test_pipeline import tiny
 
 import limbeck
@@ -37,9 +37,16 @@ def test_formats_are_made_side_by_side_and_given_in_order(monkeypatch: pytest.Mo
     monkeypatch.setattr(ship, "_shipped", one)
     names: list[Any] = ["litert-int8", "onnx", "litert"]
     advanced: list[str] = []
-    found = ship.ship(None, None, names, advanced.append)  # type: ignore[arg-type]
+    counts: list[int] = []
+
+    def advance(done: int, name: str) -> None:
+        counts.append(done)
+        advanced.append(name)
+
+    found = ship.ship(None, None, names, advance)  # type: ignore[arg-type]
     assert [row.name for row in found] == names
     assert sorted(advanced) == sorted(names)
+    assert counts == [1, 2, 3]
     assert order.index("litert") < order.index("litert-int8")  # which is made from it
 
 
@@ -63,9 +70,7 @@ def test_one_that_fails_is_told_and_what_was_begun_is_finished(monkeypatch: pyte
     assert done == ["litert"]
 
 
-def test_a_stop_does_not_wait_for_a_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(process, "_blocks", 0)
-    monkeypatch.setattr(process, "_kept", {})
+def test_a_stop_does_not_wait_for_a_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cold: None) -> None:
     monkeypatch.setattr(ship, "cores", lambda: 2)
     mark = tmp_path / "mark"
 

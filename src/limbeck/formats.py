@@ -17,18 +17,40 @@ class Format:
         title: its name in a sentence.
         makes: libraries that make a float32 file.
         quantizes: libraries that make a quantized one of it.
+        imports: modules that a process for float32 files imports beforehand; none where files are made in this process.
+        quantizer_imports: those for quantized files.
     """
 
     title: str
     makes: tuple[str, ...]
     quantizes: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    quantizer_imports: tuple[str, ...] = ()
 
 
 FORMATS: Mapping[str, Format] = {
-    "onnx": Format("ONNX", ("onnx", "onnxscript", "onnxruntime"), ("onnxruntime", "onnx")),
-    "litert": Format("LiteRT", ("litert_torch", "ai_edge_litert"), ("ai_edge_quantizer", "ai_edge_litert")),
-    "executorch": Format("ExecuTorch", ("executorch", "torchao"), ("executorch", "torchao")),
-    "openvino": Format("OpenVINO", ("openvino",), ("openvino", "nncf")),
+    "onnx": Format(
+        "ONNX",
+        ("onnx", "onnxscript", "onnxruntime"),
+        ("onnxruntime", "onnx"),
+        ("torch.onnx", "onnxscript", "onnxruntime"),
+        ("onnxruntime.quantization",),
+    ),
+    "litert": Format(
+        "LiteRT",
+        ("litert_torch", "ai_edge_litert"),
+        ("ai_edge_quantizer", "ai_edge_litert"),
+        ("litert_torch",),
+        ("ai_edge_quantizer",),
+    ),
+    "executorch": Format(
+        "ExecuTorch",
+        ("executorch", "torchao"),
+        ("executorch", "torchao"),
+        ("executorch.exir", "executorch.backends.xnnpack.partition.xnnpack_partitioner"),
+        ("torchao.quantization.pt2e.quantize_pt2e",),
+    ),
+    "openvino": Format("OpenVINO", ("openvino",), ("openvino", "nncf"), ("torch", "openvino"), ("nncf",)),
     "keras": Format("Keras", ("keras", "h5py")),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +79,10 @@ def measure(
     total, timings = len(candidates) + FILE * count, sum(c.timed for c in candidates) + count
     unit = job.progress.course.work / (total + timings)
     with job.progress.bar("tests and files" if count else "tests", total, work=unit * total) as advance:
+
+        def shown(made: int, note: str) -> None:
+            advance(len(found) + FILE * (len(files) + made), note)
+
         for candidate in candidates:
             network = candidate.build().eval()
             prediction = evaluate.predict(network.to(device), data, data.test, device=device)
@@ -100,7 +103,7 @@ def measure(
                 drawn[candidate.name, candidate.role] = prediction
             if candidate.timed and not (inner and inner.keyed):
                 timed[candidate.name] = network
-            advance(len(found) + FILE * len(files), candidate.name)
+            shown(0, candidate.name)
             if not candidate.formats:
                 continue
             assert candidate.file is not None
@@ -109,10 +112,8 @@ def measure(
                 prediction = evaluate.predict(network, data, data.test)
             key = fingerprint(fingerprint_file(candidate.file), SCHEMA, job.recipe.student.model_dump(mode="json"))
             one = Shipped(found[-1], network, prediction, key, candidate.trained_rounded, candidate.told)
-            count = len(found) + FILE * len(files)
-            done = itertools.count(count + FILE, FILE)
-            advance(count, f"making {len(candidate.formats)} files of {candidate.name}")
-            files += ship(job, one, candidate.formats, lambda name, done=done: advance(next(done), name))  # type: ignore[misc]
+            shown(0, f"making {len(candidate.formats)} files of {candidate.name}")
+            files += ship(job, one, candidate.formats, shown)
         advance(total, f"{len(found)} networks" + (f", {len(files)} files" if files else ""))
     apart = None
     if combine:

@@ -55,7 +55,9 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[st
 
 
 def _images(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp")]
+    from limbeck.sources.images import SUFFIXES
+
+    return [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
 
 
 def _said(card: export.Card, name: str, row: np.ndarray[Any, Any], top: int) -> dict[str, Any]:

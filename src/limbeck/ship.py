@@ -61,7 +61,10 @@ class Sources:
 
 
 def ship(
-    job: Job, shipped: Shipped, names: Sequence[Deployable], advance: Callable[[str], object] = lambda _: None
+    job: Job,
+    shipped: Shipped,
+    names: Sequence[Deployable],
+    advance: Callable[[int, str], object] = lambda done, name: None,
 ) -> list[Artifact]:
     """The files of a network: made, run on the whole test split, and described in cards beside them.
 
@@ -71,7 +74,7 @@ def ship(
         job: the run.
         shipped: the network.
         names: of the files' formats.
-        advance: called with the name of each file when it is done.
+        advance: called when a file is done, with how many are and with its name.
 
     Returns:
         The files, in the order of the names.
@@ -92,7 +95,7 @@ def ship(
                 if stopped.is_set():
                     return
                 found[name] = _shipped(job, shipped, name, sources)
-                advance(found[name].name)
+                advance(len(found), found[name].name)
 
     with ThreadPoolExecutor(cores(), "files") as pool:
         try:

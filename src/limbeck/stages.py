@@ -95,15 +95,18 @@ class Stages:
 
     def recorded(self, name: str) -> bool:
         """Whether a stage was done for whatever key; nothing is begun."""
-        record = self.folder / name / "stage.json"
-        return record.is_file() and bool(_known(record)["done"])
+        return self._done(name) is not None
 
     def done(self, name: str, key: str) -> bool:
         """Whether a stage was done for this key and its files are still there; nothing is begun."""
-        if not self.recorded(name):
-            return False
-        known = _known(self.folder / name / "stage.json")
-        return known["key"] == key and not lost(self.folder, known["result"])
+        known = self._done(name)
+        return known is not None and known["key"] == key and not lost(self.folder, known["result"])
+
+    def _done(self, name: str) -> dict[str, Any] | None:
+        """The record of a stage that was done; None of one that was not."""
+        record = self.folder / name / "stage.json"
+        known = _known(record) if record.is_file() else {"done": False}
+        return known if known["done"] else None
 
 
 def _trained(result: dict[str, Any]) -> float:

@@ -1,7 +1,7 @@
 """Files for other runtimes: made, run there in another process, and compared with the PyTorch model they come from.
 
 A new format is one file beside these with a `to_...`, a `lower` and a `session_...` function, its suffix in `places`,
-its libraries in `limbeck.formats`, its row in the tables here, in `serving` and, where it can be looked into, in
+its libraries in `limbeck.formats`, its row in the tables here, in `runtime` and, where it can be looked into, in
 `layers`. Importing this room loads neither torch nor any of the libraries that a format needs: they are imported when
 they are used, most of them in processes of their own.
 """

@@ -23,20 +23,7 @@ from limbeck.errors import UserError
 from limbeck.export.chatter import cause
 from limbeck.export.places import form_of
 from limbeck.export.process import Child, abandoned, borrowed, ending, keeping, listening, prepare, send, turns
-
-# What a process of a family imports before it is asked for anything; and what it needs for quantized files.
-_CONVERTERS: Mapping[str, tuple[str, ...]] = {
-    "litert": ("litert_torch",),
-    "onnx": ("torch.onnx", "onnxscript", "onnxruntime"),
-    "executorch": ("executorch.exir", "executorch.backends.xnnpack.partition.xnnpack_partitioner"),
-    "openvino": ("torch", "openvino"),
-}
-_QUANTIZERS: Mapping[str, tuple[str, ...]] = {
-    "litert": ("ai_edge_quantizer",),
-    "onnx": ("onnxruntime.quantization",),
-    "executorch": ("torchao.quantization.pt2e.quantize_pt2e",),
-    "openvino": ("nncf",),
-}
+from limbeck.formats import FORMATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +56,10 @@ def warm(names: Iterable[str] = ()) -> Iterator[None]:
     """
     wanted: dict[str, list[str]] = {}
     for name in names:
-        if (form := form_of(name)) in _CONVERTERS:
-            modules = wanted.setdefault(form, list(_CONVERTERS[form]))
-            modules += [] if name == form else [tool for tool in _QUANTIZERS[form] if tool not in modules]
+        form = form_of(name)
+        if FORMATS[form].imports:
+            modules = wanted.setdefault(form, list(FORMATS[form].imports))
+            modules += [] if name == form else [tool for tool in FORMATS[form].quantizer_imports if tool not in modules]
     with keeping():
         for family, modules in wanted.items():
             prepare(("converter", family), partial(_start, modules))
@@ -108,7 +96,7 @@ def elsewhere(
         UserError: it failed; the message says why, or which signal ended it, and where the log is.
     """
     order = {"task": task, "arguments": dict(arguments), "log": str(log.absolute()), "folder": _here()}
-    start = partial(_start, _CONVERTERS.get(family, ()))
+    start = partial(_start, FORMATS[family].imports if family in FORMATS else ())
     answer: dict[str, Any] = {}
     before = abandoned()
     with turns.passed():

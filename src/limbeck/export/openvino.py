@@ -71,7 +71,7 @@ def save(model: Any, path: str, *, half: bool = False) -> None:
     taken, number = {op.get_friendly_name() for op in model.get_ordered_ops()}, itertools.count()
     for op in model.get_ordered_ops():
         if _COUNTED.fullmatch(op.get_friendly_name()):
-            names = (f"{op.get_type_name()}{next(number)}" for _ in itertools.count())
+            names = (f"{op.get_type_name()}{count}" for count in number)
             op.set_friendly_name(next(name for name in names if name not in taken))
     openvino.save_model(model, path, compress_to_fp16=half)
 

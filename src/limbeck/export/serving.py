@@ -39,13 +39,14 @@ class Served:
             raise UserError(f"{threads} threads cannot compute anything", where=str(path), hint="at least 1")
         self._threads, self._alone = threads, alone
         self._child: Child | None = None
+        self._own = False  # whether the process is this file's alone
         self._number = 0
         self.dtype, self.shape = "", tuple[int, ...]()
 
     def __enter__(self) -> Self:
         start = partial(_start, self._form, self._threads)
         shared = None if self._alone else prepare(("runtime", self._form, self._threads), start)
-        self._alone = shared is None
+        self._own = shared is None
         self._child = shared or start()
         try:
             told, _ = self._ask({"do": "load", "path": str(self.path.absolute())})
@@ -95,7 +96,7 @@ class Served:
         Raises:
             UserError: the process is not the file's own.
         """
-        if not self._alone:
+        if not self._own:
             raise UserError("its memory is not measured beside other files", where=str(self.path), hint="alone=True")
         told, _ = self._ask({"do": "peak"})
         return None if told["bytes"] is None else float(told["bytes"]) / 1e6
@@ -123,7 +124,7 @@ class Served:
 
     def _leave(self, *, loaded: bool) -> None:
         child = self._child
-        if child is not None and self._alone:
+        if child is not None and self._own:
             child.end()
         elif loaded:
             with contextlib.suppress(UserError):  # it has died: the next one who asks gets another
