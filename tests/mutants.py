@@ -256,7 +256,7 @@ MUTANTS = [
     Mutant("class weights: of all rows, not of those learned from", "limbeck.data.weights:class_weights", "class_counts(data, data.train)", "class_counts(data, torch.arange(len(data.y)))", WEIGHTS),
     Mutant("class weights: given ones not scaled", "limbeck.data.weights:class_weights", "given * rows / given.dot(counts)", "given", WEIGHTS),
     Mutant("class weights: the student alone without", "limbeck.objectives:alone", "own_options(term, plan, job.data.task.weights)", "own_options(term, plan)", WEIGHTS),
-    Mutant("balanced accuracy: judged by rows", "limbeck.evaluate.paired:loss", 'if main_metric(task)[0] in ("balanced_accuracy", "map"):', 'if main_metric(task)[0] == "map":', WEIGHTS),
+    Mutant("balanced accuracy: judged by rows", "limbeck.evaluate.paired:loss", 'if main_metric(task).name in ("balanced_accuracy", "map"):', 'if main_metric(task).name == "map":', WEIGHTS),
     Mutant("unlabelled: few labels in a batch count in full", "limbeck.objective.terms:Objective._labelled", "len(kept.index) / (len(rows) * self.share)", "1.0", UNLABELLED),
     Mutant("unlabelled: tested rows are learned from", "limbeck.data.raw:_unlabelled", "digest not in seen", "True", UNLABELLED),
     Mutant("unlabelled: the student alone has fewer steps", "limbeck.data.core:again", "return torch.cat(laps)[:wanted]", "return torch.cat(laps)[:count]", UNLABELLED),

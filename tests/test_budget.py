@@ -74,6 +74,29 @@ def test_the_smallest_file_within_the_budget_becomes_a_student_and_its_file(fini
     assert (folder / "budget" / "search.db").stat().st_mtime_ns == stamp
 
 
+def test_every_folder_of_a_stage_has_a_name_that_no_other_may_have(finished):
+    folder, _ = finished
+    known = {name for _, name in recipe.stages.stage_names(recipe.load(folder / "recipe.yaml"))}
+    stages = {str(path.parent.relative_to(folder)) for path in folder.rglob("stage.json")}
+    own = {stage for stage in stages if not stage.startswith(("budget/trials", "export/made")) and "/step" not in stage}
+    assert {"teacher", "budget", "budget-seed0", "measured"} <= own <= known
+
+
+@pytest.mark.slow
+def test_a_budget_that_the_student_keeps_to_as_it_is_gives_its_file(finished):
+    """The first trial takes nothing away, and may be the smallest of those within the budget."""
+    folder, _ = finished
+    shutil.rmtree(folder / "budget")
+    result = limbeck.run(recipe_of(trials=1, size_kb=998), out=folder)
+    winner, start = result["budget"]["winner"], result["budget"]["start"]
+    assert winner["steps"] == []
+    exported = [model for model in result["models"] if model["role"] == "exported"]
+    assert [model["name"] for model in exported] == [f"{start}.onnx-int8"]
+    assert (folder / exported[0]["file"]).stat().st_size / 1000 == pytest.approx(winner["size_kb"], rel=0.02)
+    assert result["compressed"] == []
+    assert not any(model["role"].startswith("compressed") for model in result["models"])
+
+
 @pytest.mark.slow
 def test_an_impossible_budget_is_said_and_the_nearest_named(finished):
     folder, _ = finished

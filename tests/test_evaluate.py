@@ -15,6 +15,7 @@ from torch import nn
 from limbeck import evaluate
 from limbeck.data import Scaling, core, from_arrays
 from limbeck.errors import UserError
+from limbeck.metrics import METRICS, main_metric
 from limbeck.types import Task
 
 COLOURS = Task("classification", ("red", "green", "blue"))
@@ -409,8 +410,8 @@ def test_holm_by_hand():
 
 
 def test_the_main_metric_is_among_the_metrics():
-    assert evaluate.main_metric(COLOURS) == ("accuracy", True)
-    assert evaluate.main_metric(PAIR) == ("nrmse", False)
+    assert main_metric(COLOURS) == METRICS["accuracy"]
+    assert main_metric(PAIR) == METRICS["nrmse"]
     assert "accuracy" in evaluate.metrics(COLOURS, torch.eye(3), torch.arange(3))
     assert "rmse" in evaluate.metrics(PAIR, torch.eye(2), torch.eye(2))
 
@@ -507,3 +508,13 @@ def test_how_sure_a_network_is_counts_in_the_target_s_own_unit():
 def test_outputs_without_a_variance_are_refused_where_one_is_wanted():
     with pytest.raises(UserError, match="a mean and the logarithm of a variance for each output"):
         evaluate.metrics(Task("regression", ("a",), spread=True), torch.zeros(3, 1), torch.zeros(3, 1))
+
+
+def test_a_metric_knows_which_way_it_goes():
+    errors = {"nll", "ece", "nrmse", "rmse", "mae", "rmse_to_teacher"}
+    assert {name for name, metric in METRICS.items() if not metric.higher} == errors
+    rmse, accuracy = METRICS["rmse"], METRICS["accuracy"]
+    assert rmse.gain(before=3.0, after=2.5) == 0.5
+    assert accuracy.gain(before=0.9, after=0.75) == pytest.approx(-0.15)
+    assert rmse.best([3.0, 1.0, 2.0], key=float) == 1.0
+    assert accuracy.best([(0.5, "a"), (0.9, "b"), (0.9, "c")], key=lambda one: one[0]) == (0.9, "b")

@@ -28,6 +28,7 @@ ROWS = (
     ("needs",),
     ("recipe", "sources", "store", "trials"),
     ("runtime", "progress", "signatures", "verdict", "formats"),
+    ("metrics",),
     ("types", "errors", "course"),
 )
 DEPTH = {room: depth for depth, row in enumerate(ROWS) for room in row}
@@ -62,6 +63,7 @@ WITHOUT_TORCH = (
         "recipe",
         "verdict",
         "errors",
+        "metrics",
         "signatures",
         "types",
         "runtime",

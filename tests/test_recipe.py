@@ -80,8 +80,8 @@ def test_every_bundled_recipe_is_sound(name):
         ("losses:", "seeds: [1, 1]\nlosses:", "different ones"),
         ("losses:", "name: ../out\nlosses:", "name: the name becomes a folder"),
         ("losses:", "name: ''\nlosses:", "name: the name becomes a folder"),
-        ("model: mlp", "name: student-seed0\n    model: mlp", "a name of Limbeck's own"),
-        ("model: mlp", "name: export\n    model: mlp", "a name of Limbeck's own"),
+        ("model: mlp", "name: student-seed0\n    model: mlp", "job.yaml:3: teachers.0.name: 'student-seed0' would be"),
+        ("model: mlp", "name: export\n    model: mlp", "is the name of something of Limbeck's own"),
         ("epochs: 2", "lr: .inf", "student.train.lr: input should be a finite number, not inf"),
         ("epochs: 2", "lr: 0", "student.train.lr: input should be greater than 0, not 0"),
         ("temperature: 4", "temperature: .nan", "option 'temperature' is a float, not nan"),
@@ -98,7 +98,7 @@ def test_every_bundled_recipe_is_sound(name):
         ("losses:", "cache: {pixels: true}\nlosses:", "cache.pixels: has no effect without `augment`"),
         ("losses:", "cache: {dtype: int8}\nlosses:", "cache.dtype"),
         ("losses:", "cache: {limit_gb: 0}\nlosses:", "cache.limit_gb"),
-        ("losses:", "assistants: [{model: mlp, name: teacher}]\nlosses:", "assistants.0.name: teachers and assistants"),
+        ("losses:", "assistants: [{model: mlp, name: teacher}]\nlosses:", "assistants.0.name: 'teacher' would be"),
         ("epochs: 2", "epochs: 2\n  peers: 2", "student.peers: learn from each other"),
         ("epochs: 2", "epochs: 2\n  peers: 1", "greater than or equal to 2"),
         ("epochs: 2", "epochs: 2\n  generations: 0", "greater than or equal to 1"),
@@ -109,6 +109,34 @@ def test_faults_are_told_in_one_line_with_their_place(tmp_path, old, new, expect
     message = refused(tmp_path, GOOD.replace(old, new, 1))
     assert expected in message
     assert "job.yaml" in message
+
+
+SMALL = {"small": [{"prune": 0.5}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "other"),
+    [
+        ({"compare": {"budget": {"hard": 1}}, "budget": {"size_kb": 9}}, "budget", "compare.budget"),
+        ({"compare": {"small-alone": {"hard": 1}}, "compress": SMALL}, "compress.small", "compare.small-alone"),
+        ({"teachers": [{"name": "budget"}], "budget": {"size_kb": 9}}, "budget", "teachers.0.name"),
+        ({"teachers": [{"name": "small-seed0"}], "compress": SMALL}, "compress.small", "teachers.0.name"),
+        ({"teachers": [{"name": "Big"}, {"name": "big"}]}, "teachers.1.name", "teachers.0.name"),
+        ({"compare": {"big": {"hard": 1}}, "teachers": [{"name": "big"}]}, "compare.big", "teachers.0.name"),
+        ({"compare": {"student": {"hard": 1}}}, "compare.student", ""),
+        ({"teachers": [{"name": "distilled-seed1"}]}, "teachers.0.name", ""),
+    ],
+)  # fmt: skip
+def test_no_two_stages_have_the_same_name(changes, place, other):
+    """Else one would delete what the other has trained."""
+    teachers = [{"model": "mlp", "train": {}, **teacher} for teacher in changes.get("teachers", [{}])]
+    found = {"data": {"source": "digits"}, "losses": {"hard": 1, "kd": 1}, "seeds": 2, **changes, "teachers": teachers}
+    found["student"] = {"model": "mlp", **changes.get("student", {})}
+    with pytest.raises(UserError) as told:
+        recipe.load(found)
+    what = f"is the name of `{other}`" if other else "something of Limbeck's own"
+    assert str(told.value).startswith(f"recipe: {place}: '")
+    assert what in str(told.value)
 
 
 def test_losses_are_held_against_the_task(tmp_path):

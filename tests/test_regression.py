@@ -19,6 +19,7 @@ import limbeck
 from limbeck import cli, evaluate, export, recipe, report, ship
 from limbeck.data import Scaling, load
 from limbeck.errors import UserError
+from limbeck.metrics import METRICS, main_metric
 from limbeck.predicting import predict
 from limbeck.report import values
 from limbeck.report.terminal import show
@@ -122,8 +123,8 @@ def test_several_outputs_count_alike_whatever_their_units():
     spread, mean = y[data.train.numpy()].std(0), y[data.train.numpy()].mean(0)
     errors = (said.numpy() * spread + mean - y[data.test.numpy()]) / spread
     assert found["nrmse"] == pytest.approx(np.sqrt((errors**2).mean(0)).mean(), rel=1e-3)
-    assert evaluate.main_metric(data.task) == ("nrmse", False)
-    assert evaluate.main_metric(PRICE) == ("rmse", False)
+    assert main_metric(data.task) == METRICS["nrmse"]
+    assert main_metric(PRICE) == METRICS["rmse"]
 
 
 def test_what_is_put_behind_a_network_is_what_undoes_the_scaling():

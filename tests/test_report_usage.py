@@ -94,6 +94,29 @@ def test_the_pytorch_program_runs_with_the_normalisation_in_the_file(tmp_path):
     assert [float(first), float(second), float(third)] == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_pytorch_program_builds_a_head_of_means_and_variances(tmp_path):
+    """Built with one output a value, it would keep a random head where the trained one does not fit."""
+    import torch
+
+    from limbeck.models import Normalized, build, save_weights
+
+    result = regression()
+    result["recipe"]["student"] |= {"model": "mlp", "options": {"hidden": [4]}}
+    result["data"] |= {"shape": [3], "outputs": 4}
+    program = program_for(result, "PyTorch")
+    model = Normalized(build(recipe.Network(model="mlp", options={"hidden": [4]}), (3,), 4), [0.25], [0.5]).eval()
+    (tmp_path / program["file"]).parent.mkdir(parents=True, exist_ok=True)
+    save_weights(model, tmp_path / program["file"])
+    code, program["code"] = program["code"], program["code"] + "\nprint(*outputs[0].tolist())"
+    found = [float(value) for value in run_program(program, tmp_path).split()]
+    assert found == pytest.approx(model(torch.zeros(1, 3))[0].tolist(), abs=1e-6)
+    assert "logarithms of variances" in code
+    # Where it is not known how many there are, as in older results, weights that do not fit are refused.
+    del result["data"]["outputs"]
+    with pytest.raises(AssertionError, match="do not fit the network"):
+        run_program(program_for(result, "PyTorch"), tmp_path)
+
+
 def test_programs_name_values_or_many_classes():
     code = program_for(regression(), "ONNX")["code"]
     assert 'dict(zip(["weight", "waist"], outputs[0].tolist()))' in code

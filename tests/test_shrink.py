@@ -184,7 +184,7 @@ def test_a_student_that_was_brought_along_is_not_trained(finished, tmp_path):
             "compress.p.0", "is the last step",
         ),
         ({"compress": {"p": [{"sparsify": 0.5}, {"factorise": 0.5}]}}, "compress.p.1", "fill the zeros"),
-        ({"compress": {"distilled": [{"prune": 0.5}]}}, "compress.distilled", "something else in this run"),
+        ({"compress": {"distilled": [{"prune": 0.5}]}}, "compress.distilled", "something of Limbeck's own"),
         ({"compress": {"a/b": [{"prune": 0.5}]}}, "compress.a/b", "folder's name"),
         ({"budget": {}}, "budget", "`size_kb`, `latency_ms` or both"),
         ({"files": {"layout": "nhwc"}}, "files.layout", "no effect without `export`"),

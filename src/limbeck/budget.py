@@ -15,7 +15,9 @@ from limbeck import evaluate, export, quantize
 from limbeck.data import targets
 from limbeck.errors import DivergedError, UserError
 from limbeck.job import Job
+from limbeck.metrics import main_metric
 from limbeck.recipe import Deployable, Recover, Step
+from limbeck.recipe.stages import SEARCH
 from limbeck.runtime import derive_seed, fingerprint, write_json
 from limbeck.ship import Sources, file_of, parts, predicted, standardised
 from limbeck.shrink import Chain, rebuild, walk
@@ -78,8 +80,8 @@ def search(job: Job, starts: Sequence[Studied], tutor: Tutor | None) -> dict[str
     """
     spec = job.recipe.budget
     assert spec is not None
-    metric, higher = evaluate.main_metric(job.data.task)
-    start = max(starts, key=lambda s: s.result["val"][metric] * (1 if higher else -1))
+    metric = main_metric(job.data.task)
+    start = metric.best(starts, key=lambda s: float(s.result["val"][metric.name]))
     teacher = tutor or as_tutor(job, start, [job.key(job.recipe.student, start.seed)])
     key = fingerprint(job.key(job.recipe.student, start.name, *teacher.keys), spec.model_dump(mode="json"))
 
@@ -99,9 +101,9 @@ def search(job: Job, starts: Sequence[Studied], tutor: Tutor | None) -> dict[str
             found = _found(job, start, done)
         write_json(folder / "budget.json", found)
         job.progress.say(found["words"])
-        return {**found, "files": ["budget/budget.json"]}
+        return {**found, "files": [f"{SEARCH}/budget.json"]}
 
-    return job.stages.alone("budget", key, compute)
+    return job.stages.alone(SEARCH, key, compute)
 
 
 def records(study: Study) -> list[dict[str, Any]]:
@@ -223,7 +225,7 @@ def _found(job: Job, start: Studied, trials: list[dict[str, Any]]) -> dict[str, 
         )
         words = f"none of {len(trials)} trials keeps to the budget{near}"
     return {
-        "budget": spec.model_dump(mode="json"), "metric": evaluate.main_metric(job.data.task)[0],
+        "budget": spec.model_dump(mode="json"), "metric": main_metric(job.data.task).name,
         "start": start.name, "trials": trials, "winner": winner, "words": words,
     }  # fmt: skip
 

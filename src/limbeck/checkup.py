@@ -22,6 +22,7 @@ from limbeck.foreign import Function
 from limbeck.job import Job
 from limbeck.progress import Progress
 from limbeck.recipe import Recipe
+from limbeck.recipe.stages import seeded
 from limbeck.runtime import locked, read_json
 from limbeck.start import begin, choose_views, dry_build, likely_views
 
@@ -157,8 +158,8 @@ def _students(job: Job) -> list[tuple[Tensor, str]]:
     if spec.ready:
         return [(_predicted(job, None), "the student")]
     for seed in job.recipe.seeds:
-        if job.stages.done(f"student-seed{seed}", job.key(spec, seed)):
-            file = job.weights(f"student-seed{seed}", spec.train)
+        if job.stages.done(seeded("student", seed), job.key(spec, seed)):
+            file = job.weights(seeded("student", seed), spec.train)
             return [(_predicted(job, file), f"the student alone (seed {seed})")]
     return []
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from limbeck import signatures
 from limbeck.course import EXPECTED, Part
-from limbeck.recipe import TRAINED, Deployable, Plan, Recipe
+from limbeck.recipe import TRAINED, Deployable, Plan, Recipe, stages
+from limbeck.recipe.stages import ENSEMBLE, MEASURED, SEARCH
 
 Kind = tuple[str, str, str]  # learner, tutor ("" for labels alone), variant
-MEASURED = "measured"  # the stage in which models are tested and files are made
-SEARCH = "budget"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def _teachers(checked: Recipe) -> list[Training]:
     found = [Training(t.name, t.name, t.name, "", "", t.train) for t in checked.teachers if t.train]
     if checked.combine and checked.combine.train:  # all members as one network: their steps are taken together
         joint = checked.combine.train
-        found += [Training("ensemble", "ensemble", t.name, "", "", joint) for t in checked.teachers]
+        found += [Training(ENSEMBLE, ENSEMBLE, t.name, "", "", joint) for t in checked.teachers]
     tutor = "teachers"
     for assistant in checked.assistants:
         found.append(Training(assistant.name, assistant.name, assistant.name, tutor, "", assistant.train))
@@ -75,20 +74,20 @@ def _tutor(checked: Recipe) -> str:
 
 
 def _students(checked: Recipe, seed: int, tutor: str) -> Iterator[Training]:
-    spec, plan, own = checked.student, checked.student.train, f"distilled-seed{seed}"
-    yield Training(f"student-seed{seed}", "students alone", "student", "", "", plan)
+    spec, plan, own = checked.student, checked.student.train, stages.seeded("distilled", seed)
+    yield Training(stages.seeded("student", seed), "students alone", "student", "", "", plan)
     if spec.peers:
         yield Training(own, "peers", "student", tutor, "", plan, spec.peers)
         return
     if checked.assistants:
         name = "students of the teacher itself"
-        yield Training(f"direct-seed{seed}", name, "student", "teachers", "", plan)
+        yield Training(stages.seeded("direct", seed), name, "student", "teachers", "", plan)
     if checked.taught:
         count = spec.generations or 1
-        for name in (*(f"{own}-gen{number}" for number in range(1, count)), own):
+        for name in (stages.generation(seed, number, count) for number in range(1, count + 1)):
             yield Training(name, "students taught", "student", tutor, "", plan)
     for name in checked.compare:
-        yield Training(f"{name}-seed{seed}", name, "student", tutor, name, plan)
+        yield Training(stages.seeded(name, seed), name, "student", tutor, name, plan)
 
 
 def _smaller(checked: Recipe, tutor: str) -> Iterator[Training]:
@@ -110,8 +109,10 @@ def _smaller(checked: Recipe, tutor: str) -> Iterator[Training]:
 def _walks(checked: Recipe, name: str, epochs: int) -> list[tuple[str, bool]]:
     """The stages of a way to a smaller student, and whether each recovers with a teacher."""
     both = bool(epochs) and learns_from_teacher(checked)
-    endings = (("", True), ("-alone", False)) if both else (("", False),)
-    return [(f"{name}{ending}-seed{seed}", taught) for seed in checked.seeds for ending, taught in endings]
+    seeds = checked.seeds
+    if not both:
+        return [(stages.recovered(name, seed, taught=True), False) for seed in seeds]
+    return [(stages.recovered(name, seed, taught=taught), taught) for seed in seeds for taught in (True, False)]
 
 
 def learns_from_teacher(checked: Recipe) -> bool:
@@ -155,7 +156,7 @@ def teaching(checked: Recipe) -> list[Part]:
     ]
     joining = checked.combine
     if joining and (joining.joint or joining.name == "stacked"):
-        found.append(trained.get("ensemble") or Part("ensemble", 0.0))
+        found.append(trained.get(ENSEMBLE) or Part(ENSEMBLE, 0.0))
     return [*found, *(trained[assistant.name] for assistant in checked.assistants)]
 
 

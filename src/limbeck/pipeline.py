@@ -21,9 +21,11 @@ from limbeck.expected import IMPORTS, measuring
 from limbeck.foreign import Function
 from limbeck.job import SCHEMA, Job
 from limbeck.measure import Candidate, measure
-from limbeck.outline import MEASURED, parts
+from limbeck.metrics import Metric, main_metric
+from limbeck.outline import parts
 from limbeck.progress import Progress
 from limbeck.recipe import TRAINED, Deployable, Recipe
+from limbeck.recipe.stages import ENSEMBLE, MEASURED, SEARCH, seeded
 from limbeck.report import write_report
 from limbeck.runtime import environment, read_json, write_json, write_text
 from limbeck.shrink import Shrunk, rebuild, shrink, starts
@@ -153,12 +155,11 @@ def _conclude(
     models = measured["models"]
     comparison, comparisons = _comparisons(job, models)
     notes = [*data.notes, *notes, *(n for t in taught.values() for n in t.get("notes", []))]
-    metric, higher = evaluate.main_metric(data.task)
-    told = [m["metrics"][metric] for m in models if m["role"] == "teacher"]
-    if comparison and told and told[-1] != (mean := comparison["student"]["mean"]) and (told[-1] < mean) == higher:
-        notes.append(
-            f"the teacher ({metric} {told[-1]:.4f} on test) is worse than the student alone ({mean:.4f} on average)"
-        )
+    metric = main_metric(data.task)
+    told = [m["metrics"][metric.name] for m in models if m["role"] == "teacher"]
+    if comparison and told and metric.gain(told[-1], mean := comparison["student"]["mean"]) > 0:
+        own = f"the teacher ({metric.name} {told[-1]:.4f} on test)"
+        notes.append(f"{own} is worse than the student alone ({mean:.4f} on average)")
     trained = {**taught, **{s.name: s.result for s in studied}, **{s.name: s.result for s in smaller}}
     result = {
         "schema": SCHEMA,
@@ -199,14 +200,11 @@ def _comparisons(job: Job, models: Sequence[Mapping[str, Any]]) -> tuple[dict[st
     checked = job.recipe
     if not checked.taught:
         return None, []
-    metric, higher = evaluate.main_metric(job.data.task)
+    metric = main_metric(job.data.task)
 
     def scores(ending: str, *roles: str) -> list[float]:
         found = [m for m in models if m["role"] in roles and m["format"] == "pytorch"]
-        return [m["metrics"][metric] for m in found if m["name"].endswith(ending)]
-
-    def compared(without: list[float], given: list[float], subject: str) -> dict[str, Any]:
-        return evaluate.compare(without, given, metric=metric, higher_is_better=higher, subject=subject)
+        return [m["metrics"][metric.name] for m in found if m["name"].endswith(ending)]
 
     final = scores("", "distilled")
     subject = "the teacher"
@@ -214,14 +212,18 @@ def _comparisons(job: Job, models: Sequence[Mapping[str, Any]]) -> tuple[dict[st
         subject = "learning together" if checked.student.peers else "learning from itself"
     others = []
     if checked.assistants:
-        direct = compared(scores("", "direct"), final, "the assistant")
+        direct = _held(metric, scores("", "direct"), final, "the assistant")
         others.append({"title": "The chain against the student of the teacher itself", **direct})
     count = checked.student.generations or 1
     for number in range(2, count + 1):
         before, after = (scores(f"-gen{n}", "generation") if n < count else final for n in (number - 1, number))
         title = f"Generation {number} against generation {number - 1}"
-        others.append({"title": title, **compared(before, after, f"generation {number}")})
-    return compared(scores("", "student"), final, subject), others
+        others.append({"title": title, **_held(metric, before, after, f"generation {number}")})
+    return _held(metric, scores("", "student"), final, subject), others
+
+
+def _held(metric: Metric, without: Sequence[float], given: Sequence[float], subject: str) -> dict[str, Any]:
+    return evaluate.compare(without, given, metric=metric.name, higher_is_better=metric.higher, subject=subject)
 
 
 def _methods(
@@ -231,16 +233,16 @@ def _methods(
     checked = job.recipe
     if not checked.compare:
         return []
-    metric, higher = evaluate.main_metric(job.data.task)
-    scores = {m["name"]: m["metrics"][metric] for m in models if m["format"] == "pytorch"}
+    metric = main_metric(job.data.task)
+    scores = {m["name"]: m["metrics"][metric.name] for m in models if m["format"] == "pytorch"}
 
     def of(stage: str) -> list[float]:
-        return [scores[f"{stage}-seed{seed}"] for seed in checked.seeds]
+        return [scores[seeded(stage, seed)] for seed in checked.seeds]
 
     found = []
     for name, terms in {"distilled": checked.losses, **checked.compare}.items():
-        stages = [f"{name}-seed{seed}" for seed in checked.seeds]
-        against = evaluate.compare(of("student"), of(name), metric=metric, higher_is_better=higher, subject=name)
+        stages = [seeded(name, seed) for seed in checked.seeds]
+        against = _held(metric, of("student"), of(name), name)
         weights = [trained[stage].get("weights_found") or {} for stage in stages]
         seconds = [sum(epoch["seconds"] for epoch in trained[stage]["epochs"]) for stage in stages]
         found.append(
@@ -257,16 +259,15 @@ def _methods(
 
 def _compressed(job: Job, models: Sequence[Mapping[str, Any]], smaller: Sequence[Shrunk]) -> list[dict[str, Any]]:
     """Each way to a smaller student: what it loses against the student it was made from, and what the teacher adds."""
-    metric, higher = evaluate.main_metric(job.data.task)
-    scores = {m["name"]: m["metrics"][metric] for m in models if m["format"] == "pytorch"}
+    metric = main_metric(job.data.task)
+    scores = {m["name"]: m["metrics"][metric.name] for m in models if m["format"] == "pytorch"}
     found = []
     for variant in dict.fromkeys(s.variant for s in smaller):
         taught = [s for s in smaller if s.variant == variant and s.role == "compressed"]
         alone = [s for s in smaller if s.variant == variant and s.role == "compressed-alone"]
 
         def held(before: Sequence[str], after: Sequence[Shrunk], subject: str) -> dict[str, Any]:
-            without, given = [scores[name] for name in before], [scores[s.name] for s in after]
-            return evaluate.compare(without, given, metric=metric, higher_is_better=higher, subject=subject)
+            return _held(metric, [scores[name] for name in before], [scores[s.name] for s in after], subject)
 
         found.append(
             {
@@ -296,26 +297,32 @@ def _ensemble(job: Job, faculty: Faculty | None, disagreement: Mapping[str, Any]
 
 def _choose(job: Job, studied: Sequence[Studied]) -> dict[str, str]:
     """The student to ship: the best on validation, the taught one where two are equal."""
-    metric, higher = evaluate.main_metric(job.data.task)
-    scores = {s.name: s.result["val"][metric] for s in studied}
-    name = max(scores, key=lambda n: (scores[n] if higher else -scores[n], n.startswith("distilled")))
-    return {"name": name, "why": f"the best {metric} on validation ({scores[name]:.4f}) of {len(scores)} students"}
+    metric = main_metric(job.data.task)
+    scores = {s.name: s.result["val"][metric.name] for s in studied}
+    taught = {s.name: s.role == "distilled" for s in studied}
+    name = max(scores, key=lambda n: (metric.sign * scores[n], taught[n]))
+    return {"name": name, "why": f"the best {metric.name} on validation ({scores[name]:.4f}) of {len(scores)} students"}
 
 
 def _shipped(
     job: Job, studied: Sequence[Studied], smaller: Sequence[Shrunk], chosen: str, searched: Mapping[str, Any] | None
 ) -> dict[str, list[Deployable]]:
     """Which files each network becomes: the chosen student, and of each way to a smaller one the best on validation."""
-    metric, higher = evaluate.main_metric(job.data.task)
+    metric = main_metric(job.data.task)
     every, asked = job.recipe.files.every_seed, job.recipe.export
+    searched = searched or {}
+    winner = searched.get("winner")
     found = {name: list(asked) for name in [chosen, *([s.name for s in starts(studied)] if every else [])]}
     for variant in dict.fromkeys(s.variant for s in smaller):
         own = [s for s in smaller if s.variant == variant and s.role == "compressed"]
-        best = max(own, key=lambda s: s.result["val"][metric] * (1 if higher else -1))
+        best = metric.best(own, key=lambda s: float(s.result["val"][metric.name]))
         formats = [name for name in asked if name in TRAINED or not best.rounded]
-        if variant == "budget" and searched:
-            formats = list(dict.fromkeys([*formats, searched["winner"]["format"]]))
+        if variant == SEARCH and winner:
+            formats = list(dict.fromkeys([*formats, winner["format"]]))
         found |= {s.name: formats for s in (own if every else [best])}
+    if winner and not winner["steps"]:  # the student as it is keeps to the budget in this format
+        for name in [s.name for s in starts(studied)] if every else [str(searched["start"])]:
+            found[name] = list(dict.fromkeys([*found.get(name, ()), winner["format"]]))
     return found
 
 
@@ -326,11 +333,12 @@ def _describe(data: Data) -> dict[str, Any]:
         "shape": list(data.shape),
         "counts": data.counts(),
         "classes": list(data.task.names),
+        "outputs": data.task.outputs,
         "log_target": data.targets is not None and data.targets.log,
         "fingerprint": data.fingerprint,
         "notes": list(data.notes),
     }
-    described["metric"] = evaluate.main_metric(data.task)[0]
+    described["metric"] = main_metric(data.task).name
     if data.task.weights:
         described["class_weights"] = list(data.task.weights)
     if data.task.kind != "regression":
@@ -358,8 +366,8 @@ def _measured(
                 candidates.append(Candidate(spec.name, "teacher", None, file, build, timed=True))
         if faculty.joint:
             assert checked.combine is not None
-            file = job.weights("ensemble", checked.combine.train)
-            candidates.append(Candidate("ensemble", "teacher", None, file, faculty.joint, timed=True))
+            file = job.weights(ENSEMBLE, checked.combine.train)
+            candidates.append(Candidate(ENSEMBLE, "teacher", None, file, faculty.joint, timed=True))
     for helper in checked.assistants:
         file = job.weights(helper.name, helper.train)
         build = partial(job.network, helper, file)

@@ -20,6 +20,7 @@ from limbeck import benchmark, evaluate, export, quantize
 from limbeck.data import Scaling, pixels, targets
 from limbeck.export.process import abandon, turns
 from limbeck.job import Job
+from limbeck.metrics import main_metric
 from limbeck.recipe import Deployable
 from limbeck.runtime import cores, fingerprint
 from limbeck.timing import BATCH_ROUNDS, BATCH_SECONDS, once
@@ -182,20 +183,19 @@ def file_of(
     if allowed is None or precision != "int8":
         quantize.quantize(source, path, name, rows)
         return []
-    metric, higher = evaluate.main_metric(job.data.task)
-    sign, val = (1 if higher else -1), job.data.val
+    metric, val = main_metric(job.data.task), job.data.val
     x = given(job, val)
 
     def score(file: Path) -> float:
         with export.Served(file, form) as served:
-            return sign * float(metrics_of(job, torch.from_numpy(served.predict(x)), val)[metric])
+            return metric.sign * float(metrics_of(job, torch.from_numpy(served.predict(x)), val)[metric.name])
 
     before = evaluate.metrics(
         job.data.task, evaluate.predict(network, job.data, val), targets(job.data, val, "cpu"), job.data.targets
-    )[metric]
-    least = before - allowed if higher else -before * (1 + allowed)
-    kept = quantize.within(source, path, name, rows, score=score, least=least)
-    return _told(kept, allowed, (sign * before - kept.score) / (1 if higher else before))
+    )[metric.name]
+    unit = 1.0 if metric.higher else before  # an error may grow by a share of itself
+    kept = quantize.within(source, path, name, rows, score=score, least=metric.sign * before - allowed * unit)
+    return _told(kept, allowed, (metric.sign * before - kept.score) / unit)
 
 
 def _told(kept: quantize.Kept, allowed: float, lost: float) -> list[str]:

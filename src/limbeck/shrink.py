@@ -17,9 +17,11 @@ from limbeck.data import batches
 from limbeck.errors import UserError
 from limbeck.fitting import within
 from limbeck.job import Job
+from limbeck.metrics import main_metric
 from limbeck.models import Normalized, load_weights, metadata_of
 from limbeck.outline import learns_from_teacher
 from limbeck.recipe import Factorise, Plan, Prune, Recover, Step
+from limbeck.recipe.stages import SEARCH, recovered
 from limbeck.runtime import derive_seed, fingerprint, read_json, seed_everything, write_json
 from limbeck.study import Studied, as_tutor, outcome
 from limbeck.teach import Tutor, learning
@@ -85,12 +87,13 @@ def shrink(
         job: the run.
         studied: those that were trained.
         tutor: whom they learned from; without one the student itself, as it was, teaches its smaller self.
-        searched: what a search within a budget found; its winner is one more way.
+        searched: what a search within a budget found; its winner is one more way, unless it is the student as it is,
+            in another format.
     """
     found = []
     ways = dict(job.recipe.compress)
-    if searched and searched["winner"]:
-        ways["budget"] = [Step.model_validate(step) for step in searched["winner"]["steps"]]
+    if searched and searched["winner"] and searched["winner"]["steps"]:
+        ways[SEARCH] = [Step.model_validate(step) for step in searched["winner"]["steps"]]
     for name, steps in ways.items():
         for start in starts(studied):
             found += shrink_one(job, Chain(name, steps), start, tutor)
@@ -113,9 +116,9 @@ def shrink_one(job: Job, chain: Chain, start: Studied, tutor: Tutor | None) -> l
 
 def walk(job: Job, chain: Chain, start: Studied, tutor: Tutor | None, role: Role) -> Shrunk:
     """All steps of a chain in turn; the last one is the stage that gives the whole its name."""
-    ending = "-alone" if role == "compressed-alone" else ""
-    name = f"{chain.name}{ending}-seed{start.seed}"
+    name = recovered(chain.name, start.seed, taught=role == "compressed")
     rounds = [(step, number) for step in chain.steps for number in range(step.rounds)]
+    result: dict[str, Any] = {}
     told: list[str] = []
     before, key = start.file, job.key(job.recipe.student, start.name, *(tutor.keys if tutor else ()))
     for count, (step, number) in enumerate(rounds, start=1):
@@ -124,7 +127,7 @@ def walk(job: Job, chain: Chain, start: Studied, tutor: Tutor | None, role: Role
         with within(f"compress.{chain.name}"):
             compute = partial(_take, job, step, number, before, start, tutor)
             # What a search has found follows from it, and was not asked for by name.
-            result = job.stages.together(stage, key, compute, renew=chain.name == "budget")
+            result = job.stages.together(stage, key, compute, renew=chain.name == SEARCH)
         told += result["told"]
         before = job.folder / stage / "model.safetensors"
     return Shrunk(name, role, chain.name, start.seed, start.name, chain.steps, told, before, result)
@@ -302,11 +305,11 @@ def _prune(job: Job, spec: Prune, rounds: Sequence[compress.Edit], network: nn.M
 
 
 def _factorise(job: Job, spec: Factorise, network: nn.Module) -> compress.Edit:
-    metric, higher = evaluate.main_metric(job.data.task)
+    metric = main_metric(job.data.task)
 
     def score(thinner: nn.Module) -> float:
-        found = evaluate.assess(thinner.to(job.device), job.data, job.data.val[:SCORED], device=job.device)[metric]
-        return float(found) if higher else -float(found)
+        found = evaluate.assess(thinner.to(job.device), job.data, job.data.val[:SCORED], device=job.device)
+        return metric.sign * float(found[metric.name])
 
     def faster(layer: nn.Module, factors: nn.Module, x: Tensor) -> bool:
         return export.quick_latency(factors, x) < export.quick_latency(layer, x)

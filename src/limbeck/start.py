@@ -20,6 +20,7 @@ from limbeck.job import Job
 from limbeck.models import KerasNetwork
 from limbeck.progress import LOG, Progress
 from limbeck.recipe import Network, Recipe
+from limbeck.recipe.stages import VIEWS
 from limbeck.runtime import locked, write_text
 from limbeck.stages import Stages
 from limbeck.train import steps_in_epoch
@@ -176,7 +177,7 @@ def choose_views(job: Job) -> list[str]:
         return {"views": _views_with_room(job)}
 
     # Kept as a stage, since what has room may be another number when the run goes on.
-    job.views = job.stages.together("views", job.key(job.recipe.student, "views"), room)["views"]
+    job.views = job.stages.together(VIEWS, job.key(job.recipe.student, "views"), room)["views"]
     wanted = _wanted_views(job.recipe)
     if job.views == wanted:
         return []

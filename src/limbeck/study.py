@@ -14,7 +14,7 @@ from torch import nn
 from limbeck import answers, doctor, evaluate, objectives
 from limbeck.job import Job
 from limbeck.models import save_weights
-from limbeck.recipe import Plan
+from limbeck.recipe import Plan, stages
 from limbeck.runtime import derive_seed, seed_everything
 from limbeck.teach import Answers, Tutor, learning
 from limbeck.train import History, fit, fit_mutual
@@ -42,7 +42,7 @@ def study(job: Job, tutor: Tutor | None, direct: Tutor | None = None) -> list[St
     """
     found = []
     for seed in job.recipe.seeds:
-        alone = learn(job, f"student-seed{seed}", "student", seed, None)
+        alone = learn(job, stages.seeded("student", seed), "student", seed, None)
         found.append(alone)
         if job.recipe.student.ready:
             continue
@@ -50,13 +50,13 @@ def study(job: Job, tutor: Tutor | None, direct: Tutor | None = None) -> list[St
             found += _peers(job, seed)
             continue
         if direct:
-            found.append(learn(job, f"direct-seed{seed}", "direct", seed, direct))
+            found.append(learn(job, stages.seeded("direct", seed), "direct", seed, direct))
         if job.recipe.student.generations:
             found += _generations(job, seed, tutor, alone)
         elif tutor:
-            found.append(learn(job, f"distilled-seed{seed}", "distilled", seed, tutor))
+            found.append(learn(job, stages.seeded("distilled", seed), "distilled", seed, tutor))
             for variant in job.recipe.compare:
-                found.append(learn(job, f"{variant}-seed{seed}", "compared", seed, tutor, variant=variant))
+                found.append(learn(job, stages.seeded(variant, seed), "compared", seed, tutor, variant=variant))
     return found
 
 
@@ -127,7 +127,7 @@ def _generations(job: Job, seed: int, tutor: Tutor | None, alone: Studied) -> li
     tutor = tutor or as_tutor(job, alone, [job.key(job.recipe.student, seed)])
     for number in range(1, count + 1):
         last = number == count
-        name = f"distilled-seed{seed}" if last else f"distilled-seed{seed}-gen{number}"
+        name = stages.generation(seed, number, count)
         found.append(learn(job, name, "distilled" if last else "generation", seed, tutor, generation=generation))
         tutor = as_tutor(job, found[-1], [*tutor.keys, name])
         generation += 1
@@ -147,14 +147,15 @@ def _ask(job: Job, studied: Studied, taps: Sequence[str]) -> Answers:
 
 def _peers(job: Job, seed: int) -> list[Studied]:
     """Students that learn together; the first begins where the student alone began."""
-    spec, stage = job.recipe.student, f"distilled-seed{seed}"
+    spec, stage = job.recipe.student, stages.peer(seed, 0)
     assert spec.peers is not None
     result = job.stages.together(stage, job.key(spec, seed, "peers"), partial(_together, job, seed))
     found = []
     for number, outcome in enumerate(result["peers"]):
         role: Role = "peer" if number else "distilled"
-        name = stage if not number else f"{stage}-peer{number}"
-        found.append(Studied(name, role, seed, job.weights(f"{stage}/peer{number}", spec.train), outcome))
+        found.append(
+            Studied(stages.peer(seed, number), role, seed, job.weights(f"{stage}/peer{number}", spec.train), outcome)
+        )
     return found
 
 

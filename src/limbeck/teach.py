@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from limbeck import answers, doctor, evaluate, foreign, objectives
 from limbeck.data import targets
 from limbeck.job import Job
+from limbeck.metrics import main_metric
 from limbeck.models import load_weights, plain, save_weights
 from limbeck.objective import Objective
 from limbeck.recipe import Assistant, Network, Plan
 from limbeck.recipe import Teacher as TeacherSpec
+from limbeck.recipe.stages import ENSEMBLE
 from limbeck.runtime import fingerprint_tensors, seed_everything
 from limbeck.teachers import (
     DEFAULT,
@@ -125,14 +127,14 @@ def assemble(job: Job) -> Faculty | None:
     if joining is not None and joining.joint:
         return _jointly(job, results, keys)
     members = [_member(job, spec, results[spec.name]) for spec in specs]
-    metric = evaluate.main_metric(job.data.task)[0]
+    metric = main_metric(job.data.task).name
     scores = [results[spec.name]["val"][metric] for spec in specs]
     stack = None
     if joining is not None and joining.name == "stacked":
-        keys["ensemble"] = job.key(specs[0], "stack", list(keys.values()))
-        results["ensemble"] = job.stages.together("ensemble", keys["ensemble"], partial(_stack, job, members))
+        keys[ENSEMBLE] = job.key(specs[0], "stack", list(keys.values()))
+        results[ENSEMBLE] = job.stages.together(ENSEMBLE, keys[ENSEMBLE], partial(_stack, job, members))
         stack = _empty_stack(job)
-        load_weights(stack, job.weights("ensemble", None), fresh_head=False)
+        load_weights(stack, job.weights(ENSEMBLE, None), fresh_head=False)
     weights = None
     if joining is not None and joining.weights is not None and joining.weights != "confidence":
         given = validation_weights(job.data.task.kind, scores) if joining.weights == "accuracy" else joining.weights
@@ -266,7 +268,7 @@ def words(job: Job, faculty: Faculty) -> str:
         return said[name]
     if faculty.joint:
         return f"{count} networks and a layer over their outputs, trained as one network"
-    rows = faculty.results["ensemble"]["rows"]
+    rows = faculty.results[ENSEMBLE]["rows"]
     return f"a small network over {count} teachers' outputs, fitted on the {rows:,} validation rows"
 
 
@@ -284,7 +286,7 @@ def _stack(job: Job, members: Sequence[Member], folder: Path) -> dict[str, Any]:
     data, joining = job.data, job.recipe.combine
     assert joining is not None
     told: list[Tensor] = []
-    with job.progress.bar("ensemble", len(members)) as advance:
+    with job.progress.bar(ENSEMBLE, len(members)) as advance:
         for name, build, _ in members:
             told.append(evaluate.predict(build().to(job.device), data, data.val, device=job.device))
             advance(len(told), name)
@@ -293,7 +295,7 @@ def _stack(job: Job, members: Sequence[Member], folder: Path) -> dict[str, Any]:
         )
     if job.accelerator.is_main_process:
         save_weights(stack, folder / "best.safetensors")
-    return {"files": ["ensemble/best.safetensors"], "rows": len(data.val), "notes": []}
+    return {"files": [f"{ENSEMBLE}/best.safetensors"], "rows": len(data.val), "notes": []}
 
 
 def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str]) -> Faculty:
@@ -301,7 +303,7 @@ def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str])
     specs, joining = job.recipe.teachers, job.recipe.combine
     assert joining is not None
     assert joining.train is not None
-    keys["ensemble"] = job.key(specs[0], "joint", [spec.model_dump(mode="json") for spec in specs], list(keys.values()))
+    keys[ENSEMBLE] = job.key(specs[0], "joint", [spec.model_dump(mode="json") for spec in specs], list(keys.values()))
 
     def untrained() -> Joint:
         networks = []
@@ -324,19 +326,19 @@ def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str])
             fetch=answers.fetch(job, stored=False),
             run=job.recipe.run,
             progress=job.progress,
-            label="ensemble",
+            label=ENSEMBLE,
         )
-        files = [str(job.weights("ensemble", plan).relative_to(job.folder))]
-        return {"files": files, "epochs": history.epochs} | _looked_at(job, "ensemble", network)
+        files = [str(job.weights(ENSEMBLE, plan).relative_to(job.folder))]
+        return {"files": files, "epochs": history.epochs} | _looked_at(job, ENSEMBLE, network)
 
-    results["ensemble"] = job.stages.together("ensemble", keys["ensemble"], compute)
+    results[ENSEMBLE] = job.stages.together(ENSEMBLE, keys[ENSEMBLE], compute)
 
     def trained() -> Joint:
         network = untrained()
-        load_weights(network, job.weights("ensemble", joining.train), fresh_head=False)
+        load_weights(network, job.weights(ENSEMBLE, joining.train), fresh_head=False)
         return network
 
-    dtype = getattr(torch, results["ensemble"]["dtype"])
+    dtype = getattr(torch, results[ENSEMBLE]["dtype"])
     members = [(spec.name, partial(_part, trained, number), dtype) for number, spec in enumerate(specs)]
     return Faculty(results, keys, members, as_combine(trained().stack), joint=trained)
 

@@ -104,10 +104,9 @@ class Reader:
     def _places(self, index: Tensor, view: int) -> Tensor:
         try:
             places = self.table.index_select(0, index)
-            known = not len(places) or int(places.min()) >= 0
         except IndexError:
-            known = False
-        if not known:
+            places = torch.full((1,), -1)
+        if len(places) and int(places.min()) < 0:
             missing = next(i for i in index.tolist() if not 0 <= i < self.width or int(self.table[i]) < 0)
             raise UserError(f"row {missing} is not stored", where=self._name)
         return places + view * self.count

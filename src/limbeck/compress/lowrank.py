@@ -118,7 +118,8 @@ def tucker2(layer: nn.Conv2d, ranks: tuple[int, int]) -> nn.Sequential:
         first, core, last = _empty(layer, (r_in, into, 1, 1), (r_out, r_in, height, width), (out, r_out, 1, 1))
     else:
         weight = layer.weight.detach().double()
-        u_in = _leading(unfolded(layer, "tucker")[1], r_in)
+        of_out, of_in = unfolded(layer, "tucker")
+        u_out, u_in = _leading(of_out, r_out), _leading(of_in, r_in)
         for _ in range(HOOI_SWEEPS):
             u_out = _leading(torch.einsum("oihw,ir->orhw", weight, u_in).flatten(1), r_out)
             u_in = _leading(torch.einsum("oihw,or->irhw", weight, u_out).flatten(1), r_in)

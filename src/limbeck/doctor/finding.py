@@ -12,6 +12,7 @@ from torch import Tensor
 from limbeck import evaluate
 from limbeck.data import Data, targets
 from limbeck.doctor.alignment import luck, r2, recognised, straightened
+from limbeck.metrics import main_metric
 
 Level = Literal["ok", "note", "warning"]
 
@@ -53,7 +54,7 @@ def sample(rows: Tensor, count: int = LOOKED_AT) -> Tensor:
 def level_of(data: Data, prediction: Tensor, rows: Tensor) -> float:
     """How good predictions of some rows are by the main metric of classes or labels, or by R2."""
     found = evaluate.metrics(data.task, prediction, targets(data, rows, "cpu"), data.targets)
-    return float(found["r2" if data.task.kind == "regression" else evaluate.main_metric(data.task)[0]] or 0.0)
+    return float(found["r2" if data.task.kind == "regression" else main_metric(data.task).name] or 0.0)
 
 
 def recognition(data: Data, prediction: Tensor, rows: Tensor) -> float:

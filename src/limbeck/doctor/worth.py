@@ -14,6 +14,7 @@ from torch import Tensor
 from limbeck import evaluate
 from limbeck.data import Data, pixels, targets
 from limbeck.doctor.finding import Finding, level_of, metric_words, sure_words
+from limbeck.metrics import main_metric
 
 LINE_ROWS = 2000
 LINE_SIDE = 16  # pixels, to which larger images are averaged for it
@@ -27,7 +28,7 @@ def doubts(name: str, val: Mapping[str, float], data: Data) -> list[Finding]:
         r2 = val.get("r2", 0.0)
         text = f"predicts no better than the mean does (R2 {r2:.3f} on validation): nothing to learn from"
         return [] if r2 > 0 else [Finding("warning", name, "worth", text, figures={"r2": r2})]
-    metric, y = evaluate.main_metric(data.task)[0], data.y[data.val.to(data.y.device)]
+    metric, y = main_metric(data.task).name, data.y[data.val.to(data.y.device)]
     if metric == "map":
         # A random order of the rows has a label's share of them as its average precision.
         share = y.mean(0)

@@ -1,7 +1,7 @@
 """What a network is worth on rows it has not learned from, and whether the teacher helped."""
 
 from limbeck.evaluate.paired import Loss, loss
-from limbeck.evaluate.scores import agreement, assess, disagreement, main_metric, means, metrics, predict
+from limbeck.evaluate.scores import agreement, assess, disagreement, means, metrics, predict
 from limbeck.verdict import CONFIDENCE, SHARES, compare, holm, interval, p_value
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "holm",
     "interval",
     "loss",
-    "main_metric",
     "means",
     "metrics",
     "p_value",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from limbeck.errors import UserError
 from limbeck.evaluate.labels import average_precision
-from limbeck.evaluate.scores import main_metric, means
+from limbeck.evaluate.scores import means
+from limbeck.metrics import main_metric
 from limbeck.types import Task
 
 DRAWS = 10_000
@@ -62,7 +63,7 @@ def loss(task: Task, before: Tensor, after: Tensor, target: Tensor, *, allowed: 
         what = f"{len(before)} predictions, {len(after)} predictions and {len(target)} rows cannot be held together"
         raise UserError(what, where="evaluate")
     before, after, target = (t.detach().cpu() for t in (before, after, target))
-    if main_metric(task)[0] in ("balanced_accuracy", "map"):
+    if main_metric(task).name in ("balanced_accuracy", "map"):
         return _recomputed(task, before.double(), after.double(), target, allowed, seed)
     if task.kind == "classification":
         right = [(given.argmax(1) == target).double() for given in (before, after)]

@@ -242,16 +242,6 @@ def _pairs(distance: Callable[[Tensor, Tensor], Tensor], members: Tensor) -> dic
     return {"pairwise": matrix, "mean_pairwise": math.fsum(pairs) / len(pairs) if pairs else None}
 
 
-def main_metric(task: Task) -> tuple[str, bool]:
-    """The metric students are chosen and compared by, and whether higher is better."""
-    if task.kind == "classification":
-        return ("balanced_accuracy" if task.weights else "accuracy"), True
-    if task.kind == "multilabel":
-        return "map", True
-    # Of pounds and inches the mean would be that of the pounds: outputs count alike in their standard deviations.
-    return ("nrmse" if task.width > 1 else "rmse"), False
-
-
 def _counted(target: Tensor | None, values: Tensor) -> Tensor:
     """Logits [N, L, C] or labels [N, L] of the tokens that count, one after the other; all else as it is."""
     if target is None:

@@ -13,11 +13,8 @@ from limbeck import signatures
 from limbeck.errors import did_you_mean
 from limbeck.recipe.applications import APPLICATIONS, prepared
 from limbeck.recipe.sources import Count, Fraction, Positive, Share, Strict
+from limbeck.recipe.stages import FOLDER, NO_FOLDER
 
-OWN_NAMES = (
-    "ensemble", "export", "measured", "tune", "views", "recipe.yaml", "classes.json", "result.json", "report.html",
-)  # fmt: skip
-FOLDER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 # Whole models by the suffix of their file.
 FILES = {
     ".onnx": "onnx", ".tflite": "litert", ".pt2": "exported", ".keras": "keras", ".h5": "keras",
@@ -28,7 +25,6 @@ ESTIMATORS = ("sklearn", "xgboost", "lightgbm")  # libraries of what is fitted r
 CALLABLE = "callable"
 Origin = Literal["reference", "timm", "keras", "file", "code", "estimator", "callable"]
 Preprocess = Literal["unit", "bytes", "signed", "imagenet", "caffe"]
-STUDENTS = r"(student|distilled|direct)-seed"
 
 
 class Schedule(Strict):
@@ -217,9 +213,7 @@ class Network(Strict):
 
 def _stage_name(value: str) -> str:
     if not re.fullmatch(FOLDER, value):
-        raise ValueError("a name becomes a folder: letters, digits, '_', '.' and '-'")
-    if value in OWN_NAMES or re.match(STUDENTS, value):
-        raise ValueError(f"'{value}' is a name of Limbeck's own in a run directory: choose another")
+        raise ValueError(NO_FOLDER)
     return value
 
 

@@ -10,13 +10,12 @@ from pydantic import Field, field_validator, model_validator
 from limbeck import signatures
 from limbeck.recipe.compression import TRAINED, Budget, Deployable, Files, Step
 from limbeck.recipe.frameworks import framework_misfit, of_keras, student_misfit
-from limbeck.recipe.networks import FOLDER, Assistant, Combine, Student, Teacher
+from limbeck.recipe.networks import Assistant, Combine, Student, Teacher
 from limbeck.recipe.sources import Augment, Data, Positive, Strict
+from limbeck.recipe.stages import FOLDER, NO_FOLDER, clash
 from limbeck.recipe.tasks import WEIGHTED, combine_misfit, loss_misfit, source_misfit
 from limbeck.recipe.terms import AUTO, Term
 from limbeck.types import Framework, Kind
-
-TAKEN = ("student", "distilled", "direct")  # stages of other students
 
 
 class MisfitError(ValueError):
@@ -145,15 +144,14 @@ class Recipe(Strict):
         self._losses_fit("losses", self.losses)
         for name, terms in self.compare.items():
             if not re.fullmatch(FOLDER, name):
-                raise MisfitError(f"compare.{name}", "becomes part of a folder's name: letters, digits, - and _")
-            others = [*(t.name for t in self.teachers), *(a.name for a in self.assistants)]
-            if name in TAKEN or name in others:
-                raise MisfitError(f"compare.{name}", "is the name of something else in this run; choose another")
+                raise MisfitError(f"compare.{name}", NO_FOLDER)
             self._losses_fit(f"compare.{name}", terms)
         if self.compare and (not self.teachers or self.student.generations):
             raise MisfitError("compare", "compares what students learn from `teachers`, in one generation")
         self._smaller_fits()
         self._framework_fits()
+        if twice := clash(self):
+            raise MisfitError(*twice)
         return self
 
     @property
@@ -180,13 +178,6 @@ class Recipe(Strict):
         )
 
     def _teachers_fit(self) -> None:
-        names: set[str] = set()
-        named = [(f"teachers.{i}", t.name) for i, t in enumerate(self.teachers)]
-        named += [(f"assistants.{i}", a.name) for i, a in enumerate(self.assistants)]
-        for place, name in named:
-            if name in names:
-                raise MisfitError(f"{place}.name", f"teachers and assistants need different names, not '{name}' again")
-            names.add(name)
         for number, teacher in enumerate(self.teachers):
             if teacher.keyed and self.augment.active:
                 what = f"'{teacher.model}' knows rows as they are, and has no answer for augmented ones"
@@ -277,14 +268,10 @@ class Recipe(Strict):
             )
 
     def _smaller_fits(self) -> None:
-        taken = [*TAKEN, *self.compare, *(t.name for t in self.teachers), *(a.name for a in self.assistants)]
         for name, steps in self.compress.items():
             place = f"compress.{name}"
-            if not re.fullmatch(FOLDER, name) or name.endswith("-alone"):
-                what = "becomes part of a folder's name: letters, digits, - and _, and not `-alone` at its end"
-                raise MisfitError(place, what)
-            if name in taken or name == "budget":
-                raise MisfitError(place, "is the name of something else in this run; choose another")
+            if not re.fullmatch(FOLDER, name):
+                raise MisfitError(place, NO_FOLDER)
             if not steps:
                 raise MisfitError(place, "has no steps")
             thin = next((number for number, step in enumerate(steps) if step.sparsify), len(steps))

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from limbeck.errors import UserError
+from limbeck.metrics import METRICS, Metric
 from limbeck.report import budget, figures, files, labels, methods, pareto, roles, scores, smaller, values, words
 from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
@@ -69,7 +70,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
     metric = words.main_metric(result)
     name = (result.get("chosen") or {}).get("name")
     chosen = next((m for m in models if m["name"] == name), None)
-    names = [n for n in words.METRICS if any(n in m["metrics"] for m in models)]
+    names = [n for n in METRICS if any(n in m["metrics"] for m in models)]
     others = list(result.get("comparisons") or [])
     ends = figures.reach(others)
     compared = methods.methods(result)
@@ -93,7 +94,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         "result": result,
-        "metric": words.METRICS[metric][0],
+        "metric": METRICS[metric].title,
         "headline": _headline(result),
         "tiles": _tiles(result, chosen),
         "comparisons": [_comparison(other) for other in others],
@@ -102,7 +103,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "alone": methods.alone(result) if compared else None,
         "notes": _notes(result),
         "story": words.story(result, smaller.told(result)),
-        "columns": [words.METRICS[n][:2] for n in names] + [(c[0], c[2]) for c in COSTS.values()],
+        "columns": [_heading(METRICS[n]) for n in names] + [(c[0], c[2]) for c in COSTS.values()],
         "groups": [group for group in groups if not _folded(group) and not (ways and group["role"] in roles.SMALLER)],
         "folded": [group for group in groups if _folded(group)],
         "smaller": [group for group in groups if ways and group["role"] in roles.SMALLER],
@@ -172,7 +173,7 @@ def _tiles(result: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> list[
     """The few numbers that matter: label, value, remark."""
     models, comparison = result["models"], result.get("comparison")
     metric = words.main_metric(result)
-    title = words.METRICS[metric][0]
+    title = METRICS[metric].title
     teachers = [m for m in models if m["role"] == "teacher"]
     teacher = teachers[-1] if teachers else None  # several are followed by what they say together
     tiles = []
@@ -275,3 +276,8 @@ def _machine(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
         (key.capitalize(), str(value)) for key, value in environment.items() if key != "versions" and value is not None
     ]
     return [*shown, *((name, str(version)) for name, version in (environment.get("versions") or {}).items())]
+
+
+def _heading(metric: Metric) -> tuple[str, str]:
+    """The head of a column, and what it means."""
+    return metric.title, metric.about if metric.higher else f"{metric.about}, lower is better"

@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.metrics import METRICS
 from limbeck.report.roles import ORDER, SMALLER, named
-from limbeck.report.words import METRICS, finite
+from limbeck.report.words import finite
 from limbeck.verdict import SHARES
 
 # Each stands out from white and from near-black; dashes tell them apart without colour.
@@ -35,7 +36,7 @@ def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
     """
     import plotly.graph_objects as go
 
-    percent = quantity.removeprefix("val_") in METRICS and METRICS[quantity.removeprefix("val_")][2]
+    percent = quantity.removeprefix("val_") in METRICS and METRICS[quantity.removeprefix("val_")].percent
     figure = go.Figure()
     for label, role, dash, runs in _runs(result):
         points: dict[int, list[float]] = {}
@@ -164,7 +165,7 @@ def gains(comparison: Mapping[str, Any], ends: tuple[float, float] | None = None
     margin = 0.06 * (high - low or 1)
     span = [low - margin, high + margin]
     metric = str(comparison["metric"])
-    title = f"{SHARES[metric]}, points" if percent else text(METRICS[metric][0] if metric in METRICS else metric)
+    title = f"{SHARES[metric]}, points" if percent else text(METRICS[metric].title if metric in METRICS else metric)
     rows = {"tickvals": [0, 0.8], "ticktext": ["mean", "seeds"]} if ci95 else {"tickvals": [0.8], "ticktext": ["seed"]}
     figure.update_layout(
         height=150,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.metrics import METRICS
 from limbeck.report import roles, words
 
 RUNTIMES = words.FORMATS | {"onnx": "ONNX Runtime"}
@@ -40,7 +41,7 @@ class File:
     def change(self, metric: str) -> float | None:
         """What it gains over its network; negative where it is worse."""
         own, before = (m["metrics"].get(metric) if m else None for m in (self.row, self.network))
-        return words.sign(metric) * (own - before) if words.finite(own) and words.finite(before) else None
+        return METRICS[metric].gain(before, own) if words.finite(own) and words.finite(before) else None
 
     @property
     def share(self) -> float | None:

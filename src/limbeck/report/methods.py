@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.metrics import METRICS
 from limbeck.report import words
 from limbeck.report.figures import axis_title, plain, rgba, text
 from limbeck.verdict import CONFIDENCE, holm, p_value
@@ -149,7 +150,7 @@ def intervals(found: Sequence[Method], metric: str) -> dict[str, Any] | None:
 
     if not found:
         return None
-    percent = words.METRICS[metric][2]
+    percent = METRICS[metric].percent
     scale, unit = (100, " points") if percent else (1, "")
     left, right = (scale * end for end in _axis(found))
     edge = 0.02 * (right - left)
@@ -186,7 +187,7 @@ def intervals(found: Sequence[Method], metric: str) -> dict[str, Any] | None:
             )
         )  # fmt: skip
     names = [m.name if len(m.name) <= 18 else f"{m.name[:17]}…" for m in found]
-    title = f"gain in {'accuracy, points' if percent else words.METRICS[metric][0]}"
+    title = f"gain in {'accuracy, points' if percent else METRICS[metric].title}"
     figure.update_layout(
         height=80 + 26 * len(found),
         showlegend=False,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.metrics import METRICS
 from limbeck.report import files, roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 
@@ -106,8 +107,8 @@ def front(found: Sequence[Point], key: str, metric: str) -> list[Point]:
     """Points than which none costs as little and is better, the cheapest first."""
     known = [p for p in found if words.finite(p.cost.get(key)) and p.cost[key] > 0]
     best: list[Point] = []
-    for point in sorted(known, key=lambda p: (p.cost[key], -words.sign(metric) * p.score)):
-        if not best or words.sign(metric) * (point.score - best[-1].score) > 0:
+    for point in sorted(known, key=lambda p: (p.cost[key], -METRICS[metric].sign * p.score)):
+        if not best or METRICS[metric].gain(best[-1].score, point.score) > 0:
             best.append(point)
     return best
 
@@ -144,7 +145,7 @@ def figure(found: Sequence[Point], key: str, metric: str) -> dict[str, Any] | No
     if len(shown) < 2:
         return None
     title, unit, _ = AXES[key]
-    scale, sign = (100.0 if words.METRICS[metric][2] else 1.0), words.sign(metric)
+    scale, sign = (100.0 if METRICS[metric].percent else 1.0), METRICS[metric].sign
     low, high = window([sign * scale * p.score for p in shown])
     drawn = go.Figure(_steps(front(found, key, metric), [p.cost[key] * unit for p in shown], key, scale, sign * low))
     for kind in KINDS:
@@ -170,7 +171,7 @@ def figure(found: Sequence[Point], key: str, metric: str) -> dict[str, Any] | No
             )  # fmt: skip
     margin = 0.06 * (high - low or 1)
     ends = (low - margin, high + margin)
-    unit_of_score = " %" if words.METRICS[metric][2] else ""
+    unit_of_score = " %" if METRICS[metric].percent else ""
     drawn.update_layout(
         height=340,
         showlegend=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.metrics import METRICS
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 from limbeck.verdict import SHARES, interval
@@ -59,7 +60,8 @@ def members(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
     figure = go.Figure(drawn)
     ends = [scale * v for _, _, reach, _ in shown for v in reach]
     margin = 0.14 * (max(ends) - min(ends) or abs(ends[0]) or 1)
-    title = f"{SHARES[metric]} on test" if metric in SHARES else f"{words.METRICS[metric][0]} on test, lower is better"
+    better = "" if METRICS[metric].higher else ", lower is better"
+    title = f"{SHARES.get(metric, METRICS[metric].title)} on test{better}"
     figure.update_layout(
         height=90 + 44 * len(shown),
         showlegend=False,
@@ -185,7 +187,7 @@ def _scores(models: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
 
 
 def _scale(metric: str) -> tuple[float, str]:
-    return (100, " %") if words.METRICS[metric][2] else (1, "")
+    return (100, " %") if METRICS[metric].percent else (1, "")
 
 
 def _seeds(models: Sequence[Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import UserError
+from limbeck.metrics import METRICS
 from limbeck.report import words
 from limbeck.report.figures import axis_title, plain, text
 from limbeck.runtime import write_text
@@ -109,7 +110,7 @@ def _content(found: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         "found": found,
-        "metric": words.METRICS[metric][0],
+        "metric": METRICS[metric].title,
         "headline": _headline(found, done),
         "tiles": _tiles(found, done, failed),
         "rows": [_row(found, trial, place) for place, trial in enumerate([*done, *_without(found)])],
@@ -140,7 +141,7 @@ def _tiles(
 ) -> list[tuple[str, str, str]]:
     """The few numbers that matter: label, value, remark."""
     metric, seeds = found["metric"], found["seeds"]
-    title = words.METRICS[metric][0]
+    title = METRICS[metric].title
     many = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
     tiles = [("Trials", str(len(found["trials"])), f"{len(failed)} failed" if failed else "none failed")]
     if done:
@@ -189,7 +190,7 @@ def _options(found: Mapping[str, Any]) -> list[str]:
 
 
 def _scale(found: Mapping[str, Any]) -> tuple[float, str]:
-    return (100.0, " %") if words.METRICS[found["metric"]][2] else (1.0, "")
+    return (100.0, " %") if METRICS[found["metric"]].percent else (1.0, "")
 
 
 def _progress(found: Mapping[str, Any]) -> dict[str, Any] | None:

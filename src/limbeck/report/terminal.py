@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.metrics import METRICS
 from limbeck.report import roles, words
 from limbeck.report.files import Made, change_in_words, made, said_of_speed
 from limbeck.report.methods import alone, methods, said
@@ -114,7 +115,7 @@ def _show_methods(result: Mapping[str, Any], console: Console) -> None:
     from rich.table import Table
 
     found, (score, spread) = methods(result), alone(result)
-    title = words.METRICS[result["methods"][0]["metric"]][0].removesuffix(" %")
+    title = METRICS[result["methods"][0]["metric"]].title.removesuffix(" %")
     table = Table(title="sets of losses, each against the student alone", box=None, padding=(0, 2, 0, 0))
     table.add_column("losses", no_wrap=True, max_width=19)
     for heading in (title, "gain", "95 % interval", "verdict", "time"):
@@ -139,7 +140,7 @@ def _show_smaller(result: Mapping[str, Any], console: Console) -> None:
 
     rows = ways(result)[1:]
     helped = any(row["help"] for row in rows)
-    title = words.METRICS[result["compressed"][0]["against_start"]["metric"]][0]
+    title = METRICS[result["compressed"][0]["against_start"]["metric"]].title
     table = Table(title="smaller students, each against what it was made from", box=None, padding=(0, 2, 0, 0))
     table.add_column("way", no_wrap=True, max_width=14)
     for heading in (title, "change", "95 % interval", *(("teacher's help",) if helped else ()), "params"):

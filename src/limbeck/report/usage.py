@@ -41,7 +41,7 @@ def usage(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     for model in weights:
         shown.append(_shown("pytorch", model["file"], 0, _pytorch(model["file"], result), result))
     if file := _smaller(result):
-        last = _shown("pytorch", file, 0, _pytorch_smaller(file, result), result)
+        last = _shown("pytorch", file, 0, _pytorch(file, result, smaller=True), result)
         shown.append(last | {"title": "PyTorch, made smaller"})
     return shown
 
@@ -233,20 +233,29 @@ def _keras(file: str, result: Mapping[str, Any]) -> str:
     )
 
 
-def _pytorch_smaller(file: str, result: Mapping[str, Any]) -> str:
+def _pytorch(file: str, result: Mapping[str, Any], *, smaller: bool = False) -> str:
     data = result["data"]
-    shape, width = tuple(data["shape"]), len(data["classes"])
+    shape = tuple(data["shape"])
+    # Older results lack it: with a Gaussian head, which gives twice as many, the weights then do not fit.
+    outputs = data.get("outputs", len(data["classes"]))
+    framework = ', framework="keras"' if result["recipe"].get("framework") == "keras" else ""
+    built = f"build(spec, {shape}, {outputs}{framework})"
+    if smaller:
+        said = "the file says what was done to the network, and its weights fit what came of it"
+        built = f"compress.replay({built}, compress.edits_of(file))"
+    else:
+        said = "the file says with which mean and std its training rows were normalised"
     return (
         "from pathlib import Path\n\n"
         "import torch\n"
-        "from limbeck import compress\n"
-        "from limbeck.models import Normalized, build, load_weights, normalization\n"
+        + ("from limbeck import compress\n" if smaller else "")
+        + "from limbeck.models import Normalized, build, load_weights, normalization\n"
         "from limbeck.recipe import Network\n\n"
         f"file = Path({_literal(file)})\n"
         f"spec = Network(model={_literal((result['recipe'].get('student') or {}).get('model'))}{_arguments(result)})\n"
-        "# the file says what was done to the network, and its weights fit what came of it\n"
-        f"plain = compress.replay(build(spec, {shape}, {width}), compress.edits_of(file))\n"
-        "load_weights(plain, file)\n"
+        f"# {said}\n"
+        f"plain = {built}\n"
+        "load_weights(plain, file, fresh_head=False)\n"
         'spec = spec.model_copy(update={"weights": str(file)})\n'
         f"mean, std = normalization(spec, plain, torch.zeros({shape[0]}), torch.ones({shape[0]}))\n"
         f"model = Normalized(plain, mean, std{_bgr(result)}).eval()\n" + _called(result)
@@ -266,21 +275,11 @@ def _bgr(result: Mapping[str, Any]) -> str:
 def _called(result: Mapping[str, Any]) -> str:
     data = result["data"]
     zeros = f"outputs = model(torch.zeros(1, {', '.join(map(str, data['shape']))}))"
-    return zeros + ("  # standardised values" if data["task"] == "regression" else "")
+    if data["task"] != "regression":
+        return zeros
+    return f"{zeros}  # standardised {'means, then logarithms of variances' if _gaussian(data) else 'values'}"
 
 
-def _pytorch(file: str, result: Mapping[str, Any]) -> str:
-    spec, data = result["recipe"].get("student") or {}, result["data"]
-    shape, width = tuple(data["shape"]), len(data["classes"])
-    channels = shape[0]
-    framework = ', framework="keras"' if result["recipe"].get("framework") == "keras" else ""
-    return (
-        "import torch\n"
-        "from limbeck.models import Normalized, build, normalization\n"
-        "from limbeck.recipe import Network\n\n"
-        f"spec = Network(model={_literal(spec.get('model'))}{_arguments(result)}, weights={_literal(file)})\n"
-        f"plain = build(spec, {shape}, {width}{framework})\n"
-        "# the file says with which mean and std its training rows were normalised\n"
-        f"mean, std = normalization(spec, plain, torch.zeros({channels}), torch.ones({channels}))\n"
-        f"model = Normalized(plain, mean, std{_bgr(result)}).eval()\n" + _called(result)
-    )
+def _gaussian(data: Mapping[str, Any]) -> bool:
+    """Whether the student gives a variance beside each value."""
+    return bool(data.get("outputs", 0) > len(data["classes"]))

@@ -7,42 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeGuard
 
+from limbeck.metrics import METRICS
 from limbeck.recipe import ESTIMATORS
 
 NOTHING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
-
-# Metric -> (heading, what it means, whether it is a fraction shown in percent). Also the order of the columns.
-METRICS = {
-    "accuracy": ("Accuracy", "share of test rows whose class is right", True),
-    "balanced_accuracy": ("Balanced accuracy", "mean of the classes' own accuracies: rare ones count alike", True),
-    "map": (
-        "mAP",
-        "mean over labels of average precision: how well the rows with a label are put before others",
-        True,
-    ),
-    "f1": ("Macro F1", "mean over labels of the F1 score at a probability of 0.5", True),
-    "micro_f1": ("Micro F1", "F1 score of all answers together at a probability of 0.5", True),
-    "label_accuracy": ("Answers right", "share of the answers, yes or no to a label, that are right", True),
-    "exact_match": ("Rows right", "share of test rows whose labels are all right", True),
-    "nll": ("NLL", "negative log-likelihood in nats, lower is better", False),
-    "ece": ("ECE", "expected calibration error, lower is better", True),
-    "agreement": (
-        "Agreement",
-        "share of test rows (of several labels: answers) given the same class as by the teacher",
-        True,
-    ),
-    "nrmse": (
-        "Scaled RMSE",
-        "root of the mean squared error of each output in its standard deviations, mean over outputs, lower is better",
-        False,
-    ),
-    "rmse": ("RMSE", "root of the mean squared error, lower is better", False),
-    "mae": ("MAE", "mean absolute error, lower is better", False),
-    "r2": ("R²", "share of the variance explained", False),
-    "coverage95": ("Coverage", "share of the values inside the 95 % interval the network gives them", True),
-    "rmse_to_teacher": ("RMSE to teacher", "how far from what the teacher says", False),
-}
 
 
 def main_metric(result: Mapping[str, Any]) -> str:
@@ -71,12 +40,7 @@ def metric(name: str, value: Any) -> str:
     """A metric's value: fractions in percent, the rest with four significant digits."""
     if not finite(value):
         return NOTHING
-    return f"{100 * value:.2f} %" if METRICS[name][2] else number(value)
-
-
-def sign(name: str) -> int:
-    """1 where a larger value of the metric is better, -1 where a smaller one is."""
-    return -1 if "lower is better" in METRICS[name][1] else 1
+    return f"{100 * value:.2f} %" if METRICS[name].percent else number(value)
 
 
 def spread(name: str, reach: Sequence[float] | None) -> str:
@@ -84,14 +48,14 @@ def spread(name: str, reach: Sequence[float] | None) -> str:
     if not reach or not all(finite(v) for v in reach):
         return ""
     half = (reach[1] - reach[0]) / 2
-    return f"± {100 * half:.2f}" if METRICS[name][2] else f"± {number(half, 2)}"
+    return f"± {100 * half:.2f}" if METRICS[name].percent else f"± {number(half, 2)}"
 
 
 def change(name: str, value: Any) -> str:
     """A difference of a metric, with its sign: points of a per cent, or four significant digits at most."""
     if not finite(value):
         return NOTHING
-    return f"{100 * value:+.2f}" if METRICS[name][2] else f"{'-' if value < 0 else '+'}{number(abs(value), 3)}"
+    return f"{100 * value:+.2f}" if METRICS[name].percent else f"{'-' if value < 0 else '+'}{number(abs(value), 3)}"
 
 
 def count(value: Any) -> str:

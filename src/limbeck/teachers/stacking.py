@@ -212,10 +212,13 @@ def _plainest(start: Stack, rows: Tensor, target: Tensor, folds: Tensor) -> int:
             for out, stack in zip(left_out, stacks, strict=True):
                 now[out] = _errors(stack.join(rows[out]), target[out])
         errors.append(now)
-        best = min(errors, key=lambda e: float(e.mean()))
-        if not _as_good(now, best):  # more freedom only makes it worse from here on, and takes longest to fit
+        if not _as_good(now, _least(errors)):  # more freedom only makes it worse from here on, and takes longest to fit
             break
-    return next(i for i, found in enumerate(errors) if _as_good(found, best))
+    return next(i for i, found in enumerate(errors) if _as_good(found, _least(errors)))
+
+
+def _least(errors: list[Tensor]) -> Tensor:
+    return min(errors, key=lambda e: float(e.mean()))
 
 
 def _as_good(errors: Tensor, best: Tensor) -> bool:

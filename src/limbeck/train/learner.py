@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from limbeck import evaluate
 from limbeck.data import Data, targets
 from limbeck.errors import UserError
+from limbeck.metrics import main_metric
 from limbeck.models import channels_last, load_weights, plain, probable, save_weights
 from limbeck.objective import Objective
 from limbeck.recipe import Plan
@@ -196,8 +197,8 @@ class Learner:
         """Add an epoch to the history, and keep what is to be kept of it."""
         history = self.history
         history.epochs.append(row)
-        metric, higher = evaluate.main_metric(self.data.task)
-        score = row[f"val_{metric}"] if higher else -row[f"val_{metric}"]
+        metric = main_metric(self.data.task)
+        score = metric.sign * row[f"val_{metric.name}"]
         better = (score, -row["val_loss"]) > history.best
         if better:
             history.best, history.best_epoch = (score, -row["val_loss"]), int(row["epoch"])

@@ -15,10 +15,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from limbeck import evaluate
 from limbeck.data import Data, again, count_labels, fetcher, parts, shuffled
 from limbeck.devices import make_accelerator
 from limbeck.errors import DivergedError, UserError
+from limbeck.metrics import main_metric
 from limbeck.objective import Objective
 from limbeck.progress import Progress
 from limbeck.recipe import Plan, Run
@@ -227,7 +227,7 @@ class _Loop:
         for learner in self.learners:
             learner.forward.train()
         tallies = [Tally() for _ in self.learners]
-        seen = 0
+        seen, lr = 0, learning_rate(self.plan, epoch)
         for step, (batch, count, whole) in enumerate(self._batches(epoch)):
             # Warm-up counts the step it is about to take, or the first one would be for nothing.
             lr = learning_rate(self.plan, epoch + (step + bool(self.plan.warmup_epochs)) / self.steps)
@@ -256,7 +256,7 @@ class _Loop:
 
     def _note(self, epoch: int, loss: str = "") -> str:
         """The epoch, what the loss is in the midst of it, and the last validation."""
-        metric, _ = evaluate.main_metric(self.data.task)
+        metric = main_metric(self.data.task).name
         last = [learner.history.epochs[-1][f"val_{metric}"] for learner in self.learners if learner.history.epochs]
         scored = f"val {metric} " + "  ".join(f"{score:.4f}" for score in last) if last else ""
         return "  ".join(filter(None, (f"epoch {epoch + 1}/{self.plan.epochs}", loss, scored)))

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from limbeck import __version__, evaluate, needs, recipe, teach
+from limbeck import __version__, needs, recipe, teach
 from limbeck.course import Part
 from limbeck.devices import make_accelerator
 from limbeck.errors import DivergedError, UserError
 from limbeck.foreign import Function
 from limbeck.job import Job
+from limbeck.metrics import main_metric
 from limbeck.outline import teaching
 from limbeck.progress import Progress
 from limbeck.recipe import Recipe
@@ -108,7 +109,7 @@ class _Setting:
     @property
     def higher(self) -> bool:
         """Whether higher scores are better."""
-        return evaluate.main_metric(self.job.data.task)[1]
+        return main_metric(self.job.data.task).higher
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def _tried(
         learned = [learn(job, f"trial{number}-seed{seed}", "distilled", seed, tutor).result for seed in setting.seeds]
     except DivergedError as error:
         return told | {"reason": error.what.partition(";")[0]}
-    metric, _ = evaluate.main_metric(job.data.task)
+    metric = main_metric(job.data.task).name
     scores = [result["val"][metric] for result in learned]
     ties = [result["val"]["loss"] for result in learned]
     told["seconds"] = sum(job.stages.seconds.values())
@@ -238,7 +239,7 @@ def _written(setting: _Setting, trials: list[dict[str, Any]]) -> dict[str, Any]:
         "recipe_yaml": recipe.dump(checked),
         "environment": environment(),
         "data": {"name": data.name, "task": data.task.kind, "counts": counts, "fingerprint": data.fingerprint},
-        "metric": evaluate.main_metric(data.task)[0],
+        "metric": main_metric(data.task).name,
         "higher_is_better": setting.higher,
         "seeds": list(setting.seeds),
         "space": [

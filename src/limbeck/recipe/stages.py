@@ -1,0 +1,78 @@
+"""The stages of a run by name. Each becomes a folder of the run directory, so no two may have the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from limbeck.recipe.schema import Recipe
+
+FOLDER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+NO_FOLDER = "a name becomes part of a folder's: letters, digits, '_', '.' and '-'"
+ENSEMBLE, SEARCH, VIEWS, MEASURED = "ensemble", "budget", "views", "measured"
+# What stands in the folder of every run, or may come to stand there.
+RESERVED = (
+    *(ENSEMBLE, VIEWS, MEASURED, "export", "tune", "recipe.yaml", "classes.json"),
+    *("result.json", "report.html", "run.log"),
+)
+
+
+def seeded(name: str, seed: int) -> str:
+    """The stage of the student `name` that begins with `seed`."""
+    return f"{name}-seed{seed}"
+
+
+def generation(seed: int, number: int, count: int) -> str:
+    """The stage of a generation, counted from 1; the last one is the distilled student."""
+    last = seeded("distilled", seed)
+    return last if number == count else f"{last}-gen{number}"
+
+
+def peer(seed: int, number: int) -> str:
+    """The name of a peer, counted from 0; the first one is the distilled student."""
+    first = seeded("distilled", seed)
+    return f"{first}-peer{number}" if number else first
+
+
+def recovered(name: str, seed: int, *, taught: bool) -> str:
+    """The stage of a student compressed in the way `name`, recovered with the teacher or without."""
+    return seeded(name if taught else f"{name}-alone", seed)
+
+
+def stage_names(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Every name that a run of this recipe gives to a stage, a model or a row of its report.
+
+    Yields:
+        (place, name): the place in the recipe that the name is from, "" for a name of Limbeck's own.
+    """
+    student, seeds = recipe.student, recipe.seeds
+    yield from (("", name) for name in RESERVED)
+    yield from ((f"teachers.{i}.name", teacher.name) for i, teacher in enumerate(recipe.teachers))
+    yield from ((f"assistants.{i}.name", assistant.name) for i, assistant in enumerate(recipe.assistants))
+    yield from (("", seeded(name, seed)) for name in ("student", "direct") for seed in seeds)
+    count = student.generations or 1
+    yield from (("", generation(seed, number, count)) for seed in seeds for number in range(1, count + 1))
+    yield from (("", peer(seed, number)) for seed in seeds for number in range(1, student.peers or 1))
+    for name in recipe.compare:
+        yield f"compare.{name}", name
+        yield from ((f"compare.{name}", seeded(name, seed)) for seed in seeds)
+    ways = {f"compress.{name}": name for name in recipe.compress} | ({"budget": SEARCH} if recipe.budget else {})
+    for place, name in ways.items():
+        yield place, name
+        yield from ((place, recovered(name, seed, taught=taught)) for seed in seeds for taught in (True, False))
+
+
+def clash(recipe: Recipe) -> tuple[str, str] | None:
+    """The first name that stands for two things in a run: its place in the recipe and a sentence, or None.
+
+    Capitals make no difference: on macOS and Windows the two folders would be one.
+    """
+    known: dict[str, str] = {}
+    for place, name in stage_names(recipe):
+        other = known.setdefault(name.casefold(), place)
+        if other != place:
+            last, first = (place, other) if place else (other, place)
+            what = f"`{first}`" if first else "something of Limbeck's own"
+            return last, f"'{name}' would be a folder or a row of this run, and is the name of {what}: choose another"
+    return None
