@@ -2,7 +2,7 @@
 
     python benchmarks/contenders.py cached --weights teacher.safetensors
 
-Every one of limbeck's trains with `limbeck.train.fit` itself; `Turns.step` hides in the function that fetches a batch.
+Every one of limbeck's trains with `limbeck.fit` itself; `Turns.step` hides in the function that fetches a batch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from plain_loop import train as train_plainly
 from torch import Tensor, nn
 from turns import WARM_UP, Turns
 
-from limbeck import cache, doctor
+from limbeck.core.runtime import keep_heap
+from limbeck.core.types import Batch, Fetch, Teacher
 from limbeck.data import Data, fetcher, pixels
-from limbeck.objective import Objective
-from limbeck.runtime import keep_heap
-from limbeck.teachers import Frozen
-from limbeck.train import fit
-from limbeck.types import Batch, Fetch, Teacher
+from limbeck.distill import cache
+from limbeck.distill.objective import Objective
+from limbeck.distill.teachers import Frozen, diagnose
+from limbeck.distill.train import fit
 
 FOREVER = 100_000
 CPU = torch.device("cpu")
@@ -149,7 +149,7 @@ def _timed(fetch: Fetch, turns: Turns, steps: int) -> Fetch:
 
 
 def _dtype(network: nn.Module, data: Data) -> torch.dtype:
-    return torch.bfloat16 if doctor.bfloat16_is_safe(network, data, CPU) else torch.float32
+    return torch.bfloat16 if diagnose.bfloat16_is_safe(network, data, CPU) else torch.float32
 
 
 # --- the teacher's forward pass alone ------------------------------------------------------------

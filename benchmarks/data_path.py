@@ -34,14 +34,14 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ColorJitter, Compose, GaussianBlur, RandomRotation, Resize, ToTensor
 
-from limbeck import cache
-from limbeck.augment import keyed
+from limbeck.core.runtime import environment, keep_heap
+from limbeck.core.types import Fetch
 from limbeck.data import Data, load, pixels, targets
-from limbeck.data.folder import choose, scan
+from limbeck.data.augment import keyed
+from limbeck.data.sources.folder import choose, scan
+from limbeck.distill import cache
 from limbeck.recipe import Augment, Blur, Jitter
 from limbeck.recipe import Data as Source
-from limbeck.runtime import environment, keep_heap
-from limbeck.types import Fetch
 
 SPRITES = Path("/usr/share/games/wesnoth/1.16/data/core/images/units")
 SIZE, BATCH = 224, 64

@@ -8,7 +8,7 @@ The job is the bundled recipe mnist-distiller on Fashion-MNIST: batches of 64, a
 student of 20,490. Every contender is a process of its own, on one thread, pinned to the same core, and they take turns:
 in each round everyone trains for a block of steps, and who begins changes from round to round. What is printed are
 medians over the rounds; a ratio is the median of the rounds' ratios. Limbeck's contenders train with
-`limbeck.train.fit`; the peers run from their own packages, in environments made below limbeck's cache directory.
+`limbeck.fit`; the peers run from their own packages, in environments made below limbeck's cache directory.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from peers.environments import PEERS, command
 from turns import HERE, Contender, core_to_pin, in_rounds, quartiles, ratio, table
 
 from limbeck import evaluate
+from limbeck.core.progress import Progress
+from limbeck.core.runtime import environment, keep_heap, write_json
 from limbeck.data import Data
-from limbeck.progress import Progress
-from limbeck.runtime import environment, keep_heap, write_json
 
 # Ratio -> (the most it should be) or (the least it should be).
 AT_MOST = {"cached_over_student": 1.05, "live_over_bound": 1.05}

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from limbeck.core.progress import Progress
+from limbeck.core.runtime import cache_dir, fingerprint, seed_everything
 from limbeck.data import Data, load
+from limbeck.distill.objective import Objective, Term
+from limbeck.distill.train import fit
 from limbeck.losses import bind
 from limbeck.models import Normalized, build, load_weights, save_weights
-from limbeck.objective import Objective, Term
-from limbeck.progress import Progress
 from limbeck.recipe import Network, Recipe
 from limbeck.recipe import load as load_recipe
-from limbeck.runtime import cache_dir, fingerprint, seed_everything
-from limbeck.train import fit
 
 BATCH = 64
 

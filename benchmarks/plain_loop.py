@@ -72,8 +72,8 @@ def train(
 def main() -> None:
     import mnist_distiller as job
 
+    from limbeck.core.progress import Progress
     from limbeck.data import pixels
-    from limbeck.progress import Progress
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50, help="how many steps to time (default 50)")

@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from mnist_distiller import BATCH, distilling, load_data, network, recipe, student
 
-from limbeck import cache
+from limbeck.core.runtime import environment, keep_heap
+from limbeck.core.types import Teacher
 from limbeck.data import fetcher
+from limbeck.distill import cache
+from limbeck.distill.teachers import Frozen
+from limbeck.distill.train import fit
 from limbeck.recipe import Plan
-from limbeck.runtime import environment, keep_heap
-from limbeck.teachers import Frozen
-from limbeck.train import fit
-from limbeck.types import Teacher
 
 FACTORS = (1, 2, 4)
 MEASURES = ("store_seconds", "epoch_seconds", "stored_bytes")

@@ -33,7 +33,7 @@ from PIL import Image
 from turns import quartiles, ratio, table
 
 from limbeck import recipe
-from limbeck.runtime import environment, write_json, write_text
+from limbeck.core.runtime import environment, write_json, write_text
 
 BARE = "python -c pass"
 KEPT, NOTHING_KEPT = "", ", nothing kept"

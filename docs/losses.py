@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from limbeck.signatures import NUMBERS, REQUIRED, Signature, losses
+from limbeck.core.signatures import NUMBERS, REQUIRED, Signature, losses
 
 PAGE = Path(__file__).with_suffix(".md")
 BEGIN, END = "<!-- made by docs/losses.py -->", "<!-- end of what docs/losses.py makes -->"

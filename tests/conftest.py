@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from limbeck.export import process
-from limbeck.export.elsewhere import warm
+from limbeck.export.workers import warm
 
 
 def need(present: bool, what: str) -> None:

@@ -9,7 +9,7 @@ import time
 import warnings
 from pathlib import Path
 
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
 
 hoard: list[bytes] = []
 

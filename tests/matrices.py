@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.types import Task
+from limbeck.core.types import Task
 
 
 def onnx_file(path: Path, weights: np.ndarray, shape: tuple[int, ...]) -> Path:

@@ -1,4 +1,4 @@
-"""The oracle of `limbeck.train`: the training loop once more, in bare torch.
+"""The oracle of `limbeck.distill.train`: the training loop once more, in bare torch.
 
 Networks are float64: any two processors then agree to more digits than are compared. In float32 they do not, for Adam
 makes whole steps of gradients that are nothing but rounding, as those of a bias before batch norm are.

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from limbeck import recipe, signatures
+from limbeck import recipe
 from limbeck.cli import app
+from limbeck.core import signatures
 from limbeck.recipe.networks import FILES
 
 ROOT = Path(__file__).parents[1]

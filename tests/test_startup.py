@@ -14,7 +14,7 @@ from matrices import litert_file, onnx_file, with_card
 from report_samples import classification
 
 from limbeck import recipe
-from limbeck.types import Column, Task
+from limbeck.core.types import Column, Task
 
 WATCH = Path(__file__).parent / "watch"
 COMMANDS = """
@@ -35,7 +35,7 @@ COMPUTES = {
 }
 SLOW = COMPUTES | {"numpy", "PIL", "onnx", "onnxruntime", "plotly", "jinja2", "rich", "asyncio", "multiprocessing"}
 # Rooms that may import such a thing.
-ROOMS = {f"limbeck.{room}" for room in ("pipeline", "job", "data", "models", "losses", "train", "report", "evaluate")}
+ROOMS = {f"limbeck.{room}" for room in ("pipeline", "distill", "data", "models", "losses", "report", "evaluate")}
 
 
 def imported(code: str, *words: str, unwanted: set[str], folder: Path) -> tuple[str, list[str]]:

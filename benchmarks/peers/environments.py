@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from limbeck.runtime import cache_dir, fingerprint
+from limbeck.core.runtime import cache_dir, fingerprint
 
 HERE = Path(__file__).parent
 KERAS = "keras==3.15.1"

@@ -34,46 +34,50 @@ __all__ = [
 
 # Names are imported when they are first used, so that `import limbeck` and the command line's help need no torch.
 _HOMES = {
-    "Batch": "types",
+    "Batch": "core.types",
     "Data": "data",
-    "Ensemble": "teachers",
-    "Frozen": "teachers",
+    "Ensemble": "distill.teachers",
+    "Frozen": "distill.teachers",
     "KerasNetwork": "models",
     "Normalized": "models",
-    "Objective": "objective",
-    "Output": "types",
+    "Objective": "distill.objective",
+    "Output": "core.types",
     "Plan": "recipe",
-    "Term": "objective",
-    "UserError": "errors",
+    "Term": "distill.objective",
+    "UserError": "core.errors",
     "as_logits": "models",
-    "as_teacher": "foreign",
+    "as_teacher": "distill.teachers.external",
     "assess": "evaluate",
     "bind": "losses",
-    "fit": "train",
-    "fit_mutual": "train",
+    "fit": "distill.train",
+    "fit_mutual": "distill.train",
     "from_arrays": "data",
-    "run": "pipeline",
+    "run": "pipeline.run",
 }
-_ROOMS = ("augment", "benchmark", "data", "evaluate", "export", "losses", "models", "report")
+_ROOMS = {
+    "augment": "data.augment",
+    "benchmark": "evaluate.costs",
+    **{room: room for room in ("compress", "data", "distill", "evaluate", "export", "losses", "models", "report")},
+}
 
 if TYPE_CHECKING:
+    from limbeck.core.errors import UserError
+    from limbeck.core.types import Batch, Output
     from limbeck.data import Data, from_arrays
-    from limbeck.errors import UserError
+    from limbeck.distill.objective import Objective, Term
+    from limbeck.distill.teachers import Ensemble, Frozen
+    from limbeck.distill.teachers.external import as_teacher
+    from limbeck.distill.train import fit, fit_mutual
     from limbeck.evaluate import assess
-    from limbeck.foreign import as_teacher
     from limbeck.losses import bind
     from limbeck.models import KerasNetwork, Normalized, as_logits
-    from limbeck.objective import Objective, Term
-    from limbeck.pipeline import run
+    from limbeck.pipeline.run import run
     from limbeck.recipe import Plan
-    from limbeck.teachers import Ensemble, Frozen
-    from limbeck.train import fit, fit_mutual
-    from limbeck.types import Batch, Output
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"limbeck.{_HOMES[name]}"), name)
     if name in _ROOMS:
-        return importlib.import_module(f"limbeck.{name}")
+        return importlib.import_module(f"limbeck.{_ROOMS[name]}")
     raise AttributeError(f"module 'limbeck' has no attribute {name!r}")

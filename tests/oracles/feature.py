@@ -11,7 +11,7 @@ import torch
 from layers import Array, aligned, convolved, normed, positive
 from torch import Tensor, nn
 
-from limbeck.losses import projectors
+from limbeck.losses import projection
 from oracles import arrays
 
 Maps = list[list[list[list[float]]]]
@@ -124,7 +124,7 @@ def rowed(student: Tensor) -> Tensor:
 def projected(student: Tensor, loss: Any) -> Tensor:
     """What the loss makes of the student, at the size it compares: the teacher it wants."""
     with torch.no_grad():
-        student, _ = projectors.aligned(student, torch.zeros(len(student), 4, 2, 2))
+        student, _ = projection.aligned(student, torch.zeros(len(student), 4, 2, 2))
         return (loss.regressor if hasattr(loss, "regressor") else loss.projector)(student)
 
 

@@ -10,7 +10,7 @@ import torch
 from layers import aligned, normed, positive
 from torch import Tensor, nn
 
-from limbeck.losses import projectors
+from limbeck.losses import projection
 from oracles import arrays
 
 Maps = list[list[list[list[float]]]]
@@ -50,7 +50,7 @@ def made(student: Tensor, loss: Any) -> tuple[Tensor, Tensor, float]:
     """The teacher that the loss wants: what it makes of the student."""
     with torch.no_grad():
         if hasattr(loss, "projector"):
-            student, _ = projectors.aligned(student, torch.zeros(len(student), 4, 2, 2))
+            student, _ = projection.aligned(student, torch.zeros(len(student), 4, 2, 2))
             teacher = loss.projector(student)
         else:
             teacher = loss.connector(student)

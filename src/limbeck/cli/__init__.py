@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from limbeck.cli import answers, data, models, recipes  # noqa: F401 - each adds its commands
+from limbeck.cli import cache, data, models, recipes  # noqa: F401 - each adds its commands
 from limbeck.cli.app import app
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
 
 # Some releases of Typer carry their own Click and some depend on it; the class is the same either way.
 UsageError: Any = typer.BadParameter.__base__

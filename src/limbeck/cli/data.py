@@ -30,8 +30,8 @@ def data_split(
     quiet: Quiet = False,
 ) -> None:
     """Split a folder of images into train/, val/ (and test/), stratified by class."""
+    from limbeck.core.progress import Progress
     from limbeck.data import split_folder
-    from limbeck.progress import Progress
 
     counts = split_folder(
         source, target, val=val, test=test, seed=seed, how=how, group=group, progress=Progress(quiet=quiet)
@@ -48,7 +48,7 @@ def data_inspect(
     """Show what is in a data set: counts, sizes, modes, duplicates, files that cannot be read."""
     import json
 
+    from limbeck.core.progress import Progress
     from limbeck.data import inspect
-    from limbeck.progress import Progress
 
     print(json.dumps(inspect(path, progress=Progress(quiet=quiet)), indent=2, ensure_ascii=False, default=str))

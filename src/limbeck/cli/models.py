@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from limbeck.cli.app import Quiet, Trust, app
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
 
 if TYPE_CHECKING:
-    from limbeck.types import Kind
+    from limbeck.core.types import Kind
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run directory, or a file of weights of your own.")]
 To = Annotated[
@@ -86,7 +86,7 @@ def export(
       limbeck export model.pth --model timm/resnet18 --data photos/ --to litert-int8 --input uint8 --layout nhwc
       limbeck export model.keras --data photos/ --to litert,onnx
     """  # noqa: D301 - Click wants the character itself
-    from limbeck.brought import formats
+    from limbeck.recipe.adopt import formats
 
     if not formats(to):
         raise UserError("into what?", where="--to", hint="litert,litert-int8,onnx,executorch,openvino or some of these")
@@ -145,7 +145,7 @@ def compress(
       limbeck compress runs/quickstart --size-kb 20 --accuracy-drop 0.01 --trials 30
       limbeck compress model.pth --model timm/resnet18 --data photos/ --prune 0.75 --recover 5 --lr 1e-3 --to onnx
     """  # noqa: D301 - Click wants the character itself
-    from limbeck.brought import formats
+    from limbeck.recipe.adopt import formats
 
     given = {"prune": prune, "factorise": factorise, "sparsify": sparsify, "quantize": quantize}
     steps = [{kind: amount, "recover": recover} for kind, amount in given.items() if amount is not None]
@@ -193,10 +193,10 @@ def _go_on(
     trust: bool,
     quiet: bool,
 ) -> None:
-    from limbeck import needs
-    from limbeck.brought import brought, continued, is_run
-    from limbeck.progress import Progress
-    from limbeck.runtime import keep_heap
+    from limbeck.core.progress import Progress
+    from limbeck.core.runtime import keep_heap
+    from limbeck.recipe import needs
+    from limbeck.recipe.adopt import brought, continued, is_run
 
     if is_run(model):
         wrong = next(
@@ -213,10 +213,10 @@ def _go_on(
         folder = out or Path("runs") / checked.name
     needs.check(checked, out=folder)
     keep_heap()
-    from limbeck import pipeline
+    from limbeck.pipeline import run
     from limbeck.report.terminal import show
 
-    result = pipeline.run(checked, out=folder, trust=trust, progress=Progress(quiet=quiet))
+    result = run.run(checked, out=folder, trust=trust, progress=Progress(quiet=quiet))
     if result:
         show(result, folder)
 
@@ -237,8 +237,8 @@ def benchmark(
     \b
       limbeck benchmark runs/quickstart/export/*.tflite
     """  # noqa: D301 - Click wants the character itself
-    from limbeck.export.places import shipped
-    from limbeck.timing import benchmark as measure
+    from limbeck.evaluate.file_latency import benchmark as measure
+    from limbeck.export.files import shipped
 
     found = measure([path for given in files for path in shipped(given)], threads=threads, rounds=rounds)
     if json:
@@ -275,8 +275,8 @@ def predict(
     import json as writer
     import sys
 
-    from limbeck.export.places import shipped
-    from limbeck.predicting import predict as say
+    from limbeck.export.files import shipped
+    from limbeck.export.predict import predict as say
 
     for row in say(shipped(file)[0], inputs, top=top):
         for column, word in row.get("unknown", {}).items():

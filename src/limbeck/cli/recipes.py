@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from limbeck.cli.app import Overrides, Quiet, RecipeName, Trust, app
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
 
 
 @app.command()
@@ -29,16 +29,16 @@ def run(
       limbeck run quickstart
       limbeck run mnist-distiller data.source=fashion-mnist seeds=5 --out runs/fashion
     """  # noqa: D301 - Click wants the character itself
-    from limbeck import needs
-    from limbeck.progress import Progress
-    from limbeck.runtime import keep_heap
+    from limbeck.core.progress import Progress
+    from limbeck.core.runtime import keep_heap
+    from limbeck.recipe import needs
 
     checked = needs.load(recipe, overrides or (), out)
     keep_heap()
-    from limbeck import pipeline
+    from limbeck.pipeline.run import run as run_recipe
 
     started = Progress(quiet=quiet)
-    result = pipeline.run(checked, out=out, trust=trust, progress=started)
+    result = run_recipe(checked, out=out, trust=trust, progress=started)
     if result:
         from limbeck.report.terminal import show
 
@@ -72,13 +72,13 @@ def doctor(
     import json as writer
     from dataclasses import asdict
 
-    from limbeck import needs
-    from limbeck.progress import Progress
-    from limbeck.runtime import keep_heap
+    from limbeck.core.progress import Progress
+    from limbeck.core.runtime import keep_heap
+    from limbeck.recipe import needs
 
     checked = needs.load(recipe, overrides or (), out)
     keep_heap()
-    from limbeck.checkup import checkup
+    from limbeck.pipeline.doctor import checkup
     from limbeck.report.terminal import show_findings
 
     found = checkup(checked, out=out, trust=trust, progress=Progress(quiet=quiet or json))
@@ -131,13 +131,13 @@ def tune(
       limbeck tune my.yaml --trials 50 --losses kd,dkd,at --seeds 3
       limbeck run runs/my/tune/best.yaml seeds=5     # what the winner is worth on the test split
     """  # noqa: D301 - Click wants the character itself
-    from limbeck import needs
-    from limbeck.progress import Progress
-    from limbeck.runtime import keep_heap
+    from limbeck.core.progress import Progress
+    from limbeck.core.runtime import keep_heap
+    from limbeck.recipe import needs
 
     checked, several = needs.load(recipe, overrides or (), out), _seeds(seeds)
     keep_heap()
-    from limbeck import tune as room
+    from limbeck.pipeline import tune as room
     from limbeck.report.search import show_search
 
     names = [name.strip() for name in losses.split(",") if name.strip()] if losses is not None else []
@@ -172,8 +172,8 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Files that a bundled recipe needs may be on another machine: where they are missing, that is no fault.
     """
-    from limbeck import needs
     from limbeck import recipe as recipes
+    from limbeck.recipe import needs
 
     found = recipes.load(recipe, overrides or ())
     missing = needs.check(found, recipe, elsewhere=recipe in recipes.bundled())
@@ -189,7 +189,7 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this one.")] = None) -> None:
     """List the bundled recipes, or print one."""
     from limbeck import recipe
-    from limbeck.errors import did_you_mean
+    from limbeck.core.errors import did_you_mean
 
     known = recipe.bundled()
     if name is None:
@@ -204,9 +204,9 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this one.")] 
 @app.command()
 def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run, or a search.")]) -> None:
     """Build the page of a finished run again from its result.json, or that of a search from its tune.json."""
+    from limbeck.core.runtime import read_json
     from limbeck.report import write_report
     from limbeck.report.search import write_search
-    from limbeck.runtime import read_json
 
     if (directory / "tune.json").exists():
         write_search(read_json(directory / "tune.json"), directory / "report.html")

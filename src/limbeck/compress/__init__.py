@@ -6,7 +6,7 @@ model. Edits of a model are kept in its file; `replay` builds its architecture a
 
 from limbeck.compress.batchnorm import recalibrate
 from limbeck.compress.edits import apply, describe, edits_of, replay, save
-from limbeck.compress.factorise import plan_factorise
+from limbeck.compress.low_rank import plan_factorise
 from limbeck.compress.prune import Edit, plan_prune
 from limbeck.compress.sparsify import Zeros, keep_zeros, plan_sparsify
 

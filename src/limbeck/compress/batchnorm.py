@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from torch import nn
 
-from limbeck.compress.factorise import apply_factorise
+from limbeck.compress.low_rank import apply_factorise
 from limbeck.compress.prune import Edit, apply_prune
 from limbeck.compress.sparsify import apply_sparsify
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
 from limbeck.models.weights import metadata_of, save_weights
 
 KEYS = {"prune": {"shape", "history", "layers", "left"}, "factorise": {"layers"}, "sparsify": {"pattern", "layers"}}

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limbeck.compress import groups as grouping
-from limbeck.compress.groups import Entry, Group
+from limbeck.compress import channel_groups as grouping
+from limbeck.compress.channel_groups import Entry, Group
 from limbeck.compress.widths import correct, shapes
-from limbeck.errors import UserError, did_you_mean
+from limbeck.core.errors import UserError, did_you_mean
 from limbeck.models import plain
 
 Edit = dict[str, Any]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compress.prune import Edit, check_names
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
 from limbeck.models import plain
 
 

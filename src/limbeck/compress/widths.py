@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.compress.groups import blank
+from limbeck.compress.channel_groups import blank
 
 # timm's names; torch's own layers are kept right by Torch-Pruning.
 TOLD = (

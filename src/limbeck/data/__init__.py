@@ -4,8 +4,8 @@ Every source ends as one `Data`: inputs decoded once (uint8 images, or a float t
 and the row numbers of the training, validation and test split. Nothing is ever unpickled.
 """
 
-from limbeck.data.arrays import archive, from_arrays, read_array
-from limbeck.data.core import (
+from limbeck.data.class_weights import class_weights
+from limbeck.data.dataset import (
     Data,
     Keys,
     Scaling,
@@ -21,12 +21,12 @@ from limbeck.data.core import (
     shuffled,
     targets,
 )
+from limbeck.data.inspect import inspect
 from limbeck.data.loading import load
-from limbeck.data.survey import inspect
-from limbeck.data.tree import split_folder
-from limbeck.data.weights import class_weights
-from limbeck.sources.images import read_images
-from limbeck.sources.tables import read_rows, read_table
+from limbeck.data.sources.arrays import archive, from_arrays, read_array
+from limbeck.data.split_folder import split_folder
+from limbeck.recipe.files.images import read_images
+from limbeck.recipe.files.tables import read_rows, read_table
 
 __all__ = [
     "Data",

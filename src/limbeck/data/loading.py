@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from limbeck.data.arrays import load_arrays
-from limbeck.data.cifar import load_cifar10
-from limbeck.data.core import Data
-from limbeck.data.embedded import load_embedded
-from limbeck.data.folder import load_folder
-from limbeck.data.idx import load_idx
-from limbeck.data.raw import Raw, finish
-from limbeck.data.tables import load_table
-from limbeck.data.unlabelled import with_unlabelled
-from limbeck.errors import AbsentError, UserError
-from limbeck.progress import Progress
+from limbeck.core.errors import AbsentError, UserError
+from limbeck.core.progress import Progress
+from limbeck.core.types import Kind
+from limbeck.data.dataset import Data
+from limbeck.data.prepare import Raw, finish
+from limbeck.data.sources.arrays import load_arrays
+from limbeck.data.sources.cifar import load_cifar10
+from limbeck.data.sources.embedded import load_embedded
+from limbeck.data.sources.folder import load_folder
+from limbeck.data.sources.idx import load_idx
+from limbeck.data.sources.tables import load_table
+from limbeck.data.sources.unlabelled import with_unlabelled
 from limbeck.recipe import source_misfit
-from limbeck.types import Kind
 
 if TYPE_CHECKING:
     from limbeck import recipe

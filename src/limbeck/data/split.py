@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.errors import UserError
-from limbeck.runtime import derive_seed
+from limbeck.core.errors import UserError
+from limbeck.core.runtime import derive_seed
 
 Rows = NDArray[np.int64]
 DEFAULT_TEST = 0.2

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
-from limbeck.evaluate.labels import average_precision
+from limbeck.core.errors import UserError
+from limbeck.core.metrics import main_metric
+from limbeck.core.types import Task
+from limbeck.evaluate.multilabel import average_precision
 from limbeck.evaluate.scores import means
-from limbeck.metrics import main_metric
-from limbeck.types import Task
 
 DRAWS = 10_000
 LEVEL = 0.05

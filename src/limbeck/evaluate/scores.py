@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.core.errors import UserError
+from limbeck.core.types import IGNORED
 from limbeck.data import batches, targets
-from limbeck.errors import UserError
-from limbeck.evaluate import labels
+from limbeck.evaluate import multilabel
 from limbeck.models import given
-from limbeck.types import IGNORED
 
 if TYPE_CHECKING:
+    from limbeck.core.types import Task
     from limbeck.data import Data, Scaling
-    from limbeck.types import Task
 
 ECE_BINS = 15
 
@@ -115,7 +115,7 @@ def metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | N
         raise UserError(f"{len(prediction)} predictions cannot be compared with {len(target)} targets")
     given, truth = prediction.double().cpu(), target.double().cpu()
     if task.kind == "multilabel":
-        return labels.metrics(task.names, given, truth)
+        return multilabel.metrics(task.names, given, truth)
     found = _regression(task, means(task, given), truth, scaling)
     return found | (_spread(task, given, truth, scaling) if task.spread else {})
 
@@ -169,7 +169,7 @@ def agreement(
         kl = kl_divergence(teacher.log_softmax(1), student.log_softmax(1), log_prob=True)
         return {"agreement": same.double().mean().item(), "kl": max(float(kl), 0.0)}
     if task.kind == "multilabel":
-        return labels.agreement(student, teacher)
+        return multilabel.agreement(student, teacher)
     student, teacher = _unscaled(means(task, student), scaling), _unscaled(means(task, teacher), scaling)
     rmse = mean_squared_error(student, teacher, squared=False, num_outputs=task.width)
     return {"rmse_to_teacher": rmse.mean().item()}

@@ -1,7 +1,7 @@
 """Files for other runtimes: made, run there in another process, and compared with the PyTorch model they come from.
 
 A new format is one file beside these with a `to_...`, a `lower` and a `session_...` function, its suffix in `places`,
-its libraries in `limbeck.formats`, its row in the tables here, in `runtime` and, where it can be looked into, in
+its libraries in `limbeck.core.formats`, its row in the tables here, in `runtime` and, where it can be looked into, in
 `layers`. Importing this room loads neither torch nor any of the libraries that a format needs: they are imported when
 they are used, most of them in processes of their own.
 """
@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limbeck.core.formats import check_format
 from limbeck.export.card import Card, card_path, read_card, write_card
-from limbeck.export.compare import check_parity, parity
-from limbeck.export.elsewhere import warm
-from limbeck.export.executorch import to_executorch
+from limbeck.export.files import SUFFIXES, files, form_of, put, size_bytes, suffix
+from limbeck.export.formats.executorch.convert import to_executorch
+from limbeck.export.formats.keras.convert import to_keras
+from limbeck.export.formats.litert.convert import to_litert
+from limbeck.export.formats.onnx.convert import to_onnx
+from limbeck.export.formats.openvino.convert import to_openvino
 from limbeck.export.interface import LARGEST_BATCH, Interface, as_given, as_seen
-from limbeck.export.keras import to_keras
 from limbeck.export.layers import first_difference, values
-from limbeck.export.litert import to_litert
-from limbeck.export.onnx import to_onnx
-from limbeck.export.openvino import to_openvino
-from limbeck.export.places import SUFFIXES, files, form_of, put, size_bytes, suffix
-from limbeck.export.quick import quick_latency
+from limbeck.export.parity import check_parity, parity
+from limbeck.export.quick_latency import quick_latency
 from limbeck.export.runtime import SESSIONS
 from limbeck.export.serving import Served, run
 from limbeck.export.session import Session
-from limbeck.formats import check_format
+from limbeck.export.workers import warm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

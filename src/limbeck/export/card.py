@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from limbeck import __version__
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
+from limbeck.core.runtime import read_json, write_json
+from limbeck.core.types import THRESHOLD, Column, Kind, Task
+from limbeck.export.files import files, form_of, size_bytes
 from limbeck.export.interface import LARGEST_BATCH, Interface
-from limbeck.export.places import files, form_of, size_bytes
-from limbeck.runtime import read_json, write_json
-from limbeck.types import THRESHOLD, Column, Kind, Task
 
 VERSION = 1
 

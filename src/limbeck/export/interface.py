@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from limbeck.errors import UserError, did_you_mean
+from limbeck.core.errors import UserError, did_you_mean
 
 LARGEST_BATCH = 64  # rows one call gets at most: ExecuTorch files are planned for it, and the others need no more
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from limbeck.export.chatter import log_path
-from limbeck.export.elsewhere import elsewhere
+from limbeck.export.files import form_of
+from limbeck.export.formats.litert.convert import values_litert
+from limbeck.export.formats.onnx.convert import values_onnx
+from limbeck.export.formats.openvino.convert import values_openvino
 from limbeck.export.interface import LARGEST_BATCH, Interface, Rows, as_seen
-from limbeck.export.litert import values_litert
-from limbeck.export.onnx import values_onnx
-from limbeck.export.openvino import values_openvino
-from limbeck.export.places import form_of
+from limbeck.export.logs import log_path
 from limbeck.export.serving import run
+from limbeck.export.workers import elsewhere
 
 if TYPE_CHECKING:
     import torch

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.errors import UserError
-from limbeck.export.executorch import session_executorch
+from limbeck.core.errors import UserError
+from limbeck.export.formats.executorch.convert import session_executorch
+from limbeck.export.formats.keras.convert import session_keras
+from limbeck.export.formats.litert.convert import session_litert
+from limbeck.export.formats.onnx.convert import session_onnx
+from limbeck.export.formats.openvino.convert import session_openvino
 from limbeck.export.interface import Rows
-from limbeck.export.keras import session_keras
-from limbeck.export.litert import session_litert
-from limbeck.export.onnx import session_onnx
-from limbeck.export.openvino import session_openvino
 from limbeck.export.process import listening, send
 from limbeck.export.session import Session
 

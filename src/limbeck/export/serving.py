@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
+from limbeck.export.files import form_of
 from limbeck.export.interface import LARGEST_BATCH, Rows
-from limbeck.export.places import form_of
 from limbeck.export.process import Child, ending, prepare, turns
 
 

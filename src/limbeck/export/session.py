@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
 from limbeck.export.interface import Rows
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from limbeck.errors import UserError
-from limbeck.export.chatter import converting, heard
-from limbeck.export.elsewhere import elsewhere
+from limbeck.core.errors import UserError
+from limbeck.export.files import put
 from limbeck.export.interface import LARGEST_BATCH, Interface
-from limbeck.export.places import put
+from limbeck.export.logs import converting, heard
+from limbeck.export.workers import elsewhere
 
 
 def make(
@@ -48,7 +48,7 @@ def make(
             torch.export.save(trace(model, example, interface), graph)
         arguments = {"graph": str(graph), "lowered": str(lowered), **options}
         doing = f"the model cannot be exported to {target}"
-        task = f"limbeck.export.{form}:lower"
+        task = f"limbeck.export.formats.{form}.convert:lower"
         elsewhere(task, arguments, family=form, log=log, doing=doing, where=str(path))
         put(lowered, path)
     return path

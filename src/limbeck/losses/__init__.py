@@ -15,23 +15,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from limbeck import signatures
-from limbeck.errors import UserError, did_you_mean
+from limbeck.core import signatures
+from limbeck.core.errors import UserError, did_you_mean
+from limbeck.core.types import Loss
 from limbeck.losses import (
     batchwise,
+    contrastive,
     decoupled,
     feature,
     gaussian,
-    joint,
     logit,
-    memory,
     multilabel,
+    multistage,
     ordinal,
     regression,
     relation,
     transfer,
 )
-from limbeck.types import Loss
 
 __all__ = ["LOSSES", "Each", "adjust", "bind", "fitted", "needs_index", "needs_teacher"]
 
@@ -43,10 +43,10 @@ LOSSES: dict[str, Callable[..., Any]] = {
     **batchwise.LOSSES,
     **regression.LOSSES,
     **feature.LOSSES,
-    **joint.LOSSES,
+    **multistage.LOSSES,
     **transfer.LOSSES,
     **relation.LOSSES,
-    **memory.LOSSES,
+    **contrastive.LOSSES,
     **gaussian.LOSSES,
     **multilabel.LOSSES,
     **ordinal.LOSSES,

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
+from limbeck.losses.autocast import in_full_precision
+from limbeck.losses.checks import counted, everywhere, taught
 from limbeck.losses.divergences import kl, softened
-from limbeck.losses.inputs import counted, everywhere, taught
-from limbeck.losses.precision import in_full_precision
 
 
 def dist(

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
+from limbeck.losses.checks import class_shares, mean, taught
 from limbeck.losses.divergences import kl, softened
-from limbeck.losses.inputs import class_shares, mean, taught
 
 
 def dkd(

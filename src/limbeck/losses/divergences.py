@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
 
 
 def softened(logits: Tensor, temperature: float | Tensor) -> Tensor:

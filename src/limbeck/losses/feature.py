@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
-from limbeck.losses.inputs import counted, features, mean
-from limbeck.losses.precision import in_full_precision
-from limbeck.losses.projectors import Shape, aligned, entered, projector, shapes, with_space
+from limbeck.core.errors import UserError
+from limbeck.losses.autocast import in_full_precision
+from limbeck.losses.checks import counted, features, mean
+from limbeck.losses.projection import Shape, aligned, entered, projector, shapes, with_space
 
 
 class FitNet(nn.Module):

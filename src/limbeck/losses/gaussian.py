@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.errors import UserError
-from limbeck.losses.inputs import exact, mean, measured, taught
+from limbeck.core.errors import UserError
+from limbeck.losses.checks import exact, mean, measured, taught
 
 BOUND = 30.0
 LOG_TWO_PI = 1.8378770664093453

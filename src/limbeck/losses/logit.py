@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
+from limbeck.core.types import IGNORED
+from limbeck.losses.checks import class_shares, exact, mean, taught, weights_of
 from limbeck.losses.decoupled import dkd
 from limbeck.losses.divergences import jensen_shannon, kl, softened
-from limbeck.losses.inputs import class_shares, exact, mean, taught, weights_of
-from limbeck.types import IGNORED
 
 
 def hard(

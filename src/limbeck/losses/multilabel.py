@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.errors import UserError
+from limbeck.core.errors import UserError
+from limbeck.losses.checks import mean, measured, taught, weights_of
 from limbeck.losses.divergences import kl
-from limbeck.losses.inputs import mean, measured, taught, weights_of
 
 
 def label_binary(

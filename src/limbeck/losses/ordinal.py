@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.losses.checks import class_shares, exact, mean, taught
 from limbeck.losses.divergences import kl, softened
-from limbeck.losses.inputs import class_shares, exact, mean, taught
 
 
 def label_emd(student: Tensor, _teacher: Tensor | None, target: Tensor) -> Tensor:

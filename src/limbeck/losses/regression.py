@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
-from limbeck.losses.inputs import everywhere, mean, measured, taught
+from limbeck.core.errors import UserError
+from limbeck.losses.checks import everywhere, mean, measured, taught
 
 
 def label_mse(student: Tensor, _teacher: Tensor | None, target: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from limbeck.losses.inputs import counted, everywhere, features, maps, mean
-from limbeck.losses.precision import in_full_precision
-from limbeck.losses.projectors import Shape, entered, projector
+from limbeck.losses.autocast import in_full_precision
+from limbeck.losses.checks import counted, everywhere, features, maps, mean
+from limbeck.losses.projection import Shape, entered, projector
 
 AT_ONCE = 2**24  # numbers of one array that `rkd_angle` holds at a time: 64 MiB in float32
 

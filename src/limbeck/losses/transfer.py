@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
-from limbeck.losses.inputs import counted, maps, mean, pooled
-from limbeck.losses.precision import in_full_precision
-from limbeck.losses.projectors import Shape, aligned, entered, normed, shapes
+from limbeck.core.errors import UserError
+from limbeck.losses.autocast import in_full_precision
+from limbeck.losses.checks import counted, maps, mean, pooled
+from limbeck.losses.projection import Shape, aligned, entered, normed, shapes
 
 
 class SimKD(nn.Module):

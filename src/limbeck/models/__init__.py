@@ -3,13 +3,13 @@
 Every network built here gives logits [B, C] or values [B, K].
 """
 
-from limbeck.models.archive import read_keras
-from limbeck.models.building import build, channels_last, normalization, try_out
-from limbeck.models.foreign import Foreign, foreign, given
-from limbeck.models.inputs import PREPROCESSING, Normalized, plain
-from limbeck.models.keras import KerasNetwork
-from limbeck.models.networks import NETWORKS
-from limbeck.models.softmax import as_logits, gives_probabilities, log_odds, log_probabilities, probable, to_logits
+from limbeck.models.build import build, channels_last, normalization, try_out
+from limbeck.models.external import Foreign, foreign, given
+from limbeck.models.keras.archive import read_keras
+from limbeck.models.keras.network import KerasNetwork
+from limbeck.models.logits import as_logits, gives_probabilities, log_odds, log_probabilities, probable, to_logits
+from limbeck.models.normalization import PREPROCESSING, Normalized, plain
+from limbeck.models.reference import NETWORKS
 from limbeck.models.weights import load_weights, metadata_of, save_weights
 
 __all__ = [

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
-from limbeck.models.inputs import Normalized, plain
-from limbeck.runtime import write_bytes
+from limbeck.core.errors import UserError
+from limbeck.core.runtime import write_bytes
+from limbeck.models.normalization import Normalized, plain
 
 
 def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from limbeck.errors import did_you_mean
+from limbeck.core.errors import did_you_mean
 from limbeck.recipe.schema import MisfitError, Recipe
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from limbeck import signatures
-from limbeck.errors import did_you_mean
+from limbeck.core import signatures
+from limbeck.core.errors import did_you_mean
 from limbeck.recipe.applications import APPLICATIONS, prepared
 from limbeck.recipe.sources import Count, Fraction, Positive, Share, Strict
 from limbeck.recipe.stages import FOLDER, NO_FOLDER

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from limbeck.errors import UserError, did_you_mean
+from limbeck.core.errors import UserError, did_you_mean
 from limbeck.recipe.faults import line_number, one_line
 from limbeck.recipe.schema import Recipe
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from limbeck import signatures
+from limbeck.core import signatures
+from limbeck.core.types import Framework, Kind
 from limbeck.recipe.compression import TRAINED, Budget, Deployable, Files, Step
 from limbeck.recipe.frameworks import framework_misfit, of_keras, student_misfit
 from limbeck.recipe.networks import Assistant, Combine, Student, Teacher
@@ -15,7 +16,6 @@ from limbeck.recipe.sources import Augment, Data, Positive, Strict
 from limbeck.recipe.stages import FOLDER, NO_FOLDER, clash
 from limbeck.recipe.tasks import WEIGHTED, combine_misfit, loss_misfit, source_misfit
 from limbeck.recipe.terms import AUTO, Term
-from limbeck.types import Framework, Kind
 
 
 class MisfitError(ValueError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from limbeck import signatures
+from limbeck.core import signatures
+from limbeck.core.types import Kind
 from limbeck.recipe.networks import Combine
 from limbeck.recipe.sources import Data
-from limbeck.types import Kind
 
 MEASURED = ("diabetes", "linnerud")
 EITHER = ("arrays", "table")  # whose targets are what the task says

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from limbeck import signatures
-from limbeck.errors import did_you_mean
+from limbeck.core import signatures
+from limbeck.core.errors import did_you_mean
 from limbeck.recipe.networks import check_options
 from limbeck.recipe.sources import Positive, Strict
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from limbeck.errors import UserError
-from limbeck.metrics import METRICS, Metric
+from limbeck.core.errors import UserError
+from limbeck.core.metrics import METRICS, Metric
+from limbeck.core.runtime import write_text
+from limbeck.core.statistics import interval
 from limbeck.report import budget, figures, files, labels, methods, pareto, roles, scores, smaller, values, words
 from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
-from limbeck.runtime import write_text
-from limbeck.verdict import interval
 
 __all__ = ["write_report"]
 

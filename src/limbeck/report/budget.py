@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.core.statistics import SHARES
 from limbeck.report import files, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 from limbeck.report.pareto import MARKS, beside, log_axis, window
-from limbeck.verdict import SHARES
 
 
 def budget(result: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.metrics import METRICS
+from limbeck.core.metrics import METRICS
+from limbeck.core.statistics import SHARES
 from limbeck.report.roles import ORDER, SMALLER, named
 from limbeck.report.words import finite
-from limbeck.verdict import SHARES
 
 # Each stands out from white and from near-black; dashes tell them apart without colour.
 COLOURS = {

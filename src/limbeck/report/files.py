@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.metrics import METRICS
+from limbeck.core.metrics import METRICS
 from limbeck.report import roles, words
 
 RUNTIMES = words.FORMATS | {"onnx": "ONNX Runtime"}

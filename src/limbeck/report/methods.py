@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.metrics import METRICS
+from limbeck.core.metrics import METRICS
+from limbeck.core.statistics import CONFIDENCE, holm, p_value
 from limbeck.report import words
 from limbeck.report.figures import axis_title, plain, rgba, text
-from limbeck.verdict import CONFIDENCE, holm, p_value
 
 SEEDS_BELOW = 0.28  # of a row, so that the bar does not hide them
 SHOWN_TIMES_MEDIAN = 3  # how far the axis of the figure reaches, so that one collapse does not hide the rest

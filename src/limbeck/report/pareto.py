@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.metrics import METRICS
+from limbeck.core.metrics import METRICS
 from limbeck.report import files, roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 

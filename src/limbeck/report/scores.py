@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.metrics import METRICS
+from limbeck.core.metrics import METRICS
+from limbeck.core.statistics import SHARES, interval
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
-from limbeck.verdict import SHARES, interval
 
 
 def members(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:

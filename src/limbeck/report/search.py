@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import UserError
-from limbeck.metrics import METRICS
+from limbeck.core.errors import UserError
+from limbeck.core.metrics import METRICS
+from limbeck.core.runtime import write_text
 from limbeck.report import words
 from limbeck.report.figures import axis_title, plain, text
-from limbeck.runtime import write_text
 
 __all__ = ["ranked", "show_search", "write_search"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.metrics import METRICS
+from limbeck.core.metrics import METRICS
 from limbeck.report import roles, words
 from limbeck.report.files import Made, change_in_words, made, said_of_speed
 from limbeck.report.methods import alone, methods, said

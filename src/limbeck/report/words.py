@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeGuard
 
-from limbeck.metrics import METRICS
+from limbeck.core.metrics import METRICS
 from limbeck.recipe import ESTIMATORS
 
 NOTHING = "\N{EN DASH}"

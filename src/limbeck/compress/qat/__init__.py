@@ -1,0 +1,6 @@
+"""Quantization-aware training: a network learns with its numbers rounded, and becomes an integer file."""
+
+from limbeck.compress.qat.lower import TRAINED, lower_qat
+from limbeck.compress.qat.prepare import FakeQuantized, prepare_qat
+
+__all__ = ["TRAINED", "FakeQuantized", "lower_qat", "prepare_qat"]

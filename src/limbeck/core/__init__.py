@@ -1,0 +1,1 @@
+"""What every room may use: types, records, errors, files, seeds, progress. No torch when it is imported."""

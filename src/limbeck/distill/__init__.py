@@ -1,0 +1,1 @@
+"""Learning from a teacher: objectives, teachers, the cache of their outputs, the training loop."""

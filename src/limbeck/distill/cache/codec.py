@@ -1,0 +1,77 @@
+"""Answers as arrays of numbers, and back: dense logits or values, or the largest logits and the mass of the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from limbeck.core.types import Output
+from limbeck.distill.cache.store import Array
+
+FLOATS = {"float16": torch.float16, "float32": torch.float32}
+
+
+def arrays_of(
+    width: int, dtype: str, top_k: int | None, taps: Mapping[str, tuple[int, ...]], *, tokens: Sequence[int] = ()
+) -> list[Array]:
+    """What is stored of answers of `width` numbers, and of taps (name -> shape of one row) in the order of their names.
+
+    A `top_k` of None, 0 or at least `width` keeps all of them. Where each of L tokens is answered to, `tokens` is [L].
+    """
+    if top_k and top_k < width:
+        numbers = "uint16" if width <= 2**16 else "int32"
+        values, classes = Array("values", dtype, (top_k,)), Array("classes", numbers, (top_k,), below=width)
+        found = [values, classes, Array("rest", "float32")]
+    else:
+        found = [Array("prediction", dtype, (*tokens, width))]
+    return found + [Array(f"tap{i}", dtype, tuple(taps[name])) for i, name in enumerate(sorted(taps))]
+
+
+def size_bytes(
+    rows: int,
+    views: int,
+    width: int,
+    *,
+    dtype: str = "float16",
+    top_k: int | None = None,
+    taps: Mapping[str, tuple[int, ...]] | None = None,
+) -> int:
+    """How much answers take on the disk.
+
+    Args:
+        rows: rows of a view.
+        views: how many views.
+        width: C classes or K outputs.
+        dtype: "float16" or "float32".
+        top_k: how many logits of each row are kept; None or 0 for all.
+        taps: tap name -> shape of one row.
+    """
+    return rows * views * sum(array.row_bytes for array in arrays_of(width, dtype, top_k, taps or {}))
+
+
+def encode(output: Output, arrays: Sequence[Array], taps: Sequence[str]) -> dict[str, Tensor]:
+    """What is stored of an answer: array name -> [B, *shape]. torch knows little of uint16; int16 has the same bits."""
+    parts = {f"tap{i}": output.features[name] for i, name in enumerate(taps)}
+    if arrays[0].name == "prediction":
+        parts["prediction"] = output.prediction
+    else:
+        logs = output.prediction.float().log_softmax(dim=1)
+        parts["values"], classes = logs.topk(arrays[0].shape[0], dim=1)
+        parts["classes"] = classes.to(torch.int16 if arrays[1].dtype == "uint16" else torch.int32)
+        parts["rest"] = logs.scatter(1, classes, -math.inf).logsumexp(dim=1)
+    return {a.name: parts[a.name].to(FLOATS.get(a.dtype, parts[a.name].dtype)) for a in arrays}
+
+
+def decode(parts: Mapping[str, Tensor], arrays: Sequence[Array], taps: Sequence[str]) -> Output:
+    """The answer of which these parts were stored, float32; without the features whose parts were not read."""
+    features = {name: parts[f"tap{i}"].float() for i, name in enumerate(taps) if f"tap{i}" in parts}
+    if arrays[0].name == "prediction":
+        return Output(parts["prediction"].float(), features)
+    values, classes, width = parts["values"].float(), parts["classes"].long(), arrays[1].below
+    if arrays[1].dtype == "uint16":
+        classes = classes & 0xFFFF
+    each = parts["rest"] - math.log(width - values.shape[1])
+    return Output(each[:, None].repeat(1, width).scatter_(1, classes, values), features)

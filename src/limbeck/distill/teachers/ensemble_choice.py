@@ -1,0 +1,106 @@
+"""From what a recipe says about joining members to the function that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from limbeck.core.errors import UserError, did_you_mean
+from limbeck.core.types import Kind
+from limbeck.distill.teachers.ensemble import (
+    Combine,
+    answers_average,
+    answers_logits_average,
+    average,
+    by_confidence,
+    logits_average,
+    mean,
+    median,
+    validation_weights,
+    vote,
+    weighted,
+)
+from limbeck.distill.teachers.stacking import Stack, as_combine
+from limbeck.recipe import JOINS
+
+DEFAULT: dict[Kind, str] = {"classification": "average", "multilabel": "average", "regression": "mean"}
+
+
+class Joining(Protocol):
+    """What a recipe says about joining; `recipe.Combine` is one."""
+
+    @property
+    def name(self) -> str:
+        """Which way: one of `recipe.JOINS`."""
+
+    @property
+    def weights(self) -> Sequence[float] | str | None:
+        """For `weighted`: one for each member, "accuracy" or "confidence"."""
+
+    @property
+    def smoothing(self) -> float | None:
+        """For `vote`."""
+
+
+def combiner(
+    kind: Kind,
+    spec: Joining | None = None,
+    *,
+    scores: Sequence[float] | None = None,
+    stack: Combine | None = None,
+) -> Combine:
+    """How members are joined.
+
+    Args:
+        kind: of the task.
+        spec: what the recipe says. None: `average` for classes and labels, `mean` for values.
+        scores: of the members on validation, for weights by "accuracy"; see `validation_weights`.
+        stack: a fitted `Stack`, or what `as_combine` made of it, for "stacked".
+
+    Raises:
+        UserError: a way that does not suit the task, or something it needs is missing.
+    """
+    name, ways = spec.name if spec else DEFAULT[kind], JOINS[kind]
+    if name not in ways:
+        known = any(name in others for others in JOINS.values())
+        raise UserError(
+            f"'{name}' does not join the members of a {kind} task" if known else f"unknown way to join: '{name}'",
+            where="combine",
+            hint=f"choose {', '.join(ways[:-1])} or {ways[-1]}" if known else did_you_mean(name, ways),
+        )
+    if name == "stacked":
+        if stack is None:
+            raise UserError("'stacked' needs a stack that was fitted", where="combine", hint="see `fit_stack`")
+        return as_combine(stack) if isinstance(stack, Stack) else stack
+    if spec and name == "vote":
+        return vote() if spec.smoothing is None else vote(smoothing=spec.smoothing)
+    if spec and name == "weighted":
+        return _weighted_by(kind, spec.weights, scores)
+    if kind == "multilabel":
+        return {"average": answers_average, "logits-average": answers_logits_average}[name]
+    plain = {"average": average, "logits-average": logits_average, "vote": vote(), "mean": mean, "median": median}
+    return plain[name]
+
+
+def _weighted_by(kind: Kind, weights: Sequence[float] | str | None, scores: Sequence[float] | None) -> Combine:
+    if weights is None:
+        hint = "give a number for each member, or `accuracy` or `confidence`"
+        raise UserError("'weighted' needs weights", where="combine.weights", hint=hint)
+    if not isinstance(weights, str):
+        return weighted(weights, kind=kind)
+    if weights == "confidence":
+        if kind == "regression":
+            hint = "weight by `accuracy` (here: by the error on validation) or by fixed numbers"
+            raise UserError("values come without a confidence to weight by", where="combine.weights", hint=hint)
+        if kind == "multilabel":
+            hint = "weight by `accuracy` (here: by mean average precision on validation) or by fixed numbers"
+            raise UserError("a row of several labels has no one confidence", where="combine.weights", hint=hint)
+        return by_confidence
+    if weights != "accuracy":
+        hint = did_you_mean(weights, ("accuracy", "confidence"))
+        raise UserError(f"unknown weights '{weights}'", where="combine.weights", hint=hint)
+    if scores is None:
+        raise UserError(
+            "weights by accuracy need the members' scores on validation", where="combine.weights", hint="give `scores`"
+        )
+    return weighted(validation_weights(kind, scores), kind=kind)

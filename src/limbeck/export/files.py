@@ -1,0 +1,86 @@
+"""What the files of a model are called, which belong together, where a run has them, and how they are put there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from limbeck.core.errors import UserError, did_you_mean
+from limbeck.core.runtime import read_json, write_atomic
+
+SUFFIXES: Mapping[str, str] = {
+    "litert": ".tflite", "onnx": ".onnx", "executorch": ".pte", "openvino": ".xml", "keras": ".keras",
+}  # fmt: skip
+
+
+def form_of(name: str) -> str:
+    """The format of what is named FORMAT or FORMAT-PRECISION, as `litert-int8`.
+
+    Raises:
+        UserError: there is no such format.
+    """
+    form = name.partition("-")[0]
+    if form not in SUFFIXES:
+        raise UserError(f"unknown format {form!r}", where="export", hint=did_you_mean(form, SUFFIXES))
+    return form
+
+
+def suffix(name: str) -> str:
+    """How the file is called behind its model's name: `.tflite` for `litert`, `.int8.tflite` for `litert-int8`."""
+    precision = name.partition("-")[2]
+    return (f".{precision}" if precision else "") + SUFFIXES[form_of(name)]
+
+
+def files(path: Path) -> tuple[Path, ...]:
+    """The file, and the one with its weights where the format has two: OpenVINO's .xml and .bin."""
+    path = Path(path)
+    return (path, path.with_suffix(".bin")) if path.suffix == SUFFIXES["openvino"] else (path,)
+
+
+def size_bytes(path: Path) -> int:
+    """What must be shipped: the size of the file and of the one that belongs to it.
+
+    Raises:
+        UserError: one of them is absent.
+    """
+    try:
+        return sum(file.stat().st_size for file in files(path))
+    except OSError as error:
+        raise UserError(f"cannot be read ({error})", where=str(path)) from error
+
+
+def shipped(path: Path) -> list[Path]:
+    """The exported files of a run, the chosen student's and float32 ones first; anything else is itself.
+
+    Raises:
+        UserError: the run is not finished, or has no files.
+    """
+    if not (path / "recipe.yaml").is_file():
+        return [path]
+    result = read_json(path / "result.json")
+    rows = [m for m in result["models"] if m["role"] == "exported"]
+    if not rows:
+        raise UserError("this run has no exported files", where=str(path), hint=f"limbeck export {path} --to onnx")
+    chosen = result["chosen"]["name"]
+    rows.sort(key=lambda m: (m.get("source", chosen) != chosen, m.get("precision", "float32") != "float32"))
+    return [path / m["file"] for m in rows]
+
+
+def put(made: Path, path: Path) -> None:
+    """Put a file, and the one that belongs to it, in their place. A stop on the way leaves no file that looks whole.
+
+    Two files cannot be replaced in one step. So the first, without which the second is nothing, goes before and comes
+    last.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    source, target = files(made), files(path)
+    if len(target) > 1:
+        try:
+            target[0].unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot be written ({error})", where=str(path)) from error
+    for have, want in zip(reversed(source), reversed(target), strict=True):
+        write_atomic(want, lambda part, have=have: shutil.copyfile(have, part))  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""OpenVINO files (.xml with a .bin)."""

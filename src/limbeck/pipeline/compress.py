@@ -1,0 +1,330 @@
+"""Students made smaller: pruned, factorised, thinned or rounded, each recovered with and without the teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import compress, evaluate, export
+from limbeck.compress import qat
+from limbeck.core.errors import UserError
+from limbeck.core.metrics import main_metric
+from limbeck.core.runtime import derive_seed, fingerprint, read_json, seed_everything, write_json
+from limbeck.core.types import Batch, Role
+from limbeck.data import batches
+from limbeck.distill.objective.feature_matching import within
+from limbeck.distill.train import fit
+from limbeck.evaluate import costs
+from limbeck.models import Normalized, load_weights, metadata_of
+from limbeck.pipeline import teacher_outputs
+from limbeck.pipeline.context import Job
+from limbeck.pipeline.outline import learns_from_teacher
+from limbeck.pipeline.train_students import Studied, as_tutor, outcome
+from limbeck.pipeline.train_teachers import Tutor, learning
+from limbeck.recipe import Factorise, Plan, Prune, Recover, Step
+from limbeck.recipe.stages import SEARCH, recovered
+
+LOOKED_AT = 1024  # training rows by which channels are judged, and by which batch norms are measured anew
+PART = 32  # rows a batch of these: many small batches tell more of a channel than few large ones
+SCORED = 2048  # validation rows by which ranks are searched
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A student made smaller.
+
+    Attributes:
+        name: of its stage.
+        role: "compressed" where it recovered with the teacher, "compressed-alone" where without.
+        variant: the way, in the recipe; or "budget".
+        seed: of the student it was made of.
+        start: the name of that student.
+        steps: what was done.
+        told: the same in words, with what came of it.
+        file: its weights, and in their metadata what was done.
+        result: what its last recovery gave.
+    """
+
+    name: str
+    role: Role
+    variant: str
+    seed: int
+    start: str
+    steps: Sequence[Step]
+    told: Sequence[str]
+    file: Path
+    result: Mapping[str, Any]
+
+    @property
+    def rounded(self) -> bool:
+        """Whether it learned with its numbers rounded, and can become integer files only."""
+        return bool(self.steps and self.steps[-1].quantize)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A way to a smaller student.
+
+    Attributes:
+        name: in the recipe, or "budget".
+        steps: with their recovery.
+    """
+
+    name: str
+    steps: Sequence[Step]
+
+
+def shrink(
+    job: Job, studied: Sequence[Studied], tutor: Tutor | None, searched: Mapping[str, Any] | None = None
+) -> list[Shrunk]:
+    """Make the students of all seeds smaller in every way of the recipe.
+
+    Args:
+        job: the run.
+        studied: those that were trained.
+        tutor: whom they learned from; without one the student itself, as it was, teaches its smaller self.
+        searched: what a search within a budget found; its winner is one more way, unless it is the student as it is,
+            in another format.
+    """
+    found = []
+    ways = dict(job.recipe.compress)
+    if searched and searched["winner"] and searched["winner"]["steps"]:
+        ways[SEARCH] = [Step.model_validate(step) for step in searched["winner"]["steps"]]
+    for name, steps in ways.items():
+        for start in starts(studied):
+            found += shrink_one(job, Chain(name, steps), start, tutor)
+    return found
+
+
+def starts(studied: Sequence[Studied]) -> list[Studied]:
+    """Whom smaller ones are made of: of every seed the student that was taught, or the only one there is."""
+    taught = [s for s in studied if s.role == "distilled"]
+    return taught or [s for s in studied if s.role == "student"]
+
+
+def shrink_one(job: Job, chain: Chain, start: Studied, tutor: Tutor | None) -> list[Shrunk]:
+    """One student made smaller, recovered with the teacher and, where that can differ, without."""
+    teacher = tutor or as_tutor(job, start, [job.key(job.recipe.student, start.seed)])
+    if not (any(step.recover.epochs for step in chain.steps) and learns_from_teacher(job.recipe)):
+        return [walk(job, chain, start, None, "compressed")]
+    return [walk(job, chain, start, teacher, "compressed"), walk(job, chain, start, None, "compressed-alone")]
+
+
+def walk(job: Job, chain: Chain, start: Studied, tutor: Tutor | None, role: Role) -> Shrunk:
+    """All steps of a chain in turn; the last one is the stage that gives the whole its name."""
+    name = recovered(chain.name, start.seed, taught=role == "compressed")
+    rounds = [(step, number) for step in chain.steps for number in range(step.rounds)]
+    result: dict[str, Any] = {}
+    told: list[str] = []
+    before, key = start.file, job.key(job.recipe.student, start.name, *(tutor.keys if tutor else ()))
+    for count, (step, number) in enumerate(rounds, start=1):
+        stage = name if count == len(rounds) else f"{name}/step{count}"
+        key = fingerprint(key, step.model_dump(mode="json", exclude_none=True), number)
+        with within(f"compress.{chain.name}"):
+            compute = partial(_take, job, step, number, before, start, tutor)
+            # What a search has found follows from it, and was not asked for by name.
+            result = job.stages.together(stage, key, compute, renew=chain.name == SEARCH)
+        told += result["told"]
+        before = job.folder / stage / "model.safetensors"
+    return Shrunk(name, role, chain.name, start.seed, start.name, chain.steps, told, before, result)
+
+
+def _take(
+    job: Job, step: Step, number: int, before: Path, start: Studied, tutor: Tutor | None, folder: Path
+) -> dict[str, Any]:
+    """One step: planned, shown, done, recovered, written."""
+    label, plan = str(folder.relative_to(job.folder)), recovery(job.recipe.student.train, step.recover)
+    seed = derive_seed("compress", start.seed, step.model_dump_json(), number)
+    network, edits = rebuild(job, before), list(compress.edits_of(before))
+    meta = {"from": start.name}
+    if isinstance(network, Normalized):  # what learns rounded has these inside
+        meta |= {name: json.dumps(getattr(network, name).tolist()) for name in ("mean", "std")}
+    if step.quantize:
+        told = [f"learns with weights of {step.quantize.weights} bits and activations of 8"]
+        meta["weight_bits"] = str(step.quantize.weights)
+    else:
+        edit = _edit(job, step, edits[len(edits) - number :], network, seed, folder)
+        told = compress.describe(edit)
+        edits.append(edit)
+    for line in told:
+        job.progress.say(f"{label}: {line}")
+    network = rounded(job, network, step.quantize.weights) if step.quantize else compress.apply(network, edits[-1])
+    seed_everything("compress", seed)
+    result: dict[str, Any] = {"told": told}
+    if plan.epochs:
+        result |= _recovered(job, network, edits, plan, start, tutor, seed, folder)
+    else:
+        network = compress.recalibrate(network, (batch.x for batch in _rows(job)))
+        found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
+        result["val"] = {k: v for k, v in found.items() if isinstance(v, float)}
+    file = folder / "model.safetensors"
+    if job.accelerator.is_main_process:
+        compress.save(network, edits, file, metadata=meta)
+    return {**result, "files": [str(file.relative_to(job.folder))]}
+
+
+def _recovered(
+    job: Job,
+    network: nn.Module,
+    edits: Sequence[compress.Edit],
+    plan: Plan,
+    start: Studied,
+    tutor: Tutor | None,
+    seed: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Train what was made smaller; weights that were made zero stay zero."""
+    objective, teacher, stored = learning(job, "student", tutor, plan, seed=start.seed, network=network)
+    zeros = compress.keep_zeros(network, edits)
+    history = fit(
+        network,
+        objective,
+        teacher,
+        job.data,
+        plan,
+        seed=seed,
+        folder=folder,
+        fetch=teacher_outputs.fetch(job, stored=True),
+        views=job.views,
+        run=job.recipe.run,
+        progress=job.progress,
+        label=str(folder.relative_to(job.folder)),
+    )
+    zeros.remove()
+    return {**outcome(plan, history), "cache": stored}
+
+
+def recovery(plan: Plan, recover: Recover) -> Plan:
+    """How a student recovers: its own plan, but for the number of epochs and what was made for another number."""
+    changes: dict[str, Any] = {"epochs": recover.epochs, "warmup_epochs": 0.0, "patience": None, "ema": None}
+    changes["schedule"] = plan.schedule.model_copy(update={"t_max": None})
+    if plan.schedule.name == "step":
+        changes["schedule"] = plan.schedule.model_copy(update={"name": "cosine", "step_size": None})
+    if recover.lr is not None:
+        changes["lr"] = recover.lr
+    return plan.model_copy(update=changes)
+
+
+# --- networks as they became ---------------------------------------------------------------------
+
+
+def rebuild(job: Job, file: Path) -> nn.Module:
+    """A student in a file, with everything that was done to it."""
+    meta, spec = metadata_of(file), job.recipe.student.model_copy(update={"pretrained": False, "weights": None})
+    if "from" not in meta or "edits" not in meta:
+        return job.network(spec, file)
+    known = {key: json.loads(meta[key]) for key in ("mean", "std")}
+    network = compress.replay(job.network(spec.model_copy(update=known)), compress.edits_of(file))
+    if bits := meta.get("weight_bits"):
+        network = rounded(job, network, int(bits))
+    load_weights(network, file, fresh_head=False)
+    return network
+
+
+def rounded(job: Job, network: nn.Module, bits: int) -> nn.Module:
+    """A network that learns with its numbers rounded."""
+    return qat.prepare_qat(network, torch.cat([batch.x for batch in _rows(job)]).cpu(), weight_bits=bits)
+
+
+def _rows(job: Job) -> Iterator[Batch]:
+    """Some training rows on the CPU, not augmented, always the same."""
+    rows = job.data.train[torch.randperm(len(job.data.train), generator=torch.Generator().manual_seed(0))[:LOOKED_AT]]
+    yield from batches(job.data, rows, PART)
+
+
+# --- what a step does ----------------------------------------------------------------------------
+
+
+def _edit(
+    job: Job, step: Step, rounds: Sequence[compress.Edit], network: nn.Module, seed: int, folder: Path
+) -> compress.Edit:
+    """What this step does to this network after these earlier rounds of it.
+
+    It is found once: a recovery that goes on must find the same network.
+    """
+    file = folder / "edit.json"
+    if file.exists():
+        return dict(read_json(file))
+    if step.prune:
+        found = _prune(job, step.prune, rounds, network, seed)
+    elif step.factorise:
+        found = _factorise(job, step.factorise, network)
+    else:
+        assert step.sparsify is not None
+        wanted = step.sparsify
+        found = compress.plan_sparsify(network, amount=wanted.amount, pattern=wanted.pattern, keep=wanted.keep)
+    if job.accelerator.is_main_process:
+        write_json(file, found)
+    return found
+
+
+def _prune(job: Job, spec: Prune, rounds: Sequence[compress.Edit], network: nn.Module, seed: int) -> compress.Edit:
+    def losses(pruned: nn.Module) -> Iterator[Tensor]:
+        for batch in _rows(job):
+            prediction = pruned(batch.x)
+            if job.data.task.kind == "classification":
+                yield nn.functional.cross_entropy(prediction, batch.y)
+            elif job.data.task.kind == "multilabel":
+                yield nn.functional.binary_cross_entropy_with_logits(prediction, batch.y)
+            else:
+                yield nn.functional.mse_loss(evaluate.means(job.data.task, prediction), batch.y)
+
+    given: dict[str, Any] = {
+        "importance": spec.importance,
+        "scope": spec.scope,
+        "cap": spec.cap,
+        "round_to": spec.round_to,
+        "keep": spec.keep,
+        "seed": seed,
+        "losses": losses,
+    }
+    x = next(_rows(job)).x[:1]
+    kind = next(kind for kind in ("ratio", "macs", "params", "latency") if getattr(spec, kind) is not None)
+    share = getattr(spec, kind)
+    if kind == "ratio":
+        # So much of what is left that after the last round the whole share is gone. A round may be too small for layers
+        # whose widths are rounded; the next one then makes up for it.
+        gone = max((count for count, edit in enumerate(rounds, start=1) if edit["history"]), default=0)
+        done, then = share * gone / spec.steps, share * (len(rounds) + 1) / spec.steps
+        try:
+            return compress.plan_prune(network, x, ratio=1 - (1 - then) / (1 - done), **given)
+        except UserError:
+            if len(rounds) + 1 == spec.steps:
+                raise
+            return compress.plan_prune(network, x, ratio=0.0, **given)
+    cost: Callable[[nn.Module], float] = {
+        "macs": lambda pruned: costs.macs(pruned, x),
+        "params": costs.parameters,
+        "latency": lambda pruned: export.quick_latency(pruned, x),
+    }[kind]
+    return compress.plan_prune(network, x, cost=cost, target=share ** (1 / spec.steps), **given)
+
+
+def _factorise(job: Job, spec: Factorise, network: nn.Module) -> compress.Edit:
+    metric = main_metric(job.data.task)
+
+    def score(thinner: nn.Module) -> float:
+        found = evaluate.assess(thinner.to(job.device), job.data, job.data.val[:SCORED], device=job.device)
+        return metric.sign * float(found[metric.name])
+
+    def faster(layer: nn.Module, factors: nn.Module, x: Tensor) -> bool:
+        return export.quick_latency(factors, x) < export.quick_latency(layer, x)
+
+    return compress.plan_factorise(
+        network,
+        next(_rows(job)).x[:1],
+        method=spec.method,
+        ranks=spec.ranks,
+        energy=spec.energy,
+        drop=spec.drop,
+        keep=spec.keep,
+        score=score if spec.ranks == "sensitivity" else None,
+        faster=faster if spec.check_latency else None,
+    )

@@ -1,0 +1,185 @@
+"""A look at a whole recipe before a long job: its rows, its teachers, its time and disk. Nothing is trained or kept.
+
+And one at a finished run, whose teachers are asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck import evaluate, recipe
+from limbeck.core.errors import UserError
+from limbeck.core.progress import Progress
+from limbeck.core.runtime import locked, read_json
+from limbeck.data import targets
+from limbeck.distill import cache
+from limbeck.distill.teachers import diagnose
+from limbeck.distill.teachers.diagnose import Finding, Level
+from limbeck.distill.teachers.external import Function
+from limbeck.distill.train.accelerator import make_accelerator
+from limbeck.pipeline import teacher_outputs, train_teachers
+from limbeck.pipeline.context import Job
+from limbeck.pipeline.forecast import disk_words, forecast, time_words
+from limbeck.pipeline.setup import begin, choose_views, dry_build, likely_views
+from limbeck.recipe import Recipe, needs
+from limbeck.recipe.stages import seeded
+
+
+def checkup(
+    source: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    out: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    trust: bool = False,
+    callables: Mapping[str, Function] | None = None,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """Look at a recipe before a long job, and say what is wrong and what to write instead.
+
+    Teachers that are brought along are examined, and so are those that the run directory holds already. Validation rows
+    are asked about; of the test split only inputs are looked at, for rows that stand twice.
+
+    Args:
+        source: a bundled name, the path of a YAML file, or the recipe, as a mapping or checked.
+        out: the run directory, in which nothing is written; `runs/<name of the recipe>` where it is not given.
+        overrides: `key=value` texts with dotted keys.
+        trust: whether opening a model may run code; see `pipeline.run`.
+        callables: functions that teach; see `pipeline.run`.
+        progress: where progress is shown.
+
+    Raises:
+        UserError: whatever would keep the recipe from being run.
+    """
+    checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
+    needs.check(checked, source, out)
+    folder = Path(out) if out is not None else Path("runs") / checked.name
+    progress = progress or Progress(quiet=True)
+    if checked.run.threads:
+        torch.set_num_threads(checked.run.threads)
+    job = begin(checked, folder, make_accelerator(checked.run), progress, trust=trust, callables=callables)
+    found = [Finding("note", "data", "source", note) for note in job.data.notes]
+    found += diagnose.survey(job.data)
+    dry_build(job)
+    job.views = likely_views(job)
+    found += _teachers(job)
+    progress.say("time: a few steps of everything that is trained")
+    return found + _forecast(job)
+
+
+def recheck(
+    folder: Path,
+    *,
+    sample: int = 64,
+    trust: bool = False,
+    callables: Mapping[str, Function] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, cache.Reasked]:
+    """Ask the teachers and assistants of a finished run again for some rows, and compare with what is stored.
+
+    Args:
+        folder: the run directory.
+        sample: rows to ask each of them for.
+        trust: whether opening a model may run code; see `pipeline.run`.
+        callables: functions that teach; see `pipeline.run`.
+        progress: where progress is shown.
+
+    Returns:
+        What was found, by the name of the teacher.
+
+    Raises:
+        UserError: no finished run, one without teachers, or one whose teacher is asked live.
+    """
+    read_json(folder / "result.json")
+    checked, progress = recipe.load(folder / "recipe.yaml"), progress or Progress(quiet=True)
+    if checked.run.threads:
+        torch.set_num_threads(checked.run.threads)
+    with locked(folder):
+        accelerator = make_accelerator(checked.run, folder)
+        job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
+        dry_build(job)
+        choose_views(job)
+        faculty = train_teachers.assemble(job)
+        if faculty is None or not job.views:
+            why = "it has no teacher" if faculty is None else "`views: 0` asks the teacher live"
+            raise UserError(f"nothing is stored for this run: {why}", where=str(folder))
+        members = [("teachers", member) for member in faculty.members]
+        members += [(member[0], member) for member in train_teachers.assistants(job, faculty).members]
+        found = {}
+        for tutor, (name, build_it, dtype) in members:
+            network = build_it()
+            stored, fetch = (
+                teacher_outputs.stored(job, tutor, name, network, dtype),
+                teacher_outputs.fetch(job, stored=False),
+            )
+            found[name] = cache.reask(stored, teacher_outputs.frozen(job, tutor, network, dtype), fetch, sample)
+    return found
+
+
+def _teachers(job: Job) -> list[Finding]:
+    """Every teacher that knows its job already, against a straight line and the students that are known."""
+    found: list[Finding] = []
+    others: list[tuple[Tensor, str]] = []
+    for spec in job.recipe.teachers:
+        fitted = spec.origin == "estimator"
+        if not (spec.knows if not (spec.train or fitted) else job.stages.done(spec.name, job.key(spec))):
+            text = "is trained by this recipe: there is nothing to ask it yet"
+            text = "is fitted by this recipe, in a time that nobody knows beforehand" if fitted else text
+            found.append(Finding("ok", spec.name, "teacher", text))
+            continue
+        job.progress.say(f"{spec.name}: {spec.model}")
+        others = others or _others(job)
+        network = job.network(spec, job.source(spec) if spec.train or fitted else None).to(job.device)
+        prediction = evaluate.predict(network, job.data, job.data.val, device=job.device)
+        own = diagnose.examine(spec.name, network, spec, job.data, prediction, job.device)
+        if prediction.isfinite().all():
+            own += _worth(job, spec.name, prediction, others)
+            own.append(diagnose.precision(spec.name, network, job.data, job.device))
+        found += own
+    return found
+
+
+def _others(job: Job) -> list[tuple[Tensor, str]]:
+    """What others predict for the validation rows that a teacher should be better than, and what they are called."""
+    if job.data.per_token:
+        return []
+    tokens = job.data.x.dtype == torch.int64  # numbers that no line means anything to
+    return [*([] if tokens else [diagnose.straight_line(job.data)]), *_students(job)]
+
+
+def _worth(job: Job, name: str, prediction: Tensor, others: list[tuple[Tensor, str]]) -> list[Finding]:
+    data = job.data
+    metrics = evaluate.metrics(data.task, prediction, targets(data, data.val, "cpu"), data.targets)
+    doubts = diagnose.doubts(name, {k: v for k, v in metrics.items() if isinstance(v, float)}, data)
+    return doubts + [diagnose.weaker(name, prediction, data, other, whose) for other, whose in others]
+
+
+def _students(job: Job) -> list[tuple[Tensor, str]]:
+    """What a student that is known already predicts for the validation rows, and what it is called."""
+    spec = job.recipe.student
+    if spec.ready:
+        return [(_predicted(job, None), "the student")]
+    for seed in job.recipe.seeds:
+        if job.stages.done(seeded("student", seed), job.key(spec, seed)):
+            file = job.weights(seeded("student", seed), spec.train)
+            return [(_predicted(job, file), f"the student alone (seed {seed})")]
+    return []
+
+
+def _predicted(job: Job, file: Path | None) -> Tensor:
+    network = job.network(job.recipe.student, file).to(job.device)
+    return evaluate.predict(network, job.data, job.data.val, device=job.device)
+
+
+def _forecast(job: Job) -> list[Finding]:
+    found = forecast(job)
+    views = f"{job.views} stored view{'' if job.views == 1 else 's'} of each row"
+    told = [Finding("ok", "job", "time", f"{time_words(found)}; {views}", figures=dict(found.seconds))]
+    figures = {"run_bytes": found.run_bytes, "stored_bytes": found.stored_bytes}
+    hint = None if found.fits else "make room (`limbeck cache prune`), or choose another --out or LIMBECK_CACHE"
+    level: Level = "ok" if found.fits else "warning"
+    return [*told, Finding(level, "job", "disk", disk_words(found, job.folder), hint, figures)]

@@ -1,0 +1,211 @@
+"""Every model on the test split: networks here, exported files each in its own runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import evaluate
+from limbeck.core.runtime import fingerprint, fingerprint_file
+from limbeck.core.types import Artifact, Cost, Role
+from limbeck.data import Data, pixels, targets
+from limbeck.distill.teachers import Combine
+from limbeck.evaluate import costs
+from limbeck.models import foreign
+from limbeck.pipeline.context import SCHEMA, Job
+from limbeck.pipeline.export import Shipped, ship, with_latency
+from limbeck.recipe import Deployable
+
+FILE = 20  # making and testing one takes as long as testing so many networks
+MOST_POINTS, MOST_OUTPUTS_DRAWN = 2000, 8  # of a model on the page, which holds all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A trained network in a file, and how to build it.
+
+    Attributes:
+        file: of its weights; a function has none.
+        formats: the files that it becomes.
+        timed: whether its time is measured, and not that of one with the same architecture.
+        trained_rounded: whether it went through quantization-aware training.
+        told: what was done to it, in words.
+        drawn: whether its predictions of measured values are kept for a plot.
+    """
+
+    name: str
+    role: Role
+    seed: int | None
+    file: Path | None
+    build: Callable[[], nn.Module]
+    formats: Sequence[Deployable] = ()
+    timed: bool = False
+    trained_rounded: bool = False
+    told: Sequence[str] = ()
+    drawn: bool = False
+
+
+def measure(
+    job: Job, candidates: Sequence[Candidate], combine: Combine | None
+) -> tuple[list[Artifact], dict[str, Any] | None, dict[str, Any] | None]:
+    """What every candidate is worth and costs, and the files of those that are shipped.
+
+    The test split is used here, for the first and only time.
+
+    Args:
+        job: the run; files go below `export` in its folder.
+        candidates: teachers first.
+        combine: how several teachers make one; None for a single one, and where the last of them is all of them.
+
+    Returns:
+        The rows, how far several teachers are apart (None for one), and for measured values what some of the models
+        predict, see `_drawn`.
+
+    Raises:
+        UserError: a file computes something else than the network it was made from.
+    """
+    data, device = job.data, job.device
+    example, truth = pixels(data, data.test[:1], "cpu"), targets(data, data.test, "cpu")
+    found: list[Artifact] = []
+    told: list[Tensor] = []
+    files: list[Artifact] = []
+    timed: dict[str, nn.Module] = {}
+    drawn: dict[tuple[str, Role], Tensor] = {}
+    count = sum(len(c.formats) for c in candidates)
+    total, timings = len(candidates) + FILE * count, sum(c.timed for c in candidates) + count
+    unit = job.progress.course.work / (total + timings)
+    with job.progress.bar("tests and files" if count else "tests", total, work=unit * total) as advance:
+
+        def shown(made: int, note: str) -> None:
+            advance(len(found) + FILE * (len(files) + made), note)
+
+        for candidate in candidates:
+            network = candidate.build().eval()
+            prediction = evaluate.predict(network.to(device), data, data.test, device=device)
+            network.cpu()
+            metrics = evaluate.metrics(data.task, prediction, truth, data.targets)
+            if candidate.role == "teacher":
+                told.append(prediction)
+            elif told:
+                metrics |= evaluate.agreement(data.task, prediction, _together(told, combine), data.targets)
+            here = candidate.file is not None and candidate.file.is_relative_to(job.folder)
+            file = str(candidate.file.relative_to(job.folder)) if candidate.file and here else None
+            size_bytes = candidate.file.stat().st_size if candidate.file else None
+            cost = Cost(None, None, size_bytes, None)
+            if (inner := foreign(network)) is None:
+                cost = Cost(costs.parameters(network), costs.macs(network, example), size_bytes, None)
+            found.append(Artifact(candidate.name, candidate.role, candidate.seed, "pytorch", file, metrics, cost))
+            if candidate.drawn:
+                drawn[candidate.name, candidate.role] = prediction
+            if candidate.timed and not (inner and inner.keyed):
+                timed[candidate.name] = network
+            shown(0, candidate.name)
+            if not candidate.formats:
+                continue
+            assert candidate.file is not None
+            if device.type != "cpu":
+                # Files run on the CPU; a GPU's shorter float formats would look like a fault of theirs.
+                prediction = evaluate.predict(network, data, data.test)
+            key = fingerprint(fingerprint_file(candidate.file), SCHEMA, job.recipe.student.model_dump(mode="json"))
+            one = Shipped(found[-1], network, prediction, key, candidate.trained_rounded, candidate.told)
+            shown(0, f"making {len(candidate.formats)} files of {candidate.name}")
+            files += ship(job, one, candidate.formats, shown)
+        advance(total, f"{len(found)} networks" + (f", {len(files)} files" if files else ""))
+    apart = None
+    if combine:
+        names = [row.name for row in found[: len(told)]]
+        labels = truth if data.task.kind != "regression" else None
+        apart = evaluate.disagreement(data.task, torch.stack(told), names, data.targets, target=labels)
+        found.insert(len(told), _ensemble(found[: len(told)], _together(told, combine), truth, data))
+    with job.progress.bar("timing", timings, work=unit * timings) as advance:
+        note = f"{len(timed)} networks and {len(files)} files, one after the other"
+        advance(0, note)
+        rows = _with_latency(found, timed, example)
+        advance(len(timed), note)
+        rows += with_latency(job, files)
+    if told:
+        drawn = {(found[len(told) - (not combine)].name, "teacher"): _together(told, combine), **drawn}
+    return rows, apart, _drawn(data, drawn)
+
+
+def _drawn(data: Data, predictions: Mapping[tuple[str, Role], Tensor]) -> dict[str, Any] | None:
+    """What models predict of some test rows, in the targets' own units, five digits of it; None for classes.
+
+    Returns:
+        outputs: names of those that are kept; rows: how many are kept, drawn at random; of: how many there are; true:
+        [[value of each row] of each output]; models: name, role, and values, likewise.
+    """
+    if data.targets is None:
+        return None
+    width, total = min(data.task.width, MOST_OUTPUTS_DRAWN), len(data.test)
+    count = min(total, max(MOST_POINTS // width, 300))
+    kept = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].sort().values
+
+    def own(values: Tensor) -> list[list[float]]:
+        return [[float(f"{value:.5g}") for value in column] for column in values[kept, :width].double().T.tolist()]
+
+    scaling = data.targets
+    return {
+        "outputs": list(data.task.names[:width]),
+        "rows": count,
+        "of": total,
+        "true": own(data.y[data.test.to(data.y.device)].cpu()),
+        "models": [
+            {"name": name, "role": role, "values": own(scaling.restore(evaluate.means(data.task, prediction).double()))}
+            for (name, role), prediction in predictions.items()
+        ],
+    }
+
+
+def _together(told: list[Tensor], combine: Combine | None) -> Tensor:
+    return combine(torch.stack(told)) if combine else told[-1]
+
+
+def _ensemble(members: list[Artifact], prediction: Tensor, truth: Tensor, data: Data) -> Artifact:
+    def total(values: Sequence[int | None]) -> int:
+        return sum(v or 0 for v in values)
+
+    parts = [m.cost for m in members]
+    cost = Cost(
+        total([c.params for c in parts]), total([c.macs for c in parts]), total([c.size_bytes for c in parts]), None
+    )
+    metrics = evaluate.metrics(data.task, prediction, truth, data.targets)
+    return Artifact("ensemble", "teacher", None, "pytorch", None, metrics, cost)
+
+
+def _with_latency(rows: list[Artifact], timed: dict[str, nn.Module], example: Tensor) -> list[Artifact]:
+    """The rows with latencies, all measured in turn; one of several with the same architecture stands for all."""
+
+    def once(network: nn.Module) -> Callable[[], float]:
+        def run() -> object:
+            with torch.inference_mode():
+                return network(example)
+
+        return costs.stopwatch(run)
+
+    with costs.threads(1):
+        speed = costs.latency({name: once(network) for name, network in timed.items()})
+    alike = {
+        (row.cost.params, row.cost.macs, row.role == "teacher"): speed[row.name] for row in rows if row.name in speed
+    }
+    members = [speed[r.name]["median_ms"] for r in rows if r.role == "teacher" and r.name in speed]
+
+    def found(row: Artifact) -> Artifact:
+        times = speed.get(row.name) or alike.get(_build(row))
+        if row.name == "ensemble" and row.name not in speed:
+            return replace(row, cost=replace(row.cost, latency_ms=sum(members)))
+        if times is None:
+            return row
+        return replace(row, cost=replace(row.cost, latency_ms=times["median_ms"], fastest_ms=times["min_ms"]))
+
+    return [found(row) for row in rows]
+
+
+def _build(row: Artifact) -> tuple[int | None, int | None, bool]:
+    """What two networks of the same architecture have in common."""
+    return row.cost.params, row.cost.macs, row.role == "teacher"

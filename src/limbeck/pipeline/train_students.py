@@ -1,0 +1,201 @@
+"""Those who learn: for every seed a student alone and one that is taught, and what chains and self-teaching add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck import evaluate
+from limbeck.core.runtime import derive_seed, seed_everything
+from limbeck.core.types import Role
+from limbeck.distill.teachers import diagnose
+from limbeck.distill.train import History, fit, fit_mutual
+from limbeck.models import save_weights
+from limbeck.pipeline import objectives, teacher_outputs
+from limbeck.pipeline.context import Job
+from limbeck.pipeline.train_teachers import Answers, Tutor, learning
+from limbeck.recipe import Plan, stages
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A trained student: what it is called, what it is compared as, its file, and what its training gave."""
+
+    name: str
+    role: Role
+    seed: int
+    file: Path
+    result: Mapping[str, Any]
+
+
+def study(job: Job, tutor: Tutor | None, direct: Tutor | None = None) -> list[Studied]:
+    """Train every student of a run.
+
+    Args:
+        job: the run.
+        tutor: the one that counts: the teachers, or the last assistant; None where there is none.
+        direct: the teachers themselves, where assistants stand between.
+    """
+    found = []
+    for seed in job.recipe.seeds:
+        alone = learn(job, stages.seeded("student", seed), "student", seed, None)
+        found.append(alone)
+        if job.recipe.student.ready:
+            continue
+        if job.recipe.student.peers:
+            found += _peers(job, seed)
+            continue
+        if direct:
+            found.append(learn(job, stages.seeded("direct", seed), "direct", seed, direct))
+        if job.recipe.student.generations:
+            found += _generations(job, seed, tutor, alone)
+        elif tutor:
+            found.append(learn(job, stages.seeded("distilled", seed), "distilled", seed, tutor))
+            for variant in job.recipe.compare:
+                found.append(learn(job, stages.seeded(variant, seed), "compared", seed, tutor, variant=variant))
+    return found
+
+
+def learn(
+    job: Job, name: str, role: Role, seed: int, tutor: Tutor | None, *, generation: int = 1, variant: str = ""
+) -> Studied:
+    """Train one student, or take it as it is where it has been trained: `generation` and `variant` name which.
+
+    Args:
+        job: the run.
+        name: of the stage.
+        role: what it is compared as.
+        seed: of its first weights and its data order.
+        tutor: whom it learns from; None for the labels alone.
+        generation: from the second on it begins from other weights.
+        variant: a name in `compare`, or "" for `losses`.
+    """
+    spec = job.recipe.student
+    parts = [seed, *([list(tutor.keys)] if tutor else []), *([generation] if generation > 1 else [])]
+    key = job.key(spec, *parts, variant=variant)
+    result = job.stages.together(name, key, partial(_train, job, seed, tutor, generation, variant))
+    return Studied(name, role, seed, job.weights(name, spec.train), result)
+
+
+def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: str, folder: Path) -> dict[str, Any]:
+    """Train one student. The seed fixes its first weights and its data order, the same with and without a teacher."""
+    spec = job.recipe.student
+    # A later generation begins anew: from the weights its teacher began with it would retrace its teacher's steps.
+    seed = seed if generation == 1 else derive_seed("generation", seed, generation)
+    seed_everything("student", seed)
+    network = job.network(spec)
+    if spec.ready:
+        return _as_it_is(job, network, folder)
+    objective, teacher, stored = learning(job, "student", tutor, spec.train, variant=variant, seed=seed)
+    history = fit(
+        network,
+        objective,
+        teacher,
+        job.data,
+        spec.train,
+        seed=seed,
+        folder=folder,
+        fetch=teacher_outputs.fetch(job, stored=True),
+        views=job.views,
+        run=job.recipe.run,
+        progress=job.progress,
+        label=folder.name,
+    )
+    return {**outcome(spec.train, history), "cache": stored, "files": [_file(job, folder.name)]}
+
+
+def _as_it_is(job: Job, network: nn.Module, folder: Path) -> dict[str, Any]:
+    """A student that the user brought along, among those that were trained."""
+    found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
+    if job.accelerator.is_main_process:
+        student = job.recipe.student
+        save_weights(network, folder / "best.safetensors", {"from": student.weights or student.model})
+    return {"val": {k: v for k, v in found.items() if isinstance(v, float)}, "files": [_file(job, folder.name)]}
+
+
+def _generations(job: Job, seed: int, tutor: Tutor | None, alone: Studied) -> list[Studied]:
+    """Students that learn one after the other, each from the one before it."""
+    count = job.recipe.student.generations
+    assert count is not None
+    found: list[Studied] = []
+    # Without a teacher the student trained alone is the first one.
+    generation = 1 if tutor else 2
+    tutor = tutor or as_tutor(job, alone, [job.key(job.recipe.student, seed)])
+    for number in range(1, count + 1):
+        last = number == count
+        name = stages.generation(seed, number, count)
+        found.append(learn(job, name, "distilled" if last else "generation", seed, tutor, generation=generation))
+        tutor = as_tutor(job, found[-1], [*tutor.keys, name])
+        generation += 1
+    return found
+
+
+def as_tutor(job: Job, studied: Studied, keys: Sequence[str]) -> Tutor:
+    """A trained student as one to learn from; `keys` say what its answers depend on."""
+    return Tutor("student", partial(_ask, job, studied), keys, studied.file)
+
+
+def _ask(job: Job, studied: Studied, taps: Sequence[str]) -> Answers:
+    network = job.network(job.recipe.student, studied.file)
+    low = diagnose.bfloat16_is_safe(network.to(job.device), job.data, job.device)
+    return teacher_outputs.teacher(
+        job, "student", studied.name, network, torch.bfloat16 if low else torch.float32, taps
+    )
+
+
+def _peers(job: Job, seed: int) -> list[Studied]:
+    """Students that learn together; the first begins where the student alone began."""
+    spec, stage = job.recipe.student, stages.peer(seed, 0)
+    assert spec.peers is not None
+    result = job.stages.together(stage, job.key(spec, seed, "peers"), partial(_together, job, seed))
+    found = []
+    for number, outcome in enumerate(result["peers"]):
+        role: Role = "peer" if number else "distilled"
+        found.append(
+            Studied(stages.peer(seed, number), role, seed, job.weights(f"{stage}/peer{number}", spec.train), outcome)
+        )
+    return found
+
+
+def _together(job: Job, seed: int, folder: Path) -> dict[str, Any]:
+    spec = job.recipe.student
+    assert spec.peers is not None
+    networks = []
+    for number in range(spec.peers):
+        seed_everything("student", *([seed] if not number else [seed, "peer", number]))
+        networks.append(job.network(spec))
+    histories = fit_mutual(
+        networks,
+        [
+            objectives.taught(job, "student", "student", spec.train, seed=derive_seed("peer", seed, n))
+            for n in range(spec.peers)
+        ],
+        job.data,
+        spec.train,
+        seed=seed,
+        folder=folder,
+        fetch=teacher_outputs.fetch(job, stored=True),
+        views=job.views,
+        run=job.recipe.run,
+        progress=job.progress,
+        label=folder.name,
+    )
+    files = [_file(job, f"{folder.name}/peer{number}") for number in range(spec.peers)]
+    return {"peers": [outcome(spec.train, history) for history in histories], "files": files}
+
+
+def outcome(plan: Plan, history: History) -> dict[str, Any]:
+    """What is kept of a training: its epochs, and the scores on validation of the one that was selected."""
+    selected = history.epochs[history.best_epoch - 1 if plan.select == "best" else -1]
+    val = {k.removeprefix("val_"): v for k, v in selected.items() if k.startswith("val_")}
+    return {"epochs": history.epochs, "val": val, "weights_found": history.weights}
+
+
+def _file(job: Job, name: str) -> str:
+    return str(job.weights(name, job.recipe.student.train).relative_to(job.folder))

@@ -1,0 +1,350 @@
+"""Those who teach: each trained or loaded, several of them joined, assistants after them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import evaluate
+from limbeck.core.metrics import main_metric
+from limbeck.core.runtime import fingerprint_tensors, seed_everything
+from limbeck.core.types import Teacher
+from limbeck.data import targets
+from limbeck.distill.objective import Objective
+from limbeck.distill.teachers import (
+    DEFAULT,
+    Combine,
+    Ensemble,
+    Joint,
+    Stack,
+    as_combine,
+    combiner,
+    diagnose,
+    external,
+    fit_stack,
+    validation_weights,
+)
+from limbeck.distill.train import fit
+from limbeck.models import load_weights, plain, save_weights
+from limbeck.pipeline import objectives, teacher_outputs
+from limbeck.pipeline.context import Job
+from limbeck.recipe import Assistant, Network, Plan
+from limbeck.recipe import Teacher as TeacherSpec
+from limbeck.recipe.stages import ENSEMBLE
+
+Answers = tuple[Teacher, list[dict[str, Any]]]  # a teacher, and what is told of its stored answers
+Member = tuple[str, Callable[[], nn.Module], torch.dtype]  # name, how to build the trained network, in what it answers
+
+
+@dataclass(frozen=True)
+class Tutor:
+    """Whom somebody learns from.
+
+    Attributes:
+        name: "teachers", the name of an assistant, or "student".
+        ask: makes the teacher itself when it is needed, given the features that are wanted of it.
+        keys: what its answers depend on.
+        file: its weights; None where several are one.
+    """
+
+    name: str
+    ask: Callable[[Sequence[str]], Answers]
+    keys: Sequence[str]
+    file: Path | None = None
+
+
+def learning(
+    job: Job,
+    learner: str,
+    tutor: Tutor | None,
+    plan: Plan,
+    *,
+    seed: int,
+    variant: str = "",
+    network: nn.Module | None = None,
+) -> tuple[Objective, Teacher | None, list[dict[str, Any]]]:
+    """What a learner minimises, the teacher it asks, and what is told of stored answers; see `objectives.taught`."""
+    if tutor is None:
+        return objectives.alone(job, plan), None, []
+    objective = objectives.taught(
+        job, learner, tutor.name, plan, variant=variant, seed=seed, weights=tutor.file, network=network
+    )
+    teacher, stored = tutor.ask(objective.teacher_taps)
+    return objective, teacher, stored
+
+
+@dataclass(frozen=True)
+class Faculty:
+    """The teachers of a run, as one.
+
+    Attributes:
+        results: what came out of training or loading each, and of joining them, by the name of the stage.
+        keys: what each depends on.
+        members: name, how to build the trained network, and in what it answers.
+        combine: how their predictions become one; None for a single teacher.
+        weights: of each member by name, where they are weighted by fixed numbers.
+        joint: how to build the one network that all members were trained as, if they were.
+    """
+
+    results: Mapping[str, dict[str, Any]]
+    keys: Mapping[str, str]
+    members: Sequence[Member]
+    combine: Combine | None = None
+    weights: Mapping[str, float] | None = None
+    joint: Callable[[], Joint] | None = None
+
+    def tutor(self, job: Job) -> Tutor:
+        """All of them as the one that a student learns from."""
+        spec = job.recipe.teachers[0]
+        file = job.weights(spec.name, spec.train) if len(self.members) == 1 and not spec.asked else None
+        return Tutor("teachers", partial(self._ask, job), list(self.keys.values()), file)
+
+    def _ask(self, job: Job, taps: Sequence[str]) -> Answers:
+        asked, told = [], []
+        for name, build, dtype in self.members:
+            teacher, stored = teacher_outputs.teacher(job, "teachers", name, build(), dtype, taps)
+            asked.append(teacher)
+            told += stored
+        return (asked[0] if self.combine is None else Ensemble(asked, self.combine)), told
+
+
+def assemble(job: Job) -> Faculty | None:
+    """Train, load and join the teachers of the recipe; None where it has none."""
+    specs, joining = job.recipe.teachers, job.recipe.combine
+    if not specs:
+        return None
+    keys = {spec.name: job.key(spec) for spec in specs if spec.knows}
+    results = {
+        spec.name: job.stages.together(spec.name, keys[spec.name], partial(teach, job, spec))
+        for spec in specs
+        if spec.knows
+    }
+    if len(specs) == 1:
+        return Faculty(results, keys, [_member(job, specs[0], results[specs[0].name])])
+    if joining is not None and joining.joint:
+        return _jointly(job, results, keys)
+    members = [_member(job, spec, results[spec.name]) for spec in specs]
+    metric = main_metric(job.data.task).name
+    scores = [results[spec.name]["val"][metric] for spec in specs]
+    stack = None
+    if joining is not None and joining.name == "stacked":
+        keys[ENSEMBLE] = job.key(specs[0], "stack", list(keys.values()))
+        results[ENSEMBLE] = job.stages.together(ENSEMBLE, keys[ENSEMBLE], partial(_stack, job, members))
+        stack = _empty_stack(job)
+        load_weights(stack, job.weights(ENSEMBLE, None), fresh_head=False)
+    weights = None
+    if joining is not None and joining.weights is not None and joining.weights != "confidence":
+        given = validation_weights(job.data.task.kind, scores) if joining.weights == "accuracy" else joining.weights
+        weights = {spec.name: weight / sum(given) for spec, weight in zip(specs, given, strict=True)}
+    combine = combiner(job.data.task.kind, joining, scores=scores, stack=stack)
+    return Faculty(results, keys, members, combine, weights)
+
+
+def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | None = None) -> dict[str, Any]:
+    """Train or load one network that will teach, and look at it before anyone learns from it.
+
+    Args:
+        job: the run.
+        spec: the network, its seed and its plan.
+        folder: of its stage.
+        tutor: whom it learns from itself, for an assistant.
+    """
+    if isinstance(spec, TeacherSpec) and spec.origin == "estimator":
+        return _fitted(job, spec, folder)
+    seed_everything("teacher", spec.name, spec.seed)
+    network = job.network(spec)
+    result: dict[str, Any] = {"epochs": [], "cache": []}
+    if spec.train:
+        objective, teacher, result["cache"] = learning(job, spec.name, tutor, spec.train, seed=spec.seed)
+        history = fit(
+            network,
+            objective,
+            teacher,
+            job.data,
+            spec.train,
+            seed=spec.seed,
+            folder=folder,
+            fetch=teacher_outputs.fetch(job, stored=teacher is not None),
+            views=job.views if teacher else 0,
+            run=job.recipe.run,
+            progress=job.progress,
+            label=spec.name,
+        )
+        result |= {"epochs": history.epochs, "weights_found": history.weights}
+    elif job.accelerator.is_main_process and not spec.asked:
+        save_weights(network, folder / "best.safetensors", {"from": getattr(spec, "weights", None) or spec.model})
+    result["files"] = [] if spec.asked else [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
+    return result | _looked_at(job, spec.name, network, None if spec.train else spec)
+
+
+def _fitted(job: Job, spec: TeacherSpec, folder: Path) -> dict[str, Any]:
+    """Fit an estimator, in one process; it is as good as its answers for rows that it has not seen."""
+    said: list[str] = []
+    if job.accelerator.is_main_process:
+        said = external.fit_estimator(spec, job.data, folder, job.progress)
+    job.accelerator.wait_for_everyone()
+    result = {"epochs": [], "cache": [], "files": [f"{spec.name}/{name}" for name in external.KEPT]}
+    found = _looked_at(job, spec.name, external.fitted(folder))
+    return result | found | {"notes": [*found["notes"], *said]}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The assistants of a run.
+
+    Attributes:
+        results: what came out of each by name.
+        members: all of them.
+        end: whom the student learns from: the last one, or the teachers themselves where there is none.
+    """
+
+    results: dict[str, dict[str, Any]]
+    members: Sequence[Member]
+    end: Tutor
+
+
+def assistants(job: Job, faculty: Faculty) -> Chain:
+    """Train the chain of assistants."""
+    results, tutor = {}, faculty.tutor(job)
+    members: list[Member] = []
+    for spec in job.recipe.assistants:
+        key = job.key(spec, *tutor.keys)
+        results[spec.name] = job.stages.together(spec.name, key, partial(teach, job, spec, tutor=tutor))
+        members.append(_member(job, spec, results[spec.name]))
+        ask = partial(_ask, job, *members[-1])
+        tutor = Tutor(spec.name, ask, [*tutor.keys, key], job.weights(spec.name, spec.train))
+    return Chain(results, members, tutor)
+
+
+def _ask(job: Job, name: str, build: Callable[[], nn.Module], dtype: torch.dtype, taps: Sequence[str]) -> Answers:
+    return teacher_outputs.teacher(job, name, name, build(), dtype, taps)
+
+
+def _member(job: Job, spec: TeacherSpec | Assistant, result: Mapping[str, Any]) -> Member:
+    build = partial(job.network, spec, job.weights(spec.name, spec.train))
+    return spec.name, build, getattr(torch, result["dtype"])
+
+
+def _looked_at(job: Job, name: str, network: nn.Module, brought: Network | None = None) -> dict[str, Any]:
+    """How good a teacher is on validation, what speaks against it, and in what it may answer.
+
+    One that was not trained here is `brought` along: it may know other inputs, classes or units than it is taken to.
+    """
+    data, device = job.data, job.device
+    prediction = evaluate.predict(network.to(device), data, data.val, device=device)
+    found = evaluate.metrics(data.task, prediction, targets(data, data.val, "cpu"), data.targets)
+    val = {k: v for k, v in found.items() if isinstance(v, float)}
+    findings = diagnose.doubts(name, val, data)
+    if brought is not None:
+        findings += diagnose.examine(name, network, brought, data, prediction, device)
+    told = [one for one in findings if one.level != "ok"]
+    for one in told:
+        job.progress.say(f"{'WARNING' if one.level == 'warning' else one.level}: {one}")
+    dtype = "bfloat16" if diagnose.bfloat16_is_safe(network, data, device) else "float32"
+    weights = fingerprint_tensors(plain(network).state_dict())
+    return {"val": val, "notes": [str(one) for one in told], "dtype": dtype, "weights": weights}
+
+
+def words(job: Job, faculty: Faculty) -> str:
+    """How the teachers became one, in a sentence."""
+    joining, count = job.recipe.combine, len(faculty.members)
+    name = joining.name if joining else DEFAULT[job.data.task.kind]
+    if faculty.weights:
+        shares = ", ".join(f"{member} {weight:.2f}" for member, weight in faculty.weights.items())
+        how = "by validation score" if joining and joining.weights == "accuracy" else "as the recipe says"
+        return f"the mean of {count} teachers, weighted {how}: {shares}"
+    said = {
+        "average": f"the mean probability of {count} teachers",
+        "logits-average": f"the mean of {count} teachers' logits, each centred",
+        "vote": f"the smoothed share of {count} teachers' first choices",
+        "weighted": f"the mean probability of {count} teachers, each weighted in every row by its confidence",
+        "mean": f"the mean of {count} teachers",
+        "median": f"the median of {count} teachers",
+    }
+    if name in said:
+        return said[name]
+    if faculty.joint:
+        return f"{count} networks and a layer over their outputs, trained as one network"
+    rows = faculty.results[ENSEMBLE]["rows"]
+    return f"a small network over {count} teachers' outputs, fitted on the {rows:,} validation rows"
+
+
+# --- joining -------------------------------------------------------------------------------------
+
+
+def _empty_stack(job: Job) -> Stack:
+    joining = job.recipe.combine
+    assert joining is not None
+    return Stack(len(job.recipe.teachers), job.data.task.width, kind=job.data.task.kind, hidden=joining.hidden)
+
+
+def _stack(job: Job, members: Sequence[Member], folder: Path) -> dict[str, Any]:
+    """Fit a stack on the validation rows, which no member has learned from."""
+    data, joining = job.data, job.recipe.combine
+    assert joining is not None
+    told: list[Tensor] = []
+    with job.progress.bar(ENSEMBLE, len(members)) as advance:
+        for name, build, _ in members:
+            told.append(evaluate.predict(build().to(job.device), data, data.val, device=job.device))
+            advance(len(told), name)
+        stack = fit_stack(
+            torch.stack(told), targets(data, data.val, "cpu"), kind=data.task.kind, hidden=joining.hidden, seed=0
+        )
+    if job.accelerator.is_main_process:
+        save_weights(stack, folder / "best.safetensors")
+    return {"files": [f"{ENSEMBLE}/best.safetensors"], "rows": len(data.val), "notes": []}
+
+
+def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str]) -> Faculty:
+    """Train all members and the layer over them as one network, and take it apart again."""
+    specs, joining = job.recipe.teachers, job.recipe.combine
+    assert joining is not None
+    assert joining.train is not None
+    keys[ENSEMBLE] = job.key(specs[0], "joint", [spec.model_dump(mode="json") for spec in specs], list(keys.values()))
+
+    def untrained() -> Joint:
+        networks = []
+        for spec in specs:
+            seed_everything("teacher", spec.name, spec.seed)
+            networks.append(job.network(spec, job.weights(spec.name, spec.train) if spec.name in results else None))
+        seed_everything("teacher", "ensemble")
+        return Joint(networks, _empty_stack(job))
+
+    def compute(folder: Path) -> dict[str, Any]:
+        network, plan = untrained(), joining.train
+        assert plan is not None
+        history = fit(
+            network,
+            objectives.alone(job, plan),
+            None,
+            job.data,
+            plan,
+            folder=folder,
+            fetch=teacher_outputs.fetch(job, stored=False),
+            run=job.recipe.run,
+            progress=job.progress,
+            label=ENSEMBLE,
+        )
+        files = [str(job.weights(ENSEMBLE, plan).relative_to(job.folder))]
+        return {"files": files, "epochs": history.epochs} | _looked_at(job, ENSEMBLE, network)
+
+    results[ENSEMBLE] = job.stages.together(ENSEMBLE, keys[ENSEMBLE], compute)
+
+    def trained() -> Joint:
+        network = untrained()
+        load_weights(network, job.weights(ENSEMBLE, joining.train), fresh_head=False)
+        return network
+
+    dtype = getattr(torch, results[ENSEMBLE]["dtype"])
+    members = [(spec.name, partial(_part, trained, number), dtype) for number, spec in enumerate(specs)]
+    return Faculty(results, keys, members, as_combine(trained().stack), joint=trained)
+
+
+def _part(trained: Callable[[], Joint], number: int) -> nn.Module:
+    return trained().members[number]
