@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_heap()
     progress = Progress(quiet=options.quiet)
     # A short run has a teacher and a data set of its own: a teacher trained for an epoch takes minutes.
-    rows, val = (1280, 256) if options.quick else (None, None)
+    rows, val = (640, 128) if options.quick else (None, None)
     data = job.load_data(rows, val)
     weights = job.trained_teacher(data, progress)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     keep_heap()
     progress = Progress(quiet=options.quiet)
-    rows, val = (1280, 256) if options.quick else (None, None)
+    rows, val = (640, 128) if options.quick else (None, None)
     data = job.load_data(rows, val)
     weights = job.trained_teacher(data, progress)
     epochs = options.epochs or (2 if options.quick else 3)
@@ -86,7 +86,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="of the student (default 3, as the recipe says, or 2 with --quick)")
     parser.add_argument("--seconds", type=float, help="how long a peer's block after each epoch is (default 3)")
     parser.add_argument(
-        "--quick", action="store_true", help="1,280 rows only: a small job, which favours nobody's cache"
+        "--quick", action="store_true", help="640 rows only: a small job, which favours nobody's cache"
     )
     parser.add_argument("--no-peers", action="store_true", help="install and run no other library")
     parser.add_argument(

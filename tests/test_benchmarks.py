@@ -187,7 +187,7 @@ def test_whole_job_gives_every_figure(cache):
     figures = [result["whole_job_speedup"], result["per_step_speedup"], result["label_seconds"]]
     figures += [*result["stage_seconds"].values(), *result["process_seconds"].values(), *result["ms_per_step"].values()]
     assert all(math.isfinite(value) and value > 0 for value in figures)
-    assert (result["epochs"], result["rows"], result["steps"]) == (2, 1280, 40)
+    assert (result["epochs"], result["rows"], result["steps"]) == (2, 640, 20)
     assert all(0.1 < value < 1 for value in result["val_accuracy"].values())
     assert 1e8 < result["peak_bytes"]["limbeck"] < 1.5e9
 

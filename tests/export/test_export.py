@@ -67,7 +67,10 @@ def resnet() -> nn.Module:
 
 
 def mobilenet() -> nn.Module:
-    return timm.create_model("mobilenetv3_small_050", in_chans=1, num_classes=10)
+    """The first stages: depthwise convolutions, squeeze and excitation, hard swish. The others repeat them."""
+    whole = timm.create_model("mobilenetv3_small_050", in_chans=1, num_classes=10)
+    end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10)]
+    return nn.Sequential(whole.conv_stem, whole.bn1, whole.blocks[:3], *end)
 
 
 def vit() -> nn.Module:

@@ -41,8 +41,24 @@ def cnn() -> nn.Module:
     )
 
 
+class Residual(nn.Module):
+    """Two convolutions of half the resolution, added to one of stride 2."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out)
+        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        self.short, self.bn3 = nn.Conv2d(width, out, 1, 2, bias=False), nn.BatchNorm2d(out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(inner + self.bn3(self.short(x)))
+
+
 def resnet() -> nn.Module:
-    return timm.create_model("resnet10t", in_chans=1, num_classes=10)
+    stem = [nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+    return nn.Sequential(*stem, Residual(16, 32), Residual(32, 64), *end)
 
 
 def mobilenet() -> nn.Module:
@@ -169,7 +185,7 @@ def test_a_quantized_file_is_nearly_the_float_one(made: Made) -> None:
 @pytest.mark.slow
 def test_a_quantized_file_is_smaller(made: Made) -> None:
     share = export.size_bytes(made.path) / export.size_bytes(made.source)
-    assert share < {"cnn": 0.4, "resnet": 0.3}.get(made.network, 0.9)  # small networks are half names and numbers
+    assert share < {"cnn": 0.4, "resnet": 0.5}.get(made.network, 0.9)  # small networks are half names and numbers
     left = {p for p in made.path.parent.glob("quantized*") if p.suffix != ".log"}
     assert left == set(export.files(made.path))
 
