@@ -71,7 +71,7 @@ def student(setting: Setting) -> None:
 
 
 def cached(setting: Setting) -> None:
-    """Distillation from the teacher's stored answers."""
+    """Distillation from the teacher's stored outputs."""
     network = job.teacher(setting.data, setting.weights)
     loaded = setting.turns.busy()
     dtype = _dtype(network, setting.data)  # a run does this once, when its teacher is trained

@@ -1,4 +1,4 @@
-"""Whether storing a teacher's answers, and learning from them, costs twice as much for twice as many images.
+"""Whether storing a teacher's outputs, and learning from them, costs twice as much for twice as many images.
 
     python benchmarks/scaling.py --json scaling.json        (about 4 minutes; --quick: a tenth of the images)
 
@@ -37,7 +37,7 @@ MEASURES = ("store_seconds", "epoch_seconds", "stored_bytes")
 
 
 def once(count: int) -> dict[str, float]:
-    """Store the teacher's answers to `count` images, learn from them for one epoch, and say what both cost."""
+    """Store the teacher's outputs for `count` images, learn from them for one epoch, and say what both cost."""
     keep_heap()
     torch.set_num_threads(1)
     data = load_data()

@@ -85,9 +85,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
     parser.add_argument("--epochs", type=int, help="of the student (default 3, as the recipe says, or 2 with --quick)")
     parser.add_argument("--seconds", type=float, help="how long a peer's block after each epoch is (default 3)")
-    parser.add_argument(
-        "--quick", action="store_true", help="640 rows only: a small job, which favours nobody's cache"
-    )
+    parser.add_argument("--quick", action="store_true", help="640 rows only: a small job, which favours nobody's cache")
     parser.add_argument("--no-peers", action="store_true", help="install and run no other library")
     parser.add_argument(
         "--memory", action="store_true", help="also the peak memory of the whole command, teacher and all"

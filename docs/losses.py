@@ -15,8 +15,8 @@ BEGIN, END = "<!-- made by docs/losses.py -->", "<!-- end of what docs/losses.py
 
 SECTIONS = {
     "On predictions of classes": ("logit", "decoupled", "batchwise"),
-    "On features": ("feature", "joint", "transfer"),
-    "On relations of rows or channels": ("relation", "memory"),
+    "On features": ("feature", "multistage", "transfer"),
+    "On relations of rows or channels": ("relation", "contrastive"),
     "On measured values": ("regression", "gaussian"),
     "On classes in order, and on rows of several labels": ("ordinal", "multilabel"),
 }

@@ -26,7 +26,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run of two teachers, and the stored answers of both."""
+    """A finished run of two teachers, and the stored outputs of both."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIMBECK_CACHE", str(folder / "cache"))

@@ -354,7 +354,7 @@ def test_pruning_again_goes_on_from_the_smaller_model(tmp_path: Path) -> None:
 # --- refused -------------------------------------------------------------------------------------
 
 
-class Foreign(nn.Module):
+class ExternalModel(nn.Module):
     """A layer with weights of its own, as Keras layers are."""
 
     def __init__(self, into: int, out: int) -> None:
@@ -403,7 +403,7 @@ def test_what_is_wrong_is_said(options: dict, said: str) -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        nn.Sequential(Foreign(4, 32), nn.ReLU(), Foreign(32, 3)),
+        nn.Sequential(ExternalModel(4, 32), nn.ReLU(), ExternalModel(32, 3)),
         nn.Linear(4, 32),
         nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)),
     ],

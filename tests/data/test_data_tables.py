@@ -11,8 +11,8 @@ import torch
 
 from limbeck import data, recipe
 from limbeck.core.errors import UserError
+from limbeck.core.files.tables import BLOCK, GAPS, column_names
 from limbeck.core.types import Column
-from limbeck.recipe.files.tables import BLOCK, GAPS, column_names
 
 
 def load(path, kind="classification", source="table", **fields):

@@ -1,4 +1,4 @@
-"""A stored answer is the teacher's answer to that row and view, as exact as it was promised to be."""
+"""A stored output is the teacher's output for that row and view, as exact as it was promised to be."""
 
 from __future__ import annotations
 

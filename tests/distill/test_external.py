@@ -274,7 +274,7 @@ def test_what_is_asked_is_its_own_copy_and_knows_rows_by_number():
         asked.append(len(rows))
         return np.asarray(rows, dtype=np.float64)[:, None] * [1.0, 2.0]
 
-    model = models.Foreign(answers, digest="x", keyed=True)
+    model = models.ExternalModel(answers, digest="x", keyed=True)
     index = torch.arange(150)
     batch = Batch(torch.zeros(150, 3), index, index)
     frozen = limbeck.Frozen(model, probabilities=False)

@@ -1,4 +1,4 @@
-"""Data and stored answers larger than the memory there is: a process with a limit on it uses them all the same."""
+"""Data and stored outputs larger than the memory there is: a process with a limit on it uses them all the same."""
 
 from __future__ import annotations
 

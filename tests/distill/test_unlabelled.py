@@ -1,4 +1,4 @@
-"""Rows without a label: learned from by a teacher's answers alone, and by nobody else."""
+"""Rows without a label: learned from by a teacher's outputs alone, and by nobody else."""
 
 import numpy as np
 import pandas as pd

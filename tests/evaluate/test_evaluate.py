@@ -482,7 +482,7 @@ def test_assess_takes_the_test_split_unless_told_otherwise(images):
 
 def test_how_sure_a_network_is_counts_in_the_target_s_own_unit():
     """Two values, in hundreds and in thousandths; the log likelihood by the formula, row by row."""
-    task = Task("regression", ("large", "small"), spread=True)
+    task = Task("regression", ("large", "small"), predicts_variance=True)
     scaling = dataset.Scaling(torch.tensor([50.0, 0.01]), torch.tensor([100.0, 0.001]))
     means = [[0.5, -1.0], [0.0, 2.0], [1.0, 0.0]]
     logs = [[0.0, -2.0], [1.0, 0.5], [-1.0, 3.0]]
@@ -507,7 +507,7 @@ def test_how_sure_a_network_is_counts_in_the_target_s_own_unit():
 
 def test_outputs_without_a_variance_are_refused_where_one_is_wanted():
     with pytest.raises(UserError, match="a mean and the logarithm of a variance for each output"):
-        evaluate.metrics(Task("regression", ("a",), spread=True), torch.zeros(3, 1), torch.zeros(3, 1))
+        evaluate.metrics(Task("regression", ("a",), predicts_variance=True), torch.zeros(3, 1), torch.zeros(3, 1))
 
 
 def test_a_metric_knows_which_way_it_goes():

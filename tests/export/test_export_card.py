@@ -14,7 +14,7 @@ from limbeck.core.types import Task
 from limbeck.export import Interface, card_path, read_card, write_card
 
 DIGITS = Task("classification", ("zero", "one", "two"))
-PRICES = Task("regression", ("price", "age"), spread=True)
+PRICES = Task("regression", ("price", "age"), predicts_variance=True)
 
 
 def written(path: Path, **changes: Any) -> Path:

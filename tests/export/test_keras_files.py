@@ -27,7 +27,7 @@ from limbeck.export.formats.keras.convert import session_keras, to_keras
 from limbeck.models import KerasNetwork, Normalized, read_keras
 from limbeck.models.keras.backend import library, making
 from limbeck.pipeline.export import Rescale
-from limbeck.recipe.adopt import brought
+from limbeck.recipe.adopt import adopt
 
 pytestmark = pytest.mark.usefixtures("keras")
 
@@ -286,13 +286,13 @@ def test_a_function_may_make_a_model_of_keras_and_it_is_trained_further(tmp_path
 
 def test_a_file_of_ones_own_becomes_a_recipe(tmp_path) -> None:
     path = saved(small(), tmp_path / "own.keras")
-    made = brought(path, None, "digits.npz", changes={"export": ["litert"]})
+    made = adopt(path, None, "digits.npz", changes={"export": ["litert"]})
     assert made.student.kind == "keras"
     assert made.student.ready
     with pytest.raises(UserError, match="says itself what network it is"):
-        brought(path, "conv-pool", "digits.npz", changes={"export": ["litert"]})
+        adopt(path, "conv-pool", "digits.npz", changes={"export": ["litert"]})
     with pytest.raises(UserError, match="edits layers of PyTorch"):
-        brought(path, None, "digits.npz", changes={"compress": {"half": [{"prune": {"ratio": 0.5}}]}})
+        adopt(path, None, "digits.npz", changes={"compress": {"half": [{"prune": {"ratio": 0.5}}]}})
 
 
 def test_features_of_a_file_are_learned_in_a_run(keras, tmp_path) -> None:

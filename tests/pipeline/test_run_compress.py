@@ -19,7 +19,7 @@ from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.evaluate import costs
 from limbeck.pipeline import setup
 from limbeck.pipeline.compress import rebuild
-from limbeck.recipe.adopt import brought, continued
+from limbeck.recipe.adopt import adopt, continued
 
 STUDENT = {
     "model": "conv-pool",
@@ -213,29 +213,29 @@ def test_a_misfit_is_told_before_anything_is_trained(changes, place, what):
 def test_weights_of_ones_own_become_a_recipe(finished, tmp_path):
     folder, _ = finished
     weights = folder / "distilled-seed0" / "best.safetensors"
-    found = brought(weights, "conv-pool", "quickstart", changes={"export": ["onnx"]})
+    found = adopt(weights, "conv-pool", "quickstart", changes={"export": ["onnx"]})
     assert found.student.ready
     assert found.student.weights == str(weights)
     assert found.data == recipe.load("quickstart").data
     assert found.teachers == []
     with pytest.raises(UserError, match="--model"):
-        brought(weights, None, "quickstart", changes={})
+        adopt(weights, None, "quickstart", changes={})
     with pytest.raises(UserError, match="--data"):
-        brought(weights, "conv-pool", None, changes={})
+        adopt(weights, "conv-pool", None, changes={})
     with pytest.raises(UserError, match="neither a run directory nor a file of weights"):
-        brought(tmp_path, "conv-pool", "quickstart", changes={})
+        adopt(tmp_path, "conv-pool", "quickstart", changes={})
     with pytest.raises(UserError, match="--target"):
-        brought(weights, "mlp", "some.csv", changes={})
-    price = brought(weights, "mlp", "d.csv", target="price", task="regression", changes={"export": ["onnx"]})
+        adopt(weights, "mlp", "some.csv", changes={})
+    price = adopt(weights, "mlp", "d.csv", target="price", task="regression", changes={"export": ["onnx"]})
     assert (price.task, price.data.target, set(price.losses)) == ("regression", "price", {"label_mse", "mse"})
-    genes = brought(weights, "mlp", "y.csv", target="a, b", task="multilabel", changes={"export": ["onnx"]})
+    genes = adopt(weights, "mlp", "y.csv", target="a, b", task="multilabel", changes={"export": ["onnx"]})
     assert (genes.task, genes.data.target, set(genes.losses)) == (
         "multilabel",
         ["a", "b"],
         {"label_binary", "binary_kd"},
     )
     with pytest.raises(UserError, match=r"--task: the recipe says `task: classification`"):
-        brought(weights, "mlp", "quickstart", task="regression", changes={})
+        adopt(weights, "mlp", "quickstart", task="regression", changes={})
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ def test_weights_of_ones_own_are_proved_without_a_teacher(finished, tmp_path):
     around = tmp_path / "around.yaml"
     around.write_text(json.dumps({**tiny(), "teachers": [], "losses": {"hard": 1.0}, "seeds": 1}))
     options = recipe.load(folder / "recipe.yaml").student.options
-    found = brought(weights, "conv-pool", str(around), options=options, changes={"export": ["onnx"]})
+    found = adopt(weights, "conv-pool", str(around), options=options, changes={"export": ["onnx"]})
     result = limbeck.run(found, out=tmp_path / "run")
     now, then = (one(r, name)["metrics"] for r, name in ((result, "student-seed0"), (before, "distilled-seed0")))
     assert now.items() <= then.items()  # no teacher, so nothing to agree with

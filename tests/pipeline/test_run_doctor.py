@@ -206,9 +206,8 @@ def test_every_training_is_counted():
         "a": 8, "b": 8, "assistant": 5, "students alone": 12, "students taught": 12, "other": 12,
         "students of the teacher itself": 12, "recovery of small": 56,
     }  # fmt: skip
-    assert [(one.tutor, one.count) for one in trainings(recipe.load(more)) if one.what == "recovery of small"] == [
-        ("assistant", 1), ("", 1)
-    ] * 4  # fmt: skip
+    recoveries = [one for one in trainings(recipe.load(more)) if one.what == "recovery of small"]
+    assert [(one.teacher_name, one.count) for one in recoveries] == [("assistant", 1), ("", 1)] * 4
     itself = {**LONG, "teachers": [], "student": {**LONG["student"], "generations": 2}}
     assert counted(itself) == {"students alone": 6, "students taught": 12}
     peers = {**LONG, "teachers": [], "student": {**LONG["student"], "peers": 3}}
@@ -234,7 +233,7 @@ def test_the_time_is_steps_times_the_time_of_a_step(tmp_path):
         "teacher": pytest.approx(8 * (steps + 1)),
         "students alone": pytest.approx(2 * 3 * (steps + 1)),
         "students taught": pytest.approx(2 * 3 * (steps + 1)),
-        "the teachers' answers": pytest.approx(rows / 64),
+        "the teachers' outputs": pytest.approx(rows / 64),
         "start-up": forecast.START_UP,
         # 64 test rows a second for four students and the teacher; then 5 calls of each: 2 to get warm, 3 in 2 seconds.
         "tests and timing": pytest.approx(5 * len(job.data.test) / 64 + 2 * 5),
@@ -276,7 +275,7 @@ def test_every_kind_of_job_has_a_time(tmp_path, changes):
     job = job_of({**LONG, **changes}, tmp_path / "run")
     found = forecast.forecast(job)
     assert all(seconds > 0 for seconds in found.seconds.values())
-    others = {"the teachers' answers", "start-up", "tests and timing"}
+    others = {"the teachers' outputs", "start-up", "tests and timing"}
     assert set(found.seconds) - others == {one.what for one in trainings(job.recipe)}
 
 

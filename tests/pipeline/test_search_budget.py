@@ -14,7 +14,7 @@ from limbeck.core.errors import UserError
 from limbeck.core.progress import Progress
 from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.pipeline import compress, search_budget, setup
-from limbeck.pipeline.train_students import Studied
+from limbeck.pipeline.train_students import TrainedStudent
 
 STUDENT = {
     "model": "conv-pool",
@@ -44,14 +44,14 @@ def test_every_stage_is_told(finished):
 
 def test_ways_are_steps_of_a_recipe():
     recover = recipe.Recover(epochs=2)
-    steps = search_budget.Way(0.5, 0.8, "int8").steps(recover)
+    steps = search_budget.TrialSettings(0.5, 0.8, "int8").steps(recover)
     assert [step.prune.ratio if step.prune else step.factorise.energy for step in steps] == [0.5, 0.8]
-    assert search_budget.Way(0.0, 1.0, "float32").steps(recover) == []
-    assert search_budget.Way(0.0, 1.0, "w4").format("litert") == "litert-w4"
-    assert search_budget.Way(0.0, 1.0, "float32").format("onnx") == "onnx"
+    assert search_budget.TrialSettings(0.0, 1.0, "float32").steps(recover) == []
+    assert search_budget.TrialSettings(0.0, 1.0, "w4").format("litert") == "litert-w4"
+    assert search_budget.TrialSettings(0.0, 1.0, "float32").format("onnx") == "onnx"
     for runtime, precisions in search_budget.PRECISIONS.items():
         for precision in precisions:
-            recipe.load(tiny(export=[search_budget.Way(0, 1, precision).format(runtime)]))
+            recipe.load(tiny(export=[search_budget.TrialSettings(0, 1, precision).format(runtime)]))
 
 
 @pytest.mark.slow
@@ -137,16 +137,16 @@ def test_a_search_goes_on_where_it_was_stopped(finished, monkeypatch):
 
 @pytest.mark.slow
 def test_where_rounding_costs_too_much_the_network_learns_rounded(finished, monkeypatch, tmp_path):
-    """The tool's int8 files are made worthless; those of networks that learned rounded are as they come."""
+    """The tool's int8 files are made worthless; those of networks that learned quantized are as they come."""
     folder, _ = finished
     checked = recipe.load(folder / "recipe.yaml").model_copy(update={"budget": recipe.Budget(**WANTED), "teachers": []})
     job = setup.begin(checked, folder, make_accelerator(checked.run, folder), Progress(quiet=True))
     predicted, file_of = search_budget.predicted, search_budget.file_of
     learned = []
 
-    def made(*given, trained_rounded=False):
-        learned.append(trained_rounded)
-        return file_of(*given, trained_rounded=trained_rounded)
+    def made(*given, trained_quantized=False):
+        learned.append(trained_quantized)
+        return file_of(*given, trained_quantized=trained_quantized)
 
     def worthless(*given, **options):
         told, latency = predicted(*given, **options)
@@ -155,11 +155,13 @@ def test_where_rounding_costs_too_much_the_network_learns_rounded(finished, monk
     monkeypatch.setattr(search_budget, "file_of", made)
     monkeypatch.setattr(search_budget, "predicted", worthless)
     weights = job.weights("distilled-seed0", checked.student.train)
-    student = Studied("distilled-seed0", "distilled", 0, weights, {})
-    tutor = search_budget.as_tutor(job, student, ["key"])
+    student = TrainedStudent("distilled-seed0", "distilled", 0, weights, {})
+    teacher_name = search_budget.student_as_teacher(job, student, ["key"])
     setup.dry_build(job)
     before = evaluate.predict(compress.rebuild(job, weights).eval(), job.data, job.data.val)
-    told = search_budget._tried(job, search_budget.Way(0.0, 1.0, "int8"), student, before, tutor, tmp_path)
+    told = search_budget._tried(
+        job, search_budget.TrialSettings(0.0, 1.0, "int8"), student, before, teacher_name, tmp_path
+    )
     assert learned == [False, True]
     assert told["within"]
     assert told["learned"]
@@ -167,6 +169,6 @@ def test_where_rounding_costs_too_much_the_network_learns_rounded(finished, monk
     assert json.loads(json.dumps(told)) == told
     # Nothing is learned where the file is too large anyway, or where it is not made of integers.
     del learned[:]
-    whole = search_budget.Way(0.0, 1.0, "float32")
-    assert not search_budget._tried(job, whole, student, before, tutor, tmp_path / "float")["within"]
+    whole = search_budget.TrialSettings(0.0, 1.0, "float32")
+    assert not search_budget._tried(job, whole, student, before, teacher_name, tmp_path / "float")["within"]
     assert learned == [False]

@@ -1,4 +1,4 @@
-"""Ensembles, chains and self-teaching as whole runs, and the stored answers they learn from."""
+"""Ensembles, chains and self-teaching as whole runs, and the stored outputs they learn from."""
 
 import json
 
@@ -165,7 +165,7 @@ def test_peers_learn_together(tmp_path):
     assert again["models"] == json.loads(json.dumps(result["models"]))
 
 
-# --- stored answers ------------------------------------------------------------------------------
+# --- stored outputs ------------------------------------------------------------------------------
 
 
 def test_a_student_of_stored_answers_is_the_student_of_the_live_teacher(tmp_path, shelf):

@@ -82,7 +82,7 @@ def drawn(everything, tmp_path_factory):
         ),
         (
             {"quantize": {"weights": 4}, "recover": {"epochs": 3}},
-            "trained rounded, 4-bit weights and 8-bit activations, 3 epochs",
+            "trained quantized, 4-bit weights and 8-bit activations, 3 epochs",
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_every_step_that_a_recipe_knows_is_told(everything):
 
 
 def test_a_way_is_held_against_its_start_and_against_recovery_alone(everything):
-    start, *rows = smaller.ways(everything)
+    start, *rows = smaller.variants(everything)
     assert start["score"] == words.metric("accuracy", statistics.fmean(accuracies(everything, "distilled")))
     half = next(row for row in rows if row["name"] == "half")
     own, before, alone = (accuracies(everything, stage) for stage in ("half", "distilled", "half-alone"))
@@ -121,13 +121,13 @@ def test_a_way_is_held_against_its_start_and_against_recovery_alone(everything):
 
 
 def test_one_seed_shows_no_verdict():
-    rows = smaller.ways(compressed(seeds=1, ways=("half",)))
+    rows = smaller.variants(compressed(seeds=1, ways=("half",)))
     assert (rows[1]["lost"]["verdict"], rows[1]["help"]["verdict"]) == ("one seed", "one seed")
     assert rows[1]["lost"]["reach"] == ""
 
 
 def test_a_larger_error_is_a_loss():
-    row = smaller.ways(smaller_regression())[1]
+    row = smaller.variants(smaller_regression())[1]
     scores = [55.0, 55.4, 55.9]
     assert row["lost"]["change"] == f"-{0.02 * statistics.fmean(scores):.2f}"
     assert row["lost"]["verdict"] == "a loss"
@@ -169,7 +169,7 @@ def test_files_stand_with_their_network_the_most_precise_first(everything):
     found = files.made(everything)
     assert [m.name for m in found] == ["distilled-seed0", *(f"{name}-seed0" for name in WAYS)]
     assert [f"{f.row['format']}-{f.precision}".removesuffix("-float32") for f in found[0].files] == list(FORMATS)
-    assert [f.precision for f in found[-1].files] == ["int8"] * 4  # it learned rounded
+    assert [f.precision for f in found[-1].files] == ["int8"] * 4  # it learned quantized
     assert (found[0].title, found[1].title) == ("Student with the teacher", "half")
 
 
@@ -237,7 +237,7 @@ def test_a_plain_word_where_int8_saves_no_time(plain, own, expected):
 
 
 def test_runtimes_in_which_int8_saves_no_time_are_named_once(everything):
-    # Of the student and of the four ways with float files; the one that learned rounded has nothing to hold against.
+    # Of the student and of the four variants with float files; one that learned quantized has none beside it.
     assert files.said_of_speed(files.made(everything)) == [
         "In ONNX Runtime int8 is slower than float32 or no faster for all 5 networks.",
         "In OpenVINO int8 is slower than float32 or no faster for all 5 networks.",

@@ -94,15 +94,15 @@ def test_trials_within_the_budget_come_first_and_failed_ones_last():
     assert rows[1]["way"] == "62.5 % pruned, factorised to 95 % of the energy, 4-bit weights"
     assert (rows[1]["chance"], rows[0]["chance"]) == ("< 0.01", "0.41")
     assert rows[-1]["reason"] == "the loss is not a number"
-    assert budget.way(found["trials"][0] | {"learned": True}) == "int8, trained rounded"
+    assert budget.way(found["trials"][0] | {"learned": True}) == "int8, trained quantized"
     assert budget.budget({}) is None
     assert budget.budget({"budget": None}) is None
 
 
 def test_the_budget_is_told_with_its_units():
     assert budget.asked(searched()).startswith(
-        "Asked for: 40 kB, 0.020 ms for one row and 1 point lost at most, as a file for LiteRT. 8 ways were tried from "
-        "distilled-seed0, each recovered for 2 epochs."
+        "Asked for: 40 kB, 0.020 ms for one row and 1 point lost at most, as a file for LiteRT. 8 trials were made "
+        "from distilled-seed0, each recovered for 2 epochs."
     )
     error = searched() | {"metric": "rmse"}
     error["budget"] = error["budget"] | {"latency_ms": None, "accuracy_drop": 0.025, "runtime": "onnx"}

@@ -1,4 +1,4 @@
-"""What the page and the terminal say of ensembles, chains, generations, peers and stored answers."""
+"""What the page and the terminal say of ensembles, chains, generations, peers and stored outputs."""
 
 import json
 import math
@@ -214,7 +214,7 @@ def test_an_ensemble_whose_members_were_not_compared_leaves_no_hole(tmp_path):
     assert "Accuracy of the ensemble" in text
 
 
-# --- stored answers --------------------------------------------------------------------------------
+# --- stored outputs --------------------------------------------------------------------------------
 
 
 def test_sizes_count_once_and_answers_at_every_opening():

@@ -234,7 +234,7 @@ def test_one_program_serves_all_files_of_a_runtime():
     result = compressed(formats=("litert", "litert-int8", "onnx"))
     shown = usage(result)
     assert [p["title"] for p in shown] == ["LiteRT", "ONNX", "PyTorch", "PyTorch, made smaller"]
-    # the student and four ways in two LiteRT formats, and the way that learned rounded in integers alone
+    # the student and four ways in two LiteRT formats, and the way that learned quantized in integers alone
     assert [p["others"] for p in shown] == [5 * 2 + 1 - 1, 5 - 1, 0, 0]
     assert shown[0]["file"] == "export/distilled-seed0.tflite"
 

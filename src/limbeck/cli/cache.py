@@ -1,4 +1,4 @@
-"""Commands that look at the teachers' stored answers, check them, make room."""
+"""Commands that look at the teachers' stored outputs, check them, make room."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from limbeck.cli.app import Quiet, Trust, app
 from limbeck.core.errors import UserError
 
-answers = typer.Typer(help="Look at the teachers' stored answers, check them, make room.", no_args_is_help=True)
+answers = typer.Typer(help="Look at the teachers' stored outputs, check them, make room.", no_args_is_help=True)
 app.add_typer(answers, name="cache")
 
 Keys = Annotated[
@@ -89,7 +89,7 @@ def cache_prune(
     everything: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove stored answers. Those a run is using stay; what is removed can be asked for again."""
+    """Remove stored outputs. Those a run is using stay; what is removed can be asked for again."""
     from limbeck.distill.cache import store
 
     if not (keys or everything or incomplete or older_than is not None or to_gb is not None):

@@ -196,7 +196,7 @@ def _go_on(
     from limbeck.core.progress import Progress
     from limbeck.core.runtime import keep_heap
     from limbeck.recipe import needs
-    from limbeck.recipe.adopt import brought, continued, is_run
+    from limbeck.recipe.adopt import adopt, continued, is_run
 
     if is_run(model):
         wrong = next(
@@ -209,7 +209,7 @@ def _go_on(
             )
         checked, folder = continued(model, changes), model
     else:
-        checked = brought(model, name, data, target=target, task=task, lr=lr, changes=changes)
+        checked = adopt(model, name, data, target=target, task=task, lr=lr, changes=changes)
         folder = out or Path("runs") / checked.name
     needs.check(checked, out=folder)
     keep_heap()

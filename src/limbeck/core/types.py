@@ -32,13 +32,13 @@ class Task:
     Attributes:
         kind: classification, multilabel or regression.
         names: of the classes, labels or values.
-        spread: whether networks say how sure they are of each value: K means, then K logarithms of variances.
+        predicts_variance: whether networks give K means, and then K logarithms of variances.
         weights: what each class counts in the losses on labels; empty where all count alike.
     """
 
     kind: Kind
     names: tuple[str, ...]
-    spread: bool = False
+    predicts_variance: bool = False
     weights: tuple[float, ...] = ()
 
     @property
@@ -49,7 +49,7 @@ class Task:
     @property
     def outputs(self) -> int:
         """How many numbers a network's head gives."""
-        return 2 * self.width if self.spread else self.width
+        return 2 * self.width if self.predicts_variance else self.width
 
 
 @dataclass(frozen=True, slots=True)

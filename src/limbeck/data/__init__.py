@@ -4,6 +4,8 @@ Every source ends as one `Data`: inputs decoded once (uint8 images, or a float t
 and the row numbers of the training, validation and test split. Nothing is ever unpickled.
 """
 
+from limbeck.core.files.images import read_images
+from limbeck.core.files.tables import read_rows, read_table
 from limbeck.data.class_weights import class_weights
 from limbeck.data.dataset import (
     Data,
@@ -21,12 +23,10 @@ from limbeck.data.dataset import (
     shuffled,
     targets,
 )
-from limbeck.data.inspect import inspect
+from limbeck.data.folder_split import split_folder
+from limbeck.data.inspection import inspect
 from limbeck.data.loading import load
 from limbeck.data.sources.arrays import archive, from_arrays, read_array
-from limbeck.data.split_folder import split_folder
-from limbeck.recipe.files.images import read_images
-from limbeck.recipe.files.tables import read_rows, read_table
 
 __all__ = [
     "Data",

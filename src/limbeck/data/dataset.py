@@ -98,7 +98,7 @@ class Data:
         fingerprint: of contents, splits and preparation.
         columns: names of the table's columns, or of the pixels of flattened images: one for each input.
         table: the table's columns as the user has them, where the inputs were made of some.
-        unlabelled: int64 row numbers to learn from by a teacher's answers alone; in no split.
+        unlabelled: int64 row numbers to learn from by a teacher's outputs alone; in no split.
         keys: what the source calls the rows.
         groups: of each row with a label a group number, int64 [N], where rows of one group stay on one side.
     """

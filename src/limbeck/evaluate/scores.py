@@ -110,22 +110,22 @@ def metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | N
         if target.shape != prediction.shape[:1]:
             raise UserError(f"{len(prediction)} predictions need as many class indices, not {tuple(target.shape)}")
         return _classification(task, prediction.double().cpu(), target.long().cpu())
-    _check(replace(task, spread=False), target, "targets")
+    _check(replace(task, predicts_variance=False), target, "targets")
     if len(target) != len(prediction):
         raise UserError(f"{len(prediction)} predictions cannot be compared with {len(target)} targets")
     given, truth = prediction.double().cpu(), target.double().cpu()
     if task.kind == "multilabel":
         return multilabel.metrics(task.names, given, truth)
     found = _regression(task, means(task, given), truth, scaling)
-    return found | (_spread(task, given, truth, scaling) if task.spread else {})
+    return found | (_variance_metrics(task, given, truth, scaling) if task.predicts_variance else {})
 
 
 def means(task: Task, prediction: Tensor) -> Tensor:
     """What a network predicts, without how sure it is: the first K of its outputs [N, 2K]; others as they are."""
-    return prediction[:, : task.width] if task.spread else prediction
+    return prediction[:, : task.width] if task.predicts_variance else prediction
 
 
-def _spread(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | None) -> dict[str, Any]:
+def _variance_metrics(task: Task, prediction: Tensor, target: Tensor, scaling: Scaling | None) -> dict[str, Any]:
     deviation = (prediction[:, task.width :].clamp(-30, 30) / 2).exp()
     if scaling is not None:
         deviation = deviation * scaling.std.double().cpu()
@@ -255,7 +255,11 @@ def _counted(target: Tensor | None, values: Tensor) -> Tensor:
 
 def _check(task: Task, values: Tensor, what: str) -> None:
     if values.ndim != 2 or values.shape[1] != task.outputs or not len(values):
-        each = "a mean and the logarithm of a variance for each output" if task.spread else "one a class or output"
+        each = (
+            "a mean and the logarithm of a variance for each output"
+            if task.predicts_variance
+            else "one a class or output"
+        )
         raise UserError(
             f"{what} have shape {tuple(values.shape)}, not [rows, {task.outputs}]",
             hint=f"the network's head gives {task.outputs} numbers for each row: {each}",

@@ -93,7 +93,7 @@ def write_card(
         "task": task.kind,
         "values" if task.kind == "regression" else "classes": list(task.names),
         **({"threshold": THRESHOLD} if task.kind == "multilabel" else {}),
-        "spread": task.spread,
+        "spread": task.predicts_variance,
         "input": _input(interface, tuple(shape), columns, table, format),
         "output": {"shape": ["rows", task.outputs], "dtype": "float32", "meaning": _meaning(task)},
         "metrics": dict(metrics),
@@ -155,7 +155,7 @@ def _meaning(task: Task) -> str:
             "one logit for each label; 1 / (1 + exp(-logit)) is its probability, and the row has the label where "
             f"that is above {THRESHOLD} (the logit above 0)"
         )
-    spread = ", then the logarithm of the variance of each" if task.spread else ""
+    spread = ", then the logarithm of the variance of each" if task.predicts_variance else ""
     return f"one number for each value, in its own unit{spread}"
 
 

@@ -4,7 +4,7 @@ Every network built here gives logits [B, C] or values [B, K].
 """
 
 from limbeck.models.build import build, channels_last, normalization, try_out
-from limbeck.models.external import Foreign, foreign, given
+from limbeck.models.external import ExternalModel, external_model, given
 from limbeck.models.keras.archive import read_keras
 from limbeck.models.keras.network import KerasNetwork
 from limbeck.models.logits import as_logits, gives_probabilities, log_odds, log_probabilities, probable, to_logits
@@ -15,13 +15,13 @@ from limbeck.models.weights import load_weights, metadata_of, save_weights
 __all__ = [
     "NETWORKS",
     "PREPROCESSING",
-    "Foreign",
+    "ExternalModel",
     "KerasNetwork",
     "Normalized",
     "as_logits",
     "build",
     "channels_last",
-    "foreign",
+    "external_model",
     "given",
     "gives_probabilities",
     "load_weights",

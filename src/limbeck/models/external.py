@@ -15,8 +15,8 @@ from limbeck.core.types import Batch
 MOST_ROWS = 64  # in one call: what files and forests are asked costs memory by the row
 
 
-class Foreign(nn.Module):
-    """A model of another library as a network that gives its answers.
+class ExternalModel(nn.Module):
+    """A model of another library as a network that gives its outputs.
 
     It has no parameters, and its copies are itself: what it asks may be a session, a process or a mapped file.
 
@@ -52,14 +52,14 @@ class Foreign(nn.Module):
         return self
 
 
-def foreign(model: object) -> Foreign | None:
+def external_model(model: object) -> ExternalModel | None:
     """The model of another library that a network asks, at whatever depth it stands."""
     if not isinstance(model, nn.Module):
         return None
-    return next((module for module in model.modules() if isinstance(module, Foreign)), None)
+    return next((module for module in model.modules() if isinstance(module, ExternalModel)), None)
 
 
 def given(model: object, batch: Batch) -> Tensor:
     """What of a batch a network wants: its inputs, or its row numbers where it knows rows by these."""
-    inner = foreign(model)
+    inner = external_model(model)
     return batch.index if inner is not None and inner.keyed else batch.x

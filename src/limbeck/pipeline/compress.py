@@ -1,4 +1,4 @@
-"""Students made smaller: pruned, factorised, thinned or rounded, each recovered with and without the teacher."""
+"""Students made smaller: pruned, factorised, sparsified or quantized, each recovered with and without the teacher."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from limbeck.models import Normalized, load_weights, metadata_of
 from limbeck.pipeline import teacher_outputs
 from limbeck.pipeline.context import Job
 from limbeck.pipeline.outline import learns_from_teacher
-from limbeck.pipeline.train_students import Studied, as_tutor, outcome
-from limbeck.pipeline.train_teachers import Tutor, learning
+from limbeck.pipeline.train_students import TrainedStudent, outcome, student_as_teacher
+from limbeck.pipeline.train_teachers import TeacherSource, learning
 from limbeck.recipe import Factorise, Plan, Prune, Recover, Step
 from limbeck.recipe.stages import SEARCH, recovered
 
@@ -37,13 +37,13 @@ SCORED = 2048  # validation rows by which ranks are searched
 
 
 @dataclass(frozen=True)
-class Shrunk:
+class CompressedStudent:
     """A student made smaller.
 
     Attributes:
         name: of its stage.
         role: "compressed" where it recovered with the teacher, "compressed-alone" where without.
-        variant: the way, in the recipe; or "budget".
+        variant: its name in the recipe, or "budget".
         seed: of the student it was made of.
         start: the name of that student.
         steps: what was done.
@@ -63,13 +63,13 @@ class Shrunk:
     result: Mapping[str, Any]
 
     @property
-    def rounded(self) -> bool:
-        """Whether it learned with its numbers rounded, and can become integer files only."""
+    def quantized(self) -> bool:
+        """Whether it learned with its numbers quantized, and can become integer files only."""
         return bool(self.steps and self.steps[-1].quantize)
 
 
 @dataclass(frozen=True)
-class Chain:
+class Variant:
     """A way to a smaller student.
 
     Attributes:
@@ -81,70 +81,80 @@ class Chain:
     steps: Sequence[Step]
 
 
-def shrink(
-    job: Job, studied: Sequence[Studied], tutor: Tutor | None, searched: Mapping[str, Any] | None = None
-) -> list[Shrunk]:
-    """Make the students of all seeds smaller in every way of the recipe.
+def compress_students(
+    job: Job,
+    students: Sequence[TrainedStudent],
+    source: TeacherSource | None,
+    searched: Mapping[str, Any] | None = None,
+) -> list[CompressedStudent]:
+    """Make the students of all seeds smaller in every variant of the recipe.
 
     Args:
         job: the run.
-        studied: those that were trained.
-        tutor: whom they learned from; without one the student itself, as it was, teaches its smaller self.
-        searched: what a search within a budget found; its winner is one more way, unless it is the student as it is,
+        students: those that were trained.
+        source: whom they learned from; without one the student itself, as it was, teaches its smaller self.
+        searched: what a search within a budget found; its winner is one more variant, unless that is the student itself
             in another format.
     """
     found = []
-    ways = dict(job.recipe.compress)
+    variants = dict(job.recipe.compress)
     if searched and searched["winner"] and searched["winner"]["steps"]:
-        ways[SEARCH] = [Step.model_validate(step) for step in searched["winner"]["steps"]]
-    for name, steps in ways.items():
-        for start in starts(studied):
-            found += shrink_one(job, Chain(name, steps), start, tutor)
+        variants[SEARCH] = [Step.model_validate(step) for step in searched["winner"]["steps"]]
+    for name, steps in variants.items():
+        for start in starts(students):
+            found += compress_student(job, Variant(name, steps), start, source)
     return found
 
 
-def starts(studied: Sequence[Studied]) -> list[Studied]:
+def starts(students: Sequence[TrainedStudent]) -> list[TrainedStudent]:
     """Whom smaller ones are made of: of every seed the student that was taught, or the only one there is."""
-    taught = [s for s in studied if s.role == "distilled"]
-    return taught or [s for s in studied if s.role == "student"]
+    taught = [s for s in students if s.role == "distilled"]
+    return taught or [s for s in students if s.role == "student"]
 
 
-def shrink_one(job: Job, chain: Chain, start: Studied, tutor: Tutor | None) -> list[Shrunk]:
+def compress_student(
+    job: Job, variant: Variant, start: TrainedStudent, source: TeacherSource | None
+) -> list[CompressedStudent]:
     """One student made smaller, recovered with the teacher and, where that can differ, without."""
-    teacher = tutor or as_tutor(job, start, [job.key(job.recipe.student, start.seed)])
-    if not (any(step.recover.epochs for step in chain.steps) and learns_from_teacher(job.recipe)):
-        return [walk(job, chain, start, None, "compressed")]
-    return [walk(job, chain, start, teacher, "compressed"), walk(job, chain, start, None, "compressed-alone")]
+    teacher = source or student_as_teacher(job, start, [job.key(job.recipe.student, start.seed)])
+    if not (any(step.recover.epochs for step in variant.steps) and learns_from_teacher(job.recipe)):
+        return [run_steps(job, variant, start, None, "compressed")]
+    return [
+        run_steps(job, variant, start, teacher, "compressed"),
+        run_steps(job, variant, start, None, "compressed-alone"),
+    ]
 
 
-def walk(job: Job, chain: Chain, start: Studied, tutor: Tutor | None, role: Role) -> Shrunk:
-    """All steps of a chain in turn; the last one is the stage that gives the whole its name."""
-    name = recovered(chain.name, start.seed, taught=role == "compressed")
-    rounds = [(step, number) for step in chain.steps for number in range(step.rounds)]
+def run_steps(
+    job: Job, variant: Variant, start: TrainedStudent, source: TeacherSource | None, role: Role
+) -> CompressedStudent:
+    """All steps of a variant in turn; the last one is the stage that gives the whole its name."""
+    name = recovered(variant.name, start.seed, taught=role == "compressed")
+    rounds = [(step, number) for step in variant.steps for number in range(step.rounds)]
     result: dict[str, Any] = {}
     told: list[str] = []
-    before, key = start.file, job.key(job.recipe.student, start.name, *(tutor.keys if tutor else ()))
+    before, key = start.file, job.key(job.recipe.student, start.name, *(source.keys if source else ()))
     for count, (step, number) in enumerate(rounds, start=1):
         stage = name if count == len(rounds) else f"{name}/step{count}"
         key = fingerprint(key, step.model_dump(mode="json", exclude_none=True), number)
-        with within(f"compress.{chain.name}"):
-            compute = partial(_take, job, step, number, before, start, tutor)
+        with within(f"compress.{variant.name}"):
+            compute = partial(_take, job, step, number, before, start, source)
             # What a search has found follows from it, and was not asked for by name.
-            result = job.stages.together(stage, key, compute, renew=chain.name == SEARCH)
+            result = job.stages.together(stage, key, compute, renew=variant.name == SEARCH)
         told += result["told"]
         before = job.folder / stage / "model.safetensors"
-    return Shrunk(name, role, chain.name, start.seed, start.name, chain.steps, told, before, result)
+    return CompressedStudent(name, role, variant.name, start.seed, start.name, variant.steps, told, before, result)
 
 
 def _take(
-    job: Job, step: Step, number: int, before: Path, start: Studied, tutor: Tutor | None, folder: Path
+    job: Job, step: Step, number: int, before: Path, start: TrainedStudent, source: TeacherSource | None, folder: Path
 ) -> dict[str, Any]:
     """One step: planned, shown, done, recovered, written."""
     label, plan = str(folder.relative_to(job.folder)), recovery(job.recipe.student.train, step.recover)
     seed = derive_seed("compress", start.seed, step.model_dump_json(), number)
     network, edits = rebuild(job, before), list(compress.edits_of(before))
     meta = {"from": start.name}
-    if isinstance(network, Normalized):  # what learns rounded has these inside
+    if isinstance(network, Normalized):  # what learns quantized has these inside
         meta |= {name: json.dumps(getattr(network, name).tolist()) for name in ("mean", "std")}
     if step.quantize:
         told = [f"learns with weights of {step.quantize.weights} bits and activations of 8"]
@@ -155,11 +165,13 @@ def _take(
         edits.append(edit)
     for line in told:
         job.progress.say(f"{label}: {line}")
-    network = rounded(job, network, step.quantize.weights) if step.quantize else compress.apply(network, edits[-1])
+    network = (
+        fake_quantized(job, network, step.quantize.weights) if step.quantize else compress.apply(network, edits[-1])
+    )
     seed_everything("compress", seed)
     result: dict[str, Any] = {"told": told}
     if plan.epochs:
-        result |= _recovered(job, network, edits, plan, start, tutor, seed, folder)
+        result |= _recovered(job, network, edits, plan, start, source, seed, folder)
     else:
         network = compress.recalibrate(network, (batch.x for batch in _rows(job)))
         found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
@@ -175,13 +187,13 @@ def _recovered(
     network: nn.Module,
     edits: Sequence[compress.Edit],
     plan: Plan,
-    start: Studied,
-    tutor: Tutor | None,
+    start: TrainedStudent,
+    source: TeacherSource | None,
     seed: int,
     folder: Path,
 ) -> dict[str, Any]:
     """Train what was made smaller; weights that were made zero stay zero."""
-    objective, teacher, stored = learning(job, "student", tutor, plan, seed=start.seed, network=network)
+    objective, teacher, stored = learning(job, "student", source, plan, seed=start.seed, network=network)
     zeros = compress.keep_zeros(network, edits)
     history = fit(
         network,
@@ -223,13 +235,13 @@ def rebuild(job: Job, file: Path) -> nn.Module:
     known = {key: json.loads(meta[key]) for key in ("mean", "std")}
     network = compress.replay(job.network(spec.model_copy(update=known)), compress.edits_of(file))
     if bits := meta.get("weight_bits"):
-        network = rounded(job, network, int(bits))
+        network = fake_quantized(job, network, int(bits))
     load_weights(network, file, fresh_head=False)
     return network
 
 
-def rounded(job: Job, network: nn.Module, bits: int) -> nn.Module:
-    """A network that learns with its numbers rounded."""
+def fake_quantized(job: Job, network: nn.Module, bits: int) -> nn.Module:
+    """A network that learns with its numbers quantized."""
     return qat.prepare_qat(network, torch.cat([batch.x for batch in _rows(job)]).cpu(), weight_bits=bits)
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from limbeck.core.progress import Progress
 from limbeck.core.runtime import fingerprint, fingerprint_file
 from limbeck.data import Data
-from limbeck.distill.objective.feature_matching import Fitting
+from limbeck.distill.objective.feature_matching import Matching
 from limbeck.distill.teachers import external
-from limbeck.models import Foreign, Normalized, build, normalization, try_out
+from limbeck.models import ExternalModel, Normalized, build, normalization, try_out
 from limbeck.pipeline.stages import Stages
 from limbeck.recipe import Network, Plan, Recipe
 from limbeck.recipe import Teacher as TeacherSpec
@@ -31,8 +31,8 @@ class Job:
         views: how many augmented views of a row there are; 0 for endless ones, for which teachers are asked live.
         trust: whether the user allows that opening a model runs code.
         callables: the user's functions that teach, by the name of the teacher.
-        fittings: the losses as they fit each learner and whom it learns from: (learner, tutor, variant) -> fitting.
-            The tutor is "teachers", the name of an assistant, or "student"; the variant "" or a name in `compare`.
+        matches: the losses as they fit a learner and its teacher, (learner, teacher, variant) -> matching. The
+            teacher is "teachers", the name of an assistant, or "student"; the variant "" or a name in `compare`.
     """
 
     recipe: Recipe
@@ -43,8 +43,8 @@ class Job:
     stages: Stages
     views: int = 0
     trust: bool = False
-    callables: Mapping[str, Foreign] = field(default_factory=dict)
-    fittings: dict[tuple[str, str, str], Fitting] = field(default_factory=dict)
+    callables: Mapping[str, ExternalModel] = field(default_factory=dict)
+    matches: dict[tuple[str, str, str], Matching] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -86,13 +86,13 @@ class Job:
     def plain(self, spec: Network, say: Callable[[str], None] | None = None) -> nn.Module:
         """The network of a spec as it takes rows that are normalised; `say` is told what was found in its weights."""
         shape, width = self.data.shape, len(spec.classes) if spec.classes else self.data.task.outputs
-        if not spec.brought:
+        if not spec.external:
             return build(spec, shape, width, framework=self.recipe.framework, say=say)
         model = external.load(spec, self.data, trust=self.trust)
         try_out(model, spec.model, shape, width)
         return model
 
-    def _callable(self, spec: Network) -> Foreign | None:
+    def _callable(self, spec: Network) -> ExternalModel | None:
         return self.callables[spec.name] if isinstance(spec, TeacherSpec) and spec.origin == "callable" else None
 
     def source(self, spec: TeacherSpec) -> Path | None:

@@ -103,20 +103,20 @@ def recheck(
         job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
         dry_build(job)
         choose_views(job)
-        faculty = train_teachers.assemble(job)
-        if faculty is None or not job.views:
-            why = "it has no teacher" if faculty is None else "`views: 0` asks the teacher live"
+        teachers = train_teachers.train_teachers(job)
+        if teachers is None or not job.views:
+            why = "it has no teacher" if teachers is None else "`views: 0` asks the teacher live"
             raise UserError(f"nothing is stored for this run: {why}", where=str(folder))
-        members = [("teachers", member) for member in faculty.members]
-        members += [(member[0], member) for member in train_teachers.assistants(job, faculty).members]
+        members = [("teachers", member) for member in teachers.members]
+        members += [(member[0], member) for member in train_teachers.train_assistants(job, teachers).members]
         found = {}
-        for tutor, (name, build_it, dtype) in members:
+        for teacher_name, (name, build_it, dtype) in members:
             network = build_it()
             stored, fetch = (
-                teacher_outputs.stored(job, tutor, name, network, dtype),
+                teacher_outputs.stored(job, teacher_name, name, network, dtype),
                 teacher_outputs.fetch(job, stored=False),
             )
-            found[name] = cache.reask(stored, teacher_outputs.frozen(job, tutor, network, dtype), fetch, sample)
+            found[name] = cache.reask(stored, teacher_outputs.frozen(job, teacher_name, network, dtype), fetch, sample)
     return found
 
 

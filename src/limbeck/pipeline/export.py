@@ -39,7 +39,7 @@ class Shipped:
         network: on the CPU, in eval mode.
         prediction: of the test rows, on the CPU, [N, outputs].
         key: what it depends on.
-        trained_rounded: whether it went through quantization-aware training, and becomes integer files only.
+        trained_quantized: whether it went through quantization-aware training, and becomes integer files only.
         told: what was done to it, in words.
     """
 
@@ -47,7 +47,7 @@ class Shipped:
     network: nn.Module
     prediction: Tensor
     key: str
-    trained_rounded: bool = False
+    trained_quantized: bool = False
     told: Sequence[str] = ()
 
 
@@ -127,7 +127,7 @@ def _shipped(job: Job, shipped: Shipped, name: Deployable, sources: Sources) -> 
 def _made(job: Job, shipped: Shipped, name: Deployable, sources: Sources) -> dict[str, Any]:
     path = job.folder / "export" / f"{shipped.row.name}{export.suffix(name)}"
     form, precision = parts(name)
-    notes = file_of(job, shipped.network, name, path, sources, trained_rounded=shipped.trained_rounded)
+    notes = file_of(job, shipped.network, name, path, sources, trained_quantized=shipped.trained_quantized)
     with export.Served(path, form, alone=True) as served:
         told = torch.from_numpy(served.predict(given(job, job.data.test)))
         memory_mb = served.peak_mb
@@ -154,7 +154,7 @@ def _made(job: Job, shipped: Shipped, name: Deployable, sources: Sources) -> dic
 
 
 def file_of(
-    job: Job, network: nn.Module, name: Deployable, path: Path, sources: Sources, *, trained_rounded: bool = False
+    job: Job, network: nn.Module, name: Deployable, path: Path, sources: Sources, *, trained_quantized: bool = False
 ) -> list[str]:
     """Write a network of this run as a file that takes and gives what the recipe says.
 
@@ -164,7 +164,7 @@ def file_of(
         name: of the format.
         path: of the file.
         sources: of this network's quantized files.
-        trained_rounded: whether it went through quantization-aware training.
+        trained_quantized: whether it went through quantization-aware training.
 
     Returns:
         What the user must be told.
@@ -172,7 +172,7 @@ def file_of(
     form, precision = parts(name)
     scaling, example = units(job), pixels(job.data, job.data.train[:2], "cpu")
     after = None if scaling is None else Rescale(scaling)
-    if trained_rounded:
+    if trained_quantized:
         qat.lower_qat(network, example, path, name, interface(job), after=after)
         return []
     whole = network if after is None else nn.Sequential(network, after)
@@ -249,7 +249,7 @@ def given(job: Job, rows: Tensor) -> np.ndarray[Any, Any]:
 def units(job: Job) -> Scaling | None:
     """What leads from a network's outputs to the targets' own units, in which files answer; None for classes."""
     scaling = job.data.targets
-    return scaling.with_spread() if scaling is not None and job.data.task.spread else scaling
+    return scaling.with_spread() if scaling is not None and job.data.task.predicts_variance else scaling
 
 
 def standardised(job: Job, told: Tensor) -> Tensor:

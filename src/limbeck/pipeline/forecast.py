@@ -52,9 +52,9 @@ class Forecast:
 
     Attributes:
         seconds: what -> how long; what is said of files, their libraries and the start is a guess.
-        stored_bytes: of the teachers' answers, in the cache.
+        stored_bytes: of the teachers' outputs, in the cache.
         run_bytes: of weights and checkpoints, in the run directory.
-        stored_room: bytes that are free where answers lie.
+        stored_room: bytes that are free where outputs are stored.
         run_room: bytes that are free where the run directory lies.
     """
 
@@ -87,7 +87,7 @@ def forecast(job: Job, *, clock: Clock = time.perf_counter) -> Forecast:
         rows = len(job.data.taught) * job.views
         each = {name: _asked_seconds(job, name, networks[name], clock) for name in asked}
         if asked:
-            seconds["the teachers' answers"] = rows * sum(count * each[name] for name, count in asked.items())
+            seconds["the teachers' outputs"] = rows * sum(count * each[name] for name, count in asked.items())
     sizes = {name: _weights_bytes(network) for name, network in networks.items()}
     seconds |= {"start-up": START_UP, **measuring(job, networks, clock)}
     run_bytes = sum(one.count * _kept_bytes(one.plan, sizes[one.learner]) for one in trainings(job.recipe))
@@ -108,7 +108,7 @@ def _training_seconds(
 
 
 def _asked(checked: Recipe) -> dict[str, int]:
-    """Whose answers are stored, and how many networks of that name there are."""
+    """Whose outputs are stored, and how many networks of that name there are."""
     asked = dict.fromkeys([*(t.name for t in checked.teachers), *(a.name for a in checked.assistants)], 1)
     own = checked.student.generations or (checked.smaller and not checked.teachers)
     return asked | ({"student": len(checked.seeds) * int(own)} if own else {})
@@ -133,16 +133,20 @@ def _networks(job: Job) -> dict[str, nn.Module]:
 
 def _pace(job: Job, kind: Kind, plan: Plan, networks: Mapping[str, nn.Module], clock: Clock) -> Pace:
     """What a step of a training takes, from the asking for one batch to that for the next, and what an epoch adds."""
-    learner, tutor, variant = kind
+    learner, teacher_name, variant = kind
     size = min(plan.batch_size, len(job.data.train))
     rows = job.data.train[: BATCHES * size]
     teacher, objective = None, objectives.alone(job, plan)
-    if tutor:
-        told = [networks[spec.name] for spec in job.recipe.teachers] if tutor == "teachers" else [networks[tutor]]
-        fitting = job.fittings[learner, tutor, variant]
-        head = told[0].get_submodule(f"model.{fitting.head}") if fitting.needs_head else None
-        objective = fitting.objective(plan, 0, head)  # type: ignore[arg-type]
-        teacher = _teacher(job, tutor, told, rows)
+    if teacher_name:
+        told = (
+            [networks[spec.name] for spec in job.recipe.teachers]
+            if teacher_name == "teachers"
+            else [networks[teacher_name]]
+        )
+        matching = job.matches[learner, teacher_name, variant]
+        head = told[0].get_submodule(f"model.{matching.head}") if matching.needs_head else None
+        objective = matching.objective(plan, 0, head)  # type: ignore[arg-type]
+        teacher = _teacher(job, teacher_name, told, rows)
 
     def intervals(wanted: Tensor, epochs: int, folder: Path | None) -> list[float]:
         none = job.data.train[:0]
@@ -185,9 +189,9 @@ class _EnoughError(Exception):
     pass
 
 
-def _teacher(job: Job, tutor: str, networks: Sequence[nn.Module], rows: Tensor) -> Teacher:
-    """Whom a student learns from: live without views, or as its stored answers are read."""
-    asked = [teacher_outputs.frozen(job, tutor, network, torch.float32) for network in networks]
+def _teacher(job: Job, teacher_name: str, networks: Sequence[nn.Module], rows: Tensor) -> Teacher:
+    """Whom a student learns from: live without views, or as its stored outputs are read."""
+    asked = [teacher_outputs.frozen(job, teacher_name, network, torch.float32) for network in networks]
     live: Teacher = asked[0] if len(asked) == 1 else Ensemble(asked, lambda told: told.mean(0))
     if not job.views:
         return live
@@ -215,9 +219,12 @@ def _pass_seconds(job: Job, network: nn.Module, clock: Clock) -> float:
 
 
 def _asked_seconds(job: Job, name: str, network: nn.Module, clock: Clock) -> float:
-    """The time of one row of a network's answers, its augmented image and all."""
-    tutor = name if (name == "student" or name in {a.name for a in job.recipe.assistants}) else "teachers"
-    frozen, fetch = teacher_outputs.frozen(job, tutor, network, torch.float32), teacher_outputs.fetch(job, stored=False)
+    """The time of one row of a network's outputs, its augmented image and all."""
+    teacher_name = name if (name == "student" or name in {a.name for a in job.recipe.assistants}) else "teachers"
+    frozen, fetch = (
+        teacher_outputs.frozen(job, teacher_name, network, torch.float32),
+        teacher_outputs.fetch(job, stored=False),
+    )
     size = min(512 if job.device.type == "cuda" else 64, len(job.data.train))
     times = []
     for _ in range(3):
@@ -252,5 +259,5 @@ def disk_words(found: Forecast, folder: Path) -> str:
     """How much of the disk the job takes."""
     return (
         f"about {in_words(found.run_bytes)} of weights and checkpoints in {folder} of {in_words(found.run_room)} free, "
-        f"and {in_words(found.stored_bytes)} of stored answers of {in_words(found.stored_room)} free"
+        f"and {in_words(found.stored_bytes)} of stored outputs of {in_words(found.stored_room)} free"
     )

@@ -16,7 +16,7 @@ from limbeck.core.types import Artifact, Cost, Role
 from limbeck.data import Data, pixels, targets
 from limbeck.distill.teachers import Combine
 from limbeck.evaluate import costs
-from limbeck.models import foreign
+from limbeck.models import external_model
 from limbeck.pipeline.context import SCHEMA, Job
 from limbeck.pipeline.export import Shipped, ship, with_latency
 from limbeck.recipe import Deployable
@@ -33,7 +33,7 @@ class Candidate:
         file: of its weights; a function has none.
         formats: the files that it becomes.
         timed: whether its time is measured, and not that of one with the same architecture.
-        trained_rounded: whether it went through quantization-aware training.
+        trained_quantized: whether it went through quantization-aware training.
         told: what was done to it, in words.
         drawn: whether its predictions of measured values are kept for a plot.
     """
@@ -45,7 +45,7 @@ class Candidate:
     build: Callable[[], nn.Module]
     formats: Sequence[Deployable] = ()
     timed: bool = False
-    trained_rounded: bool = False
+    trained_quantized: bool = False
     told: Sequence[str] = ()
     drawn: bool = False
 
@@ -97,7 +97,7 @@ def measure(
             file = str(candidate.file.relative_to(job.folder)) if candidate.file and here else None
             size_bytes = candidate.file.stat().st_size if candidate.file else None
             cost = Cost(None, None, size_bytes, None)
-            if (inner := foreign(network)) is None:
+            if (inner := external_model(network)) is None:
                 cost = Cost(costs.parameters(network), costs.macs(network, example), size_bytes, None)
             found.append(Artifact(candidate.name, candidate.role, candidate.seed, "pytorch", file, metrics, cost))
             if candidate.drawn:
@@ -112,7 +112,7 @@ def measure(
                 # Files run on the CPU; a GPU's shorter float formats would look like a fault of theirs.
                 prediction = evaluate.predict(network, data, data.test)
             key = fingerprint(fingerprint_file(candidate.file), SCHEMA, job.recipe.student.model_dump(mode="json"))
-            one = Shipped(found[-1], network, prediction, key, candidate.trained_rounded, candidate.told)
+            one = Shipped(found[-1], network, prediction, key, candidate.trained_quantized, candidate.told)
             shown(0, f"making {len(candidate.formats)} files of {candidate.name}")
             files += ship(job, one, candidate.formats, shown)
         advance(total, f"{len(found)} networks" + (f", {len(files)} files" if files else ""))

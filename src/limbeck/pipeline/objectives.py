@@ -28,7 +28,7 @@ from limbeck.recipe import Plan
 def taught(
     job: Job,
     learner: str,
-    tutor: str,
+    teacher_name: str,
     plan: Plan,
     *,
     variant: str = "",
@@ -36,26 +36,26 @@ def taught(
     weights: Path | None = None,
     network: nn.Module | None = None,
 ) -> Objective:
-    """What a learner minimises beside a tutor.
+    """What a learner minimises beside a teacher_name.
 
     Args:
-        job: after `rehearse` for this learner and tutor.
+        job: after `rehearse` for this learner and teacher_name.
         learner: "student" or the name of an assistant.
-        tutor: whom it learns from; see `Job.fittings`.
+        teacher_name: whom it learns from; see `Job.matches`.
         plan: of the learner.
         variant: a name in `compare`, or "" for `losses`.
         seed: the learner's, from which weights of losses follow.
-        weights: the tutor's file, for losses that take its classifier.
+        weights: the teacher_name's file, for losses that take its classifier.
         network: the learner, where it is no longer as the recipe builds it.
     """
-    fitting = job.fittings[learner, tutor, variant]
+    matching = job.matches[learner, teacher_name, variant]
     if network is not None:
-        fitting = fitting.of(network, pixels(job.data, job.data.train[:2]))
+        matching = matching.of(network, pixels(job.data, job.data.train[:2]))
     head = None
-    if fitting.needs_head:
+    if matching.needs_head:
         assert weights is not None
-        head = _linear(weights, fitting.head)
-    return fitting.objective(plan, derive_seed("losses", seed), head)
+        head = _linear(weights, matching.head)
+    return matching.objective(plan, derive_seed("losses", seed), head)
 
 
 def alone(job: Job, plan: Plan) -> Objective:
@@ -64,7 +64,7 @@ def alone(job: Job, plan: Plan) -> Objective:
     own = {n: t for n, t in job.recipe.losses.items() if not known[t.loss].needs_teacher and t.learns}
     if not own:
         name = {"classification": "hard", "multilabel": "label_binary", "regression": "label_mse"}[job.recipe.task]
-        name = "label_gaussian_nll" if job.recipe.spread else name
+        name = "label_gaussian_nll" if job.recipe.predicts_variance else name
         own = {name: recipe.Term(loss=name)}
     # One that moves, or is to be found, says nothing of its share: it counts as 1.
     shares = {n: t.weight if isinstance(t.weight, float | int) else 1.0 for n, t in own.items()}
@@ -76,7 +76,7 @@ def alone(job: Job, plan: Plan) -> Objective:
     return Objective(terms, epochs=plan.epochs)
 
 
-def rehearse(job: Job, learner: str, student: nn.Module, tutor: str, teachers: Sequence[nn.Module]) -> None:
+def rehearse(job: Job, learner: str, student: nn.Module, teacher_name: str, teachers: Sequence[nn.Module]) -> None:
     """The losses of two rows by networks that know nothing yet: taps, shapes and options that fit raise nothing.
 
     Raises:
@@ -91,7 +91,7 @@ def rehearse(job: Job, learner: str, student: nn.Module, tutor: str, teachers: S
     for variant, terms in variants.items():
         with within(f"compare.{variant}") if variant else nullcontext():
             one = plain(teachers[0]) if len(teachers) == 1 else None  # taps are named from there
-            fitting = fit_terms(
+            matching = fit_terms(
                 terms,
                 student,
                 one,
@@ -100,16 +100,16 @@ def rehearse(job: Job, learner: str, student: nn.Module, tutor: str, teachers: S
                 classes=data.task.width,
                 class_weights=data.task.weights,
             )
-            job.fittings[learner, tutor, variant] = fitting
-            head = one.get_submodule(fitting.head) if one is not None and fitting.head else None
-            objective = fitting.objective(plan, 0, head)  # type: ignore[arg-type]
+            job.matches[learner, teacher_name, variant] = matching
+            head = one.get_submodule(matching.head) if one is not None and matching.head else None
+            objective = matching.objective(plan, 0, head)  # type: ignore[arg-type]
             _tried(job, objective, student, teachers, batch)
     _tried(job, alone(job, plan), student, (), batch)
 
 
-def teacher_shapes(job: Job, tutor: str) -> dict[str, tuple[int, ...]]:
-    """Shape of one row of each feature that anybody who learns from `tutor` asks of it."""
-    own = [fitting.teacher_shapes for (_, of, _), fitting in job.fittings.items() if of == tutor]
+def teacher_shapes(job: Job, teacher_name: str) -> dict[str, tuple[int, ...]]:
+    """Shape of one row of each feature that anybody who learns from `teacher_name` asks of it."""
+    own = [matching.teacher_shapes for (_, of, _), matching in job.matches.items() if of == teacher_name]
     return {name: shape for shapes in own for name, shape in shapes.items()}
 
 

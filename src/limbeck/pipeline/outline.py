@@ -10,7 +10,7 @@ from limbeck.core.course import EXPECTED, Part
 from limbeck.recipe import TRAINED, Deployable, Plan, Recipe, stages
 from limbeck.recipe.stages import ENSEMBLE, MEASURED, SEARCH
 
-Kind = tuple[str, str, str]  # learner, tutor ("" for labels alone), variant
+Kind = tuple[str, str, str]  # learner, teacher_name ("" for labels alone), variant
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Training:
         stage: its name.
         what: in words, the same for all seeds.
         learner: "student", or the name of a teacher or an assistant.
-        tutor: whom it learns from, as in `Job.fittings`; "" for the labels alone.
+        teacher_name: whom it learns from, as in `Job.matches`; "" for the labels alone.
         variant: a name in `compare`, or "".
         plan: of each of them.
         count: how many there are.
@@ -30,7 +30,7 @@ class Training:
     stage: str
     what: str
     learner: str
-    tutor: str
+    teacher_name: str
     variant: str
     plan: Plan
     count: int = 1
@@ -38,7 +38,7 @@ class Training:
     @property
     def kind(self) -> Kind:
         """What the time of a step depends on."""
-        return self.learner, self.tutor, self.variant
+        return self.learner, self.teacher_name, self.variant
 
 
 def trainings(checked: Recipe) -> list[Training]:
@@ -47,12 +47,12 @@ def trainings(checked: Recipe) -> list[Training]:
 
 
 def _everything(checked: Recipe) -> list[Training]:
-    """The same, and ways to a smaller student that train nothing."""
-    found, tutor = _teachers(checked), _tutor(checked)
+    """The same, and compressed variants that train nothing."""
+    found, teacher_name = _teachers(checked), _teacher_name(checked)
     if not checked.student.ready:
         for seed in checked.seeds:
-            found += _students(checked, seed, tutor)
-    return [*found, *_smaller(checked, tutor)]
+            found += _students(checked, seed, teacher_name)
+    return [*found, *_smaller(checked, teacher_name)]
 
 
 def _teachers(checked: Recipe) -> list[Training]:
@@ -60,24 +60,24 @@ def _teachers(checked: Recipe) -> list[Training]:
     if checked.combine and checked.combine.train:  # all members as one network: their steps are taken together
         joint = checked.combine.train
         found += [Training(ENSEMBLE, ENSEMBLE, t.name, "", "", joint) for t in checked.teachers]
-    tutor = "teachers"
+    teacher_name = "teachers"
     for assistant in checked.assistants:
-        found.append(Training(assistant.name, assistant.name, assistant.name, tutor, "", assistant.train))
-        tutor = assistant.name
+        found.append(Training(assistant.name, assistant.name, assistant.name, teacher_name, "", assistant.train))
+        teacher_name = assistant.name
     return found
 
 
-def _tutor(checked: Recipe) -> str:
+def _teacher_name(checked: Recipe) -> str:
     """Whom students learn from: the last assistant, the teachers, or each other and themselves."""
     last = [assistant.name for assistant in checked.assistants][-1:]
     return (last or (["teachers"] if checked.teachers else ["student"]))[0]
 
 
-def _students(checked: Recipe, seed: int, tutor: str) -> Iterator[Training]:
+def _students(checked: Recipe, seed: int, teacher_name: str) -> Iterator[Training]:
     spec, plan, own = checked.student, checked.student.train, stages.seeded("distilled", seed)
     yield Training(stages.seeded("student", seed), "students alone", "student", "", "", plan)
     if spec.peers:
-        yield Training(own, "peers", "student", tutor, "", plan, spec.peers)
+        yield Training(own, "peers", "student", teacher_name, "", plan, spec.peers)
         return
     if checked.assistants:
         name = "students of the teacher itself"
@@ -85,29 +85,31 @@ def _students(checked: Recipe, seed: int, tutor: str) -> Iterator[Training]:
     if checked.taught:
         count = spec.generations or 1
         for name in (stages.generation(seed, number, count) for number in range(1, count + 1)):
-            yield Training(name, "students taught", "student", tutor, "", plan)
+            yield Training(name, "students taught", "student", teacher_name, "", plan)
     for name in checked.compare:
-        yield Training(stages.seeded(name, seed), name, "student", tutor, name, plan)
+        yield Training(stages.seeded(name, seed), name, "student", teacher_name, name, plan)
 
 
-def _smaller(checked: Recipe, tutor: str) -> Iterator[Training]:
+def _smaller(checked: Recipe, teacher_name: str) -> Iterator[Training]:
     """Recoveries, of the whole student though it is smaller by then, and the search of a budget."""
     plan, budget = checked.student.train, checked.budget
     searched = 2 * budget.recover.epochs if budget else 0  # pruned, then factorised
     if budget:
         again = plan.model_copy(update={"epochs": searched})
-        yield Training(SEARCH, "the search, at most", "student", tutor, "", again, budget.trials)
-    ways = {name: sum(step.recover.epochs * step.rounds for step in steps) for name, steps in checked.compress.items()}
-    ways |= {SEARCH: searched} if budget else {}
-    for name, epochs in ways.items():
+        yield Training(SEARCH, "the search, at most", "student", teacher_name, "", again, budget.trials)
+    variants = {
+        name: sum(step.recover.epochs * step.rounds for step in steps) for name, steps in checked.compress.items()
+    }
+    variants |= {SEARCH: searched} if budget else {}
+    for name, epochs in variants.items():
         again = plan.model_copy(update={"epochs": epochs})
         what = "recovery of what is found, at most" if name == SEARCH else f"recovery of {name}"
         for stage, taught in _walks(checked, name, epochs):
-            yield Training(stage, what, "student", tutor if taught else "", "", again)
+            yield Training(stage, what, "student", teacher_name if taught else "", "", again)
 
 
 def _walks(checked: Recipe, name: str, epochs: int) -> list[tuple[str, bool]]:
-    """The stages of a way to a smaller student, and whether each recovers with a teacher."""
+    """The stages of a compressed variant, and whether each recovers with a teacher."""
     both = bool(epochs) and learns_from_teacher(checked)
     seeds = checked.seeds
     if not both:
@@ -122,12 +124,12 @@ def learns_from_teacher(checked: Recipe) -> bool:
 
 
 def files(checked: Recipe) -> list[list[Deployable]]:
-    """The formats of the files that will be made of each network: the student, and each way to a smaller one."""
+    """The formats of the files that will be made of each network: the student, and each compressed variant."""
     asked = checked.export
     found = [list(asked)]
     for steps in checked.compress.values():
-        rounded = bool(steps and steps[-1].quantize)
-        found.append([name for name in asked if name in TRAINED or not rounded])
+        quantized = bool(steps and steps[-1].quantize)
+        found.append([name for name in asked if name in TRAINED or not quantized])
     if checked.budget:  # how many bits its file has is not known yet
         found.append(list(dict.fromkeys([*asked, f"{checked.budget.runtime}-int8"])))  # type: ignore[list-item]
     return [names for names in found if names] * (len(checked.seeds) if checked.files.every_seed else 1)
@@ -173,7 +175,7 @@ def _counted(found: Sequence[Training]) -> list[Part]:
 
 
 def _part(one: Training) -> Part:
-    how = "taught" if one.tutor else "alone"
+    how = "taught" if one.teacher_name else "alone"
     like = (f"{one.what}, {how}", f"{one.learner}, {how}")
     if one.stage == SEARCH:
         return Part(SEARCH, one.count * max(1, one.plan.epochs), like)

@@ -22,15 +22,15 @@ from limbeck.distill.teachers import DEFAULT
 from limbeck.distill.teachers.external import Function
 from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.pipeline import train_teachers
-from limbeck.pipeline.compress import Shrunk, rebuild, shrink, starts
+from limbeck.pipeline.compress import CompressedStudent, compress_students, rebuild, starts
 from limbeck.pipeline.context import SCHEMA, Job
 from limbeck.pipeline.expected import IMPORTS, measuring
 from limbeck.pipeline.measure import Candidate, measure
 from limbeck.pipeline.outline import parts
 from limbeck.pipeline.search_budget import search
 from limbeck.pipeline.setup import begin, choose_views, dry_build, entered
-from limbeck.pipeline.train_students import Studied, study
-from limbeck.pipeline.train_teachers import Faculty
+from limbeck.pipeline.train_students import TrainedStudent, train_students
+from limbeck.pipeline.train_teachers import Teachers
 from limbeck.recipe import TRAINED, Deployable, Recipe, needs
 from limbeck.recipe.stages import ENSEMBLE, MEASURED, SEARCH, seeded
 from limbeck.report import write_report
@@ -108,20 +108,20 @@ def _staged(
     if accelerator.is_main_process:
         _foresee(job, student)
 
-    faculty = train_teachers.assemble(job)
+    teachers = train_teachers.train_teachers(job)
     assisted: dict[str, dict[str, Any]] = {}
-    tutor = direct = None
-    if faculty is not None:
-        chain = train_teachers.assistants(job, faculty)
-        assisted, tutor = chain.results, chain.end
-        direct = faculty.tutor(job) if assisted else None
-    studied = study(job, tutor, direct)
-    searched = search(job, starts(studied), tutor) if checked.budget else None
-    smaller = shrink(job, studied, tutor, searched)
+    source = direct = None
+    if teachers is not None:
+        assistants = train_teachers.train_assistants(job, teachers)
+        assisted, source = assistants.results, assistants.end
+        direct = teachers.source(job) if assisted else None
+    students = train_students(job, source, direct)
+    searched = search(job, starts(students), source) if checked.budget else None
+    compressed = compress_students(job, students, source, searched)
     # What is left needs one process.
     if not accelerator.is_main_process:
         return {}
-    return _conclude(job, faculty, assisted, studied, smaller, searched, notes)
+    return _conclude(job, teachers, assisted, students, compressed, searched, notes)
 
 
 def _foresee(job: Job, student: nn.Module) -> None:
@@ -138,20 +138,20 @@ def _foresee(job: Job, student: nn.Module) -> None:
 
 def _conclude(
     job: Job,
-    faculty: Faculty | None,
+    teachers: Teachers | None,
     assisted: Mapping[str, dict[str, Any]],
-    studied: Sequence[Studied],
-    smaller: Sequence[Shrunk],
+    students: Sequence[TrainedStudent],
+    compressed: Sequence[CompressedStudent],
     searched: Mapping[str, Any] | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """Measure every model on the test split, export what is shipped, write result.json and the page."""
     checked, data = job.recipe, job.data
-    taught = {**(faculty.results if faculty else {}), **assisted}
-    chosen = _choose(job, studied)
-    keys = list(faculty.keys.values()) if faculty else []
+    taught = {**(teachers.results if teachers else {}), **assisted}
+    chosen = _choose(job, students)
+    keys = list(teachers.keys.values()) if teachers else []
     key = job.key(checked.student, checked.model_dump(mode="json", exclude={"cache": {"strict", "limit_gb"}}), keys)
-    compute = partial(_measured, job, faculty, studied, smaller, searched, chosen["name"])
+    compute = partial(_measured, job, teachers, students, compressed, searched, chosen["name"])
     measured = job.stages.alone(MEASURED, key, compute, renew=True)
     models = measured["models"]
     comparison, comparisons = _comparisons(job, models)
@@ -161,7 +161,7 @@ def _conclude(
     if comparison and told and metric.gain(told[-1], mean := comparison["student"]["mean"]) > 0:
         own = f"the teacher ({metric.name} {told[-1]:.4f} on test)"
         notes.append(f"{own} is worse than the student alone ({mean:.4f} on average)")
-    trained = {**taught, **{s.name: s.result for s in studied}, **{s.name: s.result for s in smaller}}
+    trained = {**taught, **{s.name: s.result for s in students}, **{s.name: s.result for s in compressed}}
     result = {
         "schema": SCHEMA,
         "name": checked.name,
@@ -174,12 +174,12 @@ def _conclude(
         "data": _describe(data),
         "models": models,
         "teachers": [{"name": n, "val": t["val"], "notes": t["notes"]} for n, t in taught.items() if "val" in t],
-        "ensemble": _ensemble(job, faculty, measured["disagreement"]),
+        "ensemble": _ensemble(job, teachers, measured["disagreement"]),
         "comparison": comparison,
         "comparisons": comparisons,
         "weights": {name: t["weights_found"] for name, t in trained.items() if t.get("weights_found")},
         "methods": _methods(job, models, trained),
-        "compressed": _compressed(job, models, smaller),
+        "compressed": _compressed(job, models, compressed),
         "budget": searched,
         "chosen": chosen,
         "predictions": measured.get("predictions"),
@@ -258,16 +258,18 @@ def _methods(
     return found
 
 
-def _compressed(job: Job, models: Sequence[Mapping[str, Any]], smaller: Sequence[Shrunk]) -> list[dict[str, Any]]:
-    """Each way to a smaller student: what it loses against the student it was made from, and what the teacher adds."""
+def _compressed(
+    job: Job, models: Sequence[Mapping[str, Any]], compressed: Sequence[CompressedStudent]
+) -> list[dict[str, Any]]:
+    """Each compressed variant: what it loses against the student it was made from, and what the teacher adds."""
     metric = main_metric(job.data.task)
     scores = {m["name"]: m["metrics"][metric.name] for m in models if m["format"] == "pytorch"}
     found = []
-    for variant in dict.fromkeys(s.variant for s in smaller):
-        taught = [s for s in smaller if s.variant == variant and s.role == "compressed"]
-        alone = [s for s in smaller if s.variant == variant and s.role == "compressed-alone"]
+    for variant in dict.fromkeys(s.variant for s in compressed):
+        taught = [s for s in compressed if s.variant == variant and s.role == "compressed"]
+        alone = [s for s in compressed if s.variant == variant and s.role == "compressed-alone"]
 
-        def held(before: Sequence[str], after: Sequence[Shrunk], subject: str) -> dict[str, Any]:
+        def held(before: Sequence[str], after: Sequence[CompressedStudent], subject: str) -> dict[str, Any]:
             return _held(metric, [scores[name] for name in before], [scores[s.name] for s in after], subject)
 
         found.append(
@@ -283,46 +285,50 @@ def _compressed(job: Job, models: Sequence[Mapping[str, Any]], smaller: Sequence
     return found
 
 
-def _ensemble(job: Job, faculty: Faculty | None, disagreement: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if faculty is None or faculty.combine is None:
+def _ensemble(job: Job, teachers: Teachers | None, disagreement: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if teachers is None or teachers.combine is None:
         return None
     joining = job.recipe.combine
     name = joining.name if joining else DEFAULT[job.data.task.kind]
     return {
         "combine": name,
-        "words": train_teachers.words(job, faculty),
-        "weights": dict(faculty.weights) if faculty.weights else None,
+        "words": train_teachers.words(job, teachers),
+        "weights": dict(teachers.weights) if teachers.weights else None,
         "disagreement": disagreement,
     }
 
 
-def _choose(job: Job, studied: Sequence[Studied]) -> dict[str, str]:
+def _choose(job: Job, students: Sequence[TrainedStudent]) -> dict[str, str]:
     """The student to ship: the best on validation, the taught one where two are equal."""
     metric = main_metric(job.data.task)
-    scores = {s.name: s.result["val"][metric.name] for s in studied}
-    taught = {s.name: s.role == "distilled" for s in studied}
+    scores = {s.name: s.result["val"][metric.name] for s in students}
+    taught = {s.name: s.role == "distilled" for s in students}
     name = max(scores, key=lambda n: (metric.sign * scores[n], taught[n]))
     return {"name": name, "why": f"the best {metric.name} on validation ({scores[name]:.4f}) of {len(scores)} students"}
 
 
 def _shipped(
-    job: Job, studied: Sequence[Studied], smaller: Sequence[Shrunk], chosen: str, searched: Mapping[str, Any] | None
+    job: Job,
+    students: Sequence[TrainedStudent],
+    compressed: Sequence[CompressedStudent],
+    chosen: str,
+    searched: Mapping[str, Any] | None,
 ) -> dict[str, list[Deployable]]:
-    """Which files each network becomes: the chosen student, and of each way to a smaller one the best on validation."""
+    """Which files each network becomes: the chosen student, and of each compressed variant the best on validation."""
     metric = main_metric(job.data.task)
     every, asked = job.recipe.files.every_seed, job.recipe.export
     searched = searched or {}
     winner = searched.get("winner")
-    found = {name: list(asked) for name in [chosen, *([s.name for s in starts(studied)] if every else [])]}
-    for variant in dict.fromkeys(s.variant for s in smaller):
-        own = [s for s in smaller if s.variant == variant and s.role == "compressed"]
+    found = {name: list(asked) for name in [chosen, *([s.name for s in starts(students)] if every else [])]}
+    for variant in dict.fromkeys(s.variant for s in compressed):
+        own = [s for s in compressed if s.variant == variant and s.role == "compressed"]
         best = metric.best(own, key=lambda s: float(s.result["val"][metric.name]))
-        formats = [name for name in asked if name in TRAINED or not best.rounded]
+        formats = [name for name in asked if name in TRAINED or not best.quantized]
         if variant == SEARCH and winner:
             formats = list(dict.fromkeys([*formats, winner["format"]]))
         found |= {s.name: formats for s in (own if every else [best])}
     if winner and not winner["steps"]:  # the student as it is keeps to the budget in this format
-        for name in [s.name for s in starts(studied)] if every else [str(searched["start"])]:
+        for name in [s.name for s in starts(students)] if every else [str(searched["start"])]:
             found[name] = list(dict.fromkeys([*found.get(name, ()), winner["format"]]))
     return found
 
@@ -350,44 +356,46 @@ def _describe(data: Data) -> dict[str, Any]:
 
 def _measured(
     job: Job,
-    faculty: Faculty | None,
-    studied: Sequence[Studied],
-    smaller: Sequence[Shrunk],
+    teachers: Teachers | None,
+    students: Sequence[TrainedStudent],
+    compressed: Sequence[CompressedStudent],
     searched: Mapping[str, Any] | None,
     chosen: str,
     _: Path,
 ) -> dict[str, Any]:
     checked = job.recipe
     candidates = []
-    if faculty is not None:
+    if teachers is not None:
         for spec in checked.teachers:
-            if spec.name in faculty.results:
+            if spec.name in teachers.results:
                 file = job.source(spec)
                 build = partial(job.network, spec, file)
                 candidates.append(Candidate(spec.name, "teacher", None, file, build, timed=True))
-        if faculty.joint:
+        if teachers.joint:
             assert checked.combine is not None
             file = job.weights(ENSEMBLE, checked.combine.train)
-            candidates.append(Candidate(ENSEMBLE, "teacher", None, file, faculty.joint, timed=True))
+            candidates.append(Candidate(ENSEMBLE, "teacher", None, file, teachers.joint, timed=True))
     for helper in checked.assistants:
         file = job.weights(helper.name, helper.train)
         build = partial(job.network, helper, file)
         candidates.append(Candidate(helper.name, "assistant", None, file, build, timed=True))
-    shipped = _shipped(job, studied, smaller, chosen, searched)
-    seed = next(s.seed for s in studied if s.name == chosen)
-    for s in studied:
+    shipped = _shipped(job, students, compressed, chosen, searched)
+    seed = next(s.seed for s in students if s.name == chosen)
+    for s in students:
         build = partial(job.network, checked.student, s.file)
         formats = shipped.get(s.name, ())
         pictured = s.role in ("student", "distilled") and s.seed == seed
         candidates.append(Candidate(s.name, s.role, s.seed, s.file, build, formats, s.name == chosen, drawn=pictured))
-    for one in smaller:
+    for one in compressed:
         formats, again = shipped.get(one.name, ()), partial(rebuild, job, one.file)
         candidates.append(
             Candidate(
-                one.name, one.role, one.seed, one.file, again, formats, one.name in shipped, one.rounded, one.told
+                one.name, one.role, one.seed, one.file, again, formats, one.name in shipped, one.quantized, one.told
             )
         )
-    rows, disagreement, drawn = measure(job, candidates, None if faculty is None or faculty.joint else faculty.combine)
+    rows, disagreement, drawn = measure(
+        job, candidates, None if teachers is None or teachers.joint else teachers.combine
+    )
     models = [asdict(row) for row in rows]
     files = [m["file"] for m in models if m["role"] == "exported"]
     return {"models": models, "disagreement": disagreement, "predictions": drawn, "files": files}

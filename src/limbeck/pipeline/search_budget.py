@@ -1,4 +1,4 @@
-"""The smallest model within a budget: a search over how much is pruned, factorised and rounded, on validation alone."""
+"""The smallest model within a budget: a search over pruning, low-rank factors and precision, on validation alone."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from limbeck.core.errors import DivergedError, UserError
 from limbeck.core.metrics import main_metric
 from limbeck.core.runtime import derive_seed, fingerprint, write_json
 from limbeck.data import targets
-from limbeck.pipeline.compress import Chain, rebuild, walk
+from limbeck.pipeline.compress import Variant, rebuild, run_steps
 from limbeck.pipeline.context import Job
 from limbeck.pipeline.export import Sources, file_of, parts, predicted, standardised
 from limbeck.pipeline.stages import Stages
-from limbeck.pipeline.train_students import Studied, as_tutor
-from limbeck.pipeline.train_teachers import Tutor
+from limbeck.pipeline.train_students import TrainedStudent, student_as_teacher
+from limbeck.pipeline.train_teachers import TeacherSource
 from limbeck.pipeline.trials import begun, finish, opened
 from limbeck.recipe import TRAINED, Deployable, Recover, Step
 from limbeck.recipe.stages import SEARCH
@@ -42,8 +42,8 @@ TIMED_CALLS = 200
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to a smaller file."""
+class TrialSettings:
+    """What a trial does to the student, and the precision of its file."""
 
     ratio: float
     energy: float
@@ -64,7 +64,7 @@ class Way:
         return runtime if self.precision == "float32" else f"{runtime}-{self.precision}"  # type: ignore[return-value]
 
 
-def search(job: Job, starts: Sequence[Studied], tutor: Tutor | None) -> dict[str, Any]:
+def search(job: Job, starts: Sequence[TrainedStudent], source: TeacherSource | None) -> dict[str, Any]:
     """Find the smallest file that keeps to the budget, made of the student that is best on validation.
 
     A file keeps to it unless the validation rows show that it loses more than is allowed (see `evaluate.loss`). Trials
@@ -73,7 +73,7 @@ def search(job: Job, starts: Sequence[Studied], tutor: Tutor | None) -> dict[str
     Args:
         job: the run; its test split is not looked at.
         starts: the uncompressed students.
-        tutor: whom they learned from.
+        source: whom they learned from.
 
     Returns:
         budget, metric, start, trials, winner (None where none keeps to the budget) and words.
@@ -82,7 +82,7 @@ def search(job: Job, starts: Sequence[Studied], tutor: Tutor | None) -> dict[str
     assert spec is not None
     metric = main_metric(job.data.task)
     start = metric.best(starts, key=lambda s: float(s.result["val"][metric.name]))
-    teacher = tutor or as_tutor(job, start, [job.key(job.recipe.student, start.seed)])
+    teacher = source or student_as_teacher(job, start, [job.key(job.recipe.student, start.seed)])
     key = fingerprint(job.key(job.recipe.student, start.name, *teacher.keys), spec.model_dump(mode="json"))
 
     def compute(folder: Path) -> dict[str, Any]:
@@ -93,11 +93,11 @@ def search(job: Job, starts: Sequence[Studied], tutor: Tutor | None) -> dict[str
             course, each = job.progress.course, job.progress.course.work / spec.trials
             course.skip(each * len(records(study)))
             while len(done := records(study)) < spec.trials:
-                trial, way = _following(study, spec.runtime)
-                told = _tried(blind, way, start, before, teacher, folder / "trials" / str(trial.number))
+                trial, settings = _following(study, spec.runtime)
+                told = _tried(blind, settings, start, before, teacher, folder / "trials" / str(trial.number))
                 finish(study, trial, told)
                 course.reach(each * (len(done) + 1))
-                job.progress.say(_line(trial.number, spec.trials, way, told))
+                job.progress.say(_line(trial.number, spec.trials, settings, told))
             found = _found(job, start, done)
         write_json(folder / "budget.json", found)
         job.progress.say(found["words"])
@@ -111,7 +111,7 @@ def records(study: Study) -> list[dict[str, Any]]:
     return [trial.user_attrs["told"] for trial in begun(study) if "told" in trial.user_attrs]
 
 
-def _following(study: Study, runtime: str) -> tuple[Trial, Way]:
+def _following(study: Study, runtime: str) -> tuple[Trial, TrialSettings]:
     """The next trial: a few usual ways first, then what the tree-structured Parzen estimator chooses."""
     import optuna
     from optuna.trial import TrialState
@@ -130,28 +130,31 @@ def _following(study: Study, runtime: str) -> tuple[Trial, Way]:
         trial = study.ask()
     ratio = trial.suggest_float("ratio", 0.0, LARGEST_RATIO, step=RATIO_STEP)
     energy = float(trial.suggest_categorical("energy", ENERGIES))
-    return trial, Way(ratio, energy, str(trial.suggest_categorical("precision", precisions)))
+    return trial, TrialSettings(ratio, energy, str(trial.suggest_categorical("precision", precisions)))
 
 
-def _tried(job: Job, way: Way, start: Studied, before: Tensor, tutor: Tutor, folder: Path) -> dict[str, Any]:
-    """One way gone, its file measured on validation, where the uncompressed student predicts `before`."""
+def _tried(
+    job: Job, settings: TrialSettings, start: TrainedStudent, before: Tensor, source: TeacherSource, folder: Path
+) -> dict[str, Any]:
+    """A trial, its file measured on validation, where the uncompressed student predicts `before`."""
     spec = job.recipe.budget
     assert spec is not None
-    steps, format_ = way.steps(spec.recover), way.format(spec.runtime)
+    steps, format_ = settings.steps(spec.recover), settings.format(spec.runtime)
     told: dict[str, Any] = {
-        "way": asdict(way), "format": format_, "steps": [s.model_dump(mode="json", exclude_unset=True) for s in steps],
+        "way": asdict(settings), "format": format_,
+        "steps": [s.model_dump(mode="json", exclude_unset=True) for s in steps],
         "value": None, "reason": None, "within": False,
     }  # fmt: skip
     own = replace(job, folder=folder, stages=Stages(folder, job.accelerator))
     found: dict[str, Any] = {}
     try:
-        file = walk(own, Chain("trial", steps), start, tutor, "compressed").file if steps else start.file
+        file = run_steps(own, Variant("trial", steps), start, source, "compressed").file if steps else start.file
         found = _measured(job, file, format_, before)
         if _worth_learning(job, found, file, format_, before):
             # Rounding costs too much: the network learns with it instead.
             learned = Step.model_validate({"quantize": 8, "recover": spec.recover.model_dump(exclude_unset=True)})
             begun_at = replace(start, file=file)
-            file = walk(own, Chain("learned", [learned]), begun_at, tutor, "compressed").file
+            file = run_steps(own, Variant("learned", [learned]), begun_at, source, "compressed").file
             if (again := _measured(job, file, format_, before, learned=True))["value"] < found["value"]:
                 found, told["steps"] = again, [*told["steps"], learned.model_dump(mode="json", exclude_unset=True)]
     except (DivergedError, UserError) as error:
@@ -165,7 +168,7 @@ def _measured(job: Job, file: Path, format_: Deployable, before: Tensor, *, lear
     assert spec is not None
     with tempfile.TemporaryDirectory(prefix="limbeck-") as scratch:
         path = Path(scratch) / f"trial{export.suffix(format_)}"
-        file_of(job, rebuild(job, file).cpu().eval(), format_, path, Sources(Path(scratch)), trained_rounded=learned)
+        file_of(job, rebuild(job, file).cpu().eval(), format_, path, Sources(Path(scratch)), trained_quantized=learned)
         size_kb = export.size_bytes(path) / 1000
         after, latency_ms = predicted(job, path, parts(format_)[0], job.data.val, calls=TIMED_CALLS)
     assert latency_ms is not None
@@ -203,7 +206,7 @@ def _loss(job: Job, before: Tensor, after: Tensor) -> evaluate.Loss:
     return evaluate.loss(data.task, before, after, truth, allowed=spec.accuracy_drop)
 
 
-def _found(job: Job, start: Studied, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def _found(job: Job, start: TrainedStudent, trials: list[dict[str, Any]]) -> dict[str, Any]:
     spec = job.recipe.budget
     assert spec is not None
     measured = [trial for trial in trials if trial["value"] is not None]
@@ -241,9 +244,14 @@ def _lost(job: Job, drop: float) -> str:
     return f"{100 * drop:.2f} {of} lost" if drop > 0 else "nothing lost"
 
 
-def _line(number: int, count: int, way: Way, told: Mapping[str, Any]) -> str:
-    parts = [f"{way.ratio:.0%} pruned" if way.ratio else "", f"energy {way.energy:g}" if way.energy < 1 else ""]
-    what = ", ".join([*filter(None, parts), way.precision, *(["trained rounded"] if told.get("learned") else [])])
+def _line(number: int, count: int, settings: TrialSettings, told: Mapping[str, Any]) -> str:
+    parts = [
+        f"{settings.ratio:.0%} pruned" if settings.ratio else "",
+        f"energy {settings.energy:g}" if settings.energy < 1 else "",
+    ]
+    what = ", ".join(
+        [*filter(None, parts), settings.precision, *(["trained quantized"] if told.get("learned") else [])]
+    )
     if told["value"] is None:
         return f"budget: trial {number} ({number + 1} of {count}): {what}: failed, {told['reason']}"
     kept = "within" if told["within"] else "outside"

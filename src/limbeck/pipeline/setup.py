@@ -97,7 +97,7 @@ def begin(
     stages, started = Stages(folder, accelerator, progress.course), time.monotonic()
     data = on_device(load(checked.data, checked.task, progress), accelerator.device)
     weights = class_weights(data, checked.class_weights) if checked.class_weights else ()
-    data = replace(data, task=replace(data.task, spread=checked.spread, weights=weights))
+    data = replace(data, task=replace(data.task, predicts_variance=checked.predicts_variance, weights=weights))
     stages.seconds["data"] = round(time.monotonic() - started, 3)
     asked = {name: from_function(function, data, name) for name, function in functions.items()}
     return Job(checked, folder, data, accelerator, progress, stages, trust=trust, callables=asked)
@@ -140,18 +140,18 @@ def dry_build(job: Job) -> torch.nn.Module:
     trained = [*zip(checked.teachers, teachers, strict=True), *zip(checked.assistants, chain, strict=True)]
     for spec, network in [*trained, (checked.student, student[0])]:
         _remembers(job, spec, network)
-    tutor = "teachers"
+    teacher_name = "teachers"
     if chain:
-        objectives.rehearse(job, "student", student[0], tutor, teachers)
+        objectives.rehearse(job, "student", student[0], teacher_name, teachers)
     for spec, assistant in zip(checked.assistants, chain, strict=True):
-        objectives.rehearse(job, spec.name, assistant, tutor, teachers)
-        tutor, teachers = spec.name, [assistant]
+        objectives.rehearse(job, spec.name, assistant, teacher_name, teachers)
+        teacher_name, teachers = spec.name, [assistant]
     itself = bool(checked.student.generations or checked.student.peers or (checked.smaller and not teachers))
     if itself:
         objectives.rehearse(job, "student", student[0], "student", student)
     if teachers or not (itself or checked.student.ready):  # what is brought along learns nothing
-        objectives.rehearse(job, "student", student[0], tutor, teachers)
-    for line in dict.fromkeys(line for fitting in job.fittings.values() for line in fitting.plan):
+        objectives.rehearse(job, "student", student[0], teacher_name, teachers)
+    for line in dict.fromkeys(line for matching in job.matches.values() for line in matching.plan):
         job.progress.say(f"taps of {line}")
     return student[0]
 
@@ -196,10 +196,10 @@ def likely_views(job: Job) -> int:
 
 
 def stored_bytes(job: Job) -> int:
-    """What one view of the training rows takes on the disk: the answers of all who teach, and images where stored."""
+    """What one view of the training rows takes on the disk: the outputs of all teachers, and images where stored."""
     checked, data = job.recipe, job.data
-    tutors = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
-    tutors += ["student"] * _own_tutors(checked)
+    teacher_names = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
+    teacher_names += ["student"] * _own_teachers(checked)
     codec, width, rows = checked.cache, data.task.outputs, len(data.taught)
     one = sum(
         cache.size_bytes(
@@ -208,14 +208,14 @@ def stored_bytes(job: Job) -> int:
             width,
             dtype=codec.dtype,
             top_k=teacher_outputs.top_k(job),
-            taps=objectives.teacher_shapes(job, tutor),
+            taps=objectives.teacher_shapes(job, teacher_name),
         )
-        for tutor in tutors
+        for teacher_name in teacher_names
     )
     return one + (rows * data.x[0].numel() if codec.pixels else 0)
 
 
-def _own_tutors(checked: Recipe) -> int:
+def _own_teachers(checked: Recipe) -> int:
     """How many students teach later ones, or their smaller selves."""
     own = checked.student.generations or (checked.smaller and not checked.teachers)
     return len(checked.seeds) * int(own)
@@ -224,7 +224,7 @@ def _own_tutors(checked: Recipe) -> int:
 def _settled_views(job: Job) -> int | None:
     """How many views there are where room has no say in it."""
     checked = job.recipe
-    if checked.views is not None or not (checked.teachers or checked.assistants or _own_tutors(checked)):
+    if checked.views is not None or not (checked.teachers or checked.assistants or _own_teachers(checked)):
         return checked.views or 0
     return None if checked.augment.active else 1
 

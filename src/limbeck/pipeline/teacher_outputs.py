@@ -1,4 +1,4 @@
-"""What learners are shown and told: rows as they are augmented, and what their teachers answer, stored or live."""
+"""What learners are shown and told: rows as they are augmented, and their teachers' outputs, stored or live."""
 
 from __future__ import annotations
 
@@ -48,39 +48,39 @@ def fetch(job: Job, *, stored: bool) -> Fetch:
         views=job.views,
         shape=data.shape,
         device=job.device,
-        **_shelf(job),
+        **_cache_options(job),
     )
     return keyed(spec, views=pictures)
 
 
-def frozen(job: Job, tutor: str, network: nn.Module, dtype: torch.dtype) -> Frozen:
+def frozen(job: Job, teacher_name: str, network: nn.Module, dtype: torch.dtype) -> Frozen:
     """A network as a teacher that gives the features its learners ask for."""
-    taps = tuple(teacher_shapes(job, tutor))
+    taps = tuple(teacher_shapes(job, teacher_name))
     kind = job.data.task.kind
     return Frozen(network, taps=taps, dtype=dtype, device=job.device, probabilities=False, kind=kind)
 
 
 def teacher(
-    job: Job, tutor: str, name: str, network: nn.Module, dtype: torch.dtype, taps: Sequence[str]
+    job: Job, teacher_name: str, name: str, network: nn.Module, dtype: torch.dtype, taps: Sequence[str]
 ) -> tuple[Teacher, list[dict[str, Any]]]:
-    """A network as a teacher of the training rows, and what is told of its stored answers.
+    """A network as a teacher of the training rows, and what is told of its stored outputs.
 
-    Every answer is asked for once and stored with all features that anybody wants, and all students read it, each
-    the features in `taps`; with `views: 0` nothing is stored and the network answers live.
+    Every output is computed once and stored with all features that anybody wants, and all students read it, each
+    the features in `taps`; with `views: 0` nothing is stored and the teacher computes each batch.
     """
     if not job.views:
-        return frozen(job, tutor, network, dtype), []
-    known = stored(job, tutor, name, network, dtype)
+        return frozen(job, teacher_name, network, dtype), []
+    known = stored(job, teacher_name, name, network, dtype)
     told = {"asked": known.report["rows_asked"], "found": known.report["rows_found"]}
     keep = ("key", "bytes", "rows", "views", "dtype", "top_k", "taps", "seconds")
     return known.only(taps), [{"teacher": name, **{k: known.report[k] for k in keep}, **told}]
 
 
-def stored(job: Job, tutor: str, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:
-    """The stored answers of a network; what is not there yet is asked for."""
+def stored(job: Job, teacher_name: str, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:
+    """The stored outputs of a network; what is not there yet is asked for."""
     data, spec = job.data, job.recipe.cache
     return cache.outputs(
-        frozen(job, tutor, network, dtype),
+        frozen(job, teacher_name, network, dtype),
         fetch(job, stored=True),
         data.taught,
         identity={
@@ -93,9 +93,9 @@ def stored(job: Job, tutor: str, name: str, network: nn.Module, dtype: torch.dty
         kind=data.task.kind,
         dtype=spec.dtype,
         top_k=top_k(job),
-        taps=tuple(teacher_shapes(job, tutor)),
+        taps=tuple(teacher_shapes(job, teacher_name)),
         batch_size=512 if job.device.type == "cuda" else 64,  # larger ones only take memory on a CPU
-        **_shelf(job),
+        **_cache_options(job),
     )
 
 
@@ -111,7 +111,7 @@ def _augmentation(spec: Augment) -> dict[str, Any] | None:
     return {**spec.model_dump(mode="json"), "seed": VIEWS_SEED} if spec.active else None
 
 
-def _shelf(job: Job) -> dict[str, Any]:
+def _cache_options(job: Job) -> dict[str, Any]:
     spec = job.recipe.cache
     return {
         "strict": spec.strict,

@@ -19,12 +19,12 @@ from limbeck.distill.train import History, fit, fit_mutual
 from limbeck.models import save_weights
 from limbeck.pipeline import objectives, teacher_outputs
 from limbeck.pipeline.context import Job
-from limbeck.pipeline.train_teachers import Answers, Tutor, learning
+from limbeck.pipeline.train_teachers import TeacherOutputs, TeacherSource, learning
 from limbeck.recipe import Plan, stages
 
 
 @dataclass(frozen=True)
-class Studied:
+class TrainedStudent:
     """A trained student: what it is called, what it is compared as, its file, and what its training gave."""
 
     name: str
@@ -34,17 +34,17 @@ class Studied:
     result: Mapping[str, Any]
 
 
-def study(job: Job, tutor: Tutor | None, direct: Tutor | None = None) -> list[Studied]:
+def train_students(job: Job, source: TeacherSource | None, direct: TeacherSource | None = None) -> list[TrainedStudent]:
     """Train every student of a run.
 
     Args:
         job: the run.
-        tutor: the one that counts: the teachers, or the last assistant; None where there is none.
+        source: the one that counts: the teachers, or the last assistant; None where there is none.
         direct: the teachers themselves, where assistants stand between.
     """
     found = []
     for seed in job.recipe.seeds:
-        alone = learn(job, stages.seeded("student", seed), "student", seed, None)
+        alone = train_student(job, stages.seeded("student", seed), "student", seed, None)
         found.append(alone)
         if job.recipe.student.ready:
             continue
@@ -52,19 +52,21 @@ def study(job: Job, tutor: Tutor | None, direct: Tutor | None = None) -> list[St
             found += _peers(job, seed)
             continue
         if direct:
-            found.append(learn(job, stages.seeded("direct", seed), "direct", seed, direct))
+            found.append(train_student(job, stages.seeded("direct", seed), "direct", seed, direct))
         if job.recipe.student.generations:
-            found += _generations(job, seed, tutor, alone)
-        elif tutor:
-            found.append(learn(job, stages.seeded("distilled", seed), "distilled", seed, tutor))
+            found += _generations(job, seed, source, alone)
+        elif source:
+            found.append(train_student(job, stages.seeded("distilled", seed), "distilled", seed, source))
             for variant in job.recipe.compare:
-                found.append(learn(job, stages.seeded(variant, seed), "compared", seed, tutor, variant=variant))
+                found.append(
+                    train_student(job, stages.seeded(variant, seed), "compared", seed, source, variant=variant)
+                )
     return found
 
 
-def learn(
-    job: Job, name: str, role: Role, seed: int, tutor: Tutor | None, *, generation: int = 1, variant: str = ""
-) -> Studied:
+def train_student(
+    job: Job, name: str, role: Role, seed: int, source: TeacherSource | None, *, generation: int = 1, variant: str = ""
+) -> TrainedStudent:
     """Train one student, or take it as it is where it has been trained: `generation` and `variant` name which.
 
     Args:
@@ -72,18 +74,20 @@ def learn(
         name: of the stage.
         role: what it is compared as.
         seed: of its first weights and its data order.
-        tutor: whom it learns from; None for the labels alone.
+        source: whom it learns from; None for the labels alone.
         generation: from the second on it begins from other weights.
         variant: a name in `compare`, or "" for `losses`.
     """
     spec = job.recipe.student
-    parts = [seed, *([list(tutor.keys)] if tutor else []), *([generation] if generation > 1 else [])]
+    parts = [seed, *([list(source.keys)] if source else []), *([generation] if generation > 1 else [])]
     key = job.key(spec, *parts, variant=variant)
-    result = job.stages.together(name, key, partial(_train, job, seed, tutor, generation, variant))
-    return Studied(name, role, seed, job.weights(name, spec.train), result)
+    result = job.stages.together(name, key, partial(_train, job, seed, source, generation, variant))
+    return TrainedStudent(name, role, seed, job.weights(name, spec.train), result)
 
 
-def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: str, folder: Path) -> dict[str, Any]:
+def _train(
+    job: Job, seed: int, source: TeacherSource | None, generation: int, variant: str, folder: Path
+) -> dict[str, Any]:
     """Train one student. The seed fixes its first weights and its data order, the same with and without a teacher."""
     spec = job.recipe.student
     # A later generation begins anew: from the weights its teacher began with it would retrace its teacher's steps.
@@ -92,7 +96,7 @@ def _train(job: Job, seed: int, tutor: Tutor | None, generation: int, variant: s
     network = job.network(spec)
     if spec.ready:
         return _as_it_is(job, network, folder)
-    objective, teacher, stored = learning(job, "student", tutor, spec.train, variant=variant, seed=seed)
+    objective, teacher, stored = learning(job, "student", source, spec.train, variant=variant, seed=seed)
     history = fit(
         network,
         objective,
@@ -119,37 +123,39 @@ def _as_it_is(job: Job, network: nn.Module, folder: Path) -> dict[str, Any]:
     return {"val": {k: v for k, v in found.items() if isinstance(v, float)}, "files": [_file(job, folder.name)]}
 
 
-def _generations(job: Job, seed: int, tutor: Tutor | None, alone: Studied) -> list[Studied]:
+def _generations(job: Job, seed: int, source: TeacherSource | None, alone: TrainedStudent) -> list[TrainedStudent]:
     """Students that learn one after the other, each from the one before it."""
     count = job.recipe.student.generations
     assert count is not None
-    found: list[Studied] = []
+    found: list[TrainedStudent] = []
     # Without a teacher the student trained alone is the first one.
-    generation = 1 if tutor else 2
-    tutor = tutor or as_tutor(job, alone, [job.key(job.recipe.student, seed)])
+    generation = 1 if source else 2
+    source = source or student_as_teacher(job, alone, [job.key(job.recipe.student, seed)])
     for number in range(1, count + 1):
         last = number == count
         name = stages.generation(seed, number, count)
-        found.append(learn(job, name, "distilled" if last else "generation", seed, tutor, generation=generation))
-        tutor = as_tutor(job, found[-1], [*tutor.keys, name])
+        found.append(
+            train_student(job, name, "distilled" if last else "generation", seed, source, generation=generation)
+        )
+        source = student_as_teacher(job, found[-1], [*source.keys, name])
         generation += 1
     return found
 
 
-def as_tutor(job: Job, studied: Studied, keys: Sequence[str]) -> Tutor:
-    """A trained student as one to learn from; `keys` say what its answers depend on."""
-    return Tutor("student", partial(_ask, job, studied), keys, studied.file)
+def student_as_teacher(job: Job, student: TrainedStudent, keys: Sequence[str]) -> TeacherSource:
+    """A trained student as one to learn from; `keys` say what its outputs depend on."""
+    return TeacherSource("student", partial(_ask, job, student), keys, student.file)
 
 
-def _ask(job: Job, studied: Studied, taps: Sequence[str]) -> Answers:
-    network = job.network(job.recipe.student, studied.file)
+def _ask(job: Job, student: TrainedStudent, taps: Sequence[str]) -> TeacherOutputs:
+    network = job.network(job.recipe.student, student.file)
     low = diagnose.bfloat16_is_safe(network.to(job.device), job.data, job.device)
     return teacher_outputs.teacher(
-        job, "student", studied.name, network, torch.bfloat16 if low else torch.float32, taps
+        job, "student", student.name, network, torch.bfloat16 if low else torch.float32, taps
     )
 
 
-def _peers(job: Job, seed: int) -> list[Studied]:
+def _peers(job: Job, seed: int) -> list[TrainedStudent]:
     """Students that learn together; the first begins where the student alone began."""
     spec, stage = job.recipe.student, stages.peer(seed, 0)
     assert spec.peers is not None
@@ -158,7 +164,9 @@ def _peers(job: Job, seed: int) -> list[Studied]:
     for number, outcome in enumerate(result["peers"]):
         role: Role = "peer" if number else "distilled"
         found.append(
-            Studied(stages.peer(seed, number), role, seed, job.weights(f"{stage}/peer{number}", spec.train), outcome)
+            TrainedStudent(
+                stages.peer(seed, number), role, seed, job.weights(f"{stage}/peer{number}", spec.train), outcome
+            )
         )
     return found
 

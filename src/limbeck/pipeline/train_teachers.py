@@ -38,23 +38,23 @@ from limbeck.recipe import Assistant, Network, Plan
 from limbeck.recipe import Teacher as TeacherSpec
 from limbeck.recipe.stages import ENSEMBLE
 
-Answers = tuple[Teacher, list[dict[str, Any]]]  # a teacher, and what is told of its stored answers
-Member = tuple[str, Callable[[], nn.Module], torch.dtype]  # name, how to build the trained network, in what it answers
+TeacherOutputs = tuple[Teacher, list[dict[str, Any]]]  # a teacher, and what is told of its stored outputs
+Member = tuple[str, Callable[[], nn.Module], torch.dtype]  # name, how to build the trained network, its dtype
 
 
 @dataclass(frozen=True)
-class Tutor:
+class TeacherSource:
     """Whom somebody learns from.
 
     Attributes:
         name: "teachers", the name of an assistant, or "student".
         ask: makes the teacher itself when it is needed, given the features that are wanted of it.
-        keys: what its answers depend on.
+        keys: what its outputs depend on.
         file: its weights; None where several are one.
     """
 
     name: str
-    ask: Callable[[Sequence[str]], Answers]
+    ask: Callable[[Sequence[str]], TeacherOutputs]
     keys: Sequence[str]
     file: Path | None = None
 
@@ -62,31 +62,31 @@ class Tutor:
 def learning(
     job: Job,
     learner: str,
-    tutor: Tutor | None,
+    source: TeacherSource | None,
     plan: Plan,
     *,
     seed: int,
     variant: str = "",
     network: nn.Module | None = None,
 ) -> tuple[Objective, Teacher | None, list[dict[str, Any]]]:
-    """What a learner minimises, the teacher it asks, and what is told of stored answers; see `objectives.taught`."""
-    if tutor is None:
+    """What a learner minimises, the teacher it asks, and what is told of stored outputs; see `objectives.taught`."""
+    if source is None:
         return objectives.alone(job, plan), None, []
     objective = objectives.taught(
-        job, learner, tutor.name, plan, variant=variant, seed=seed, weights=tutor.file, network=network
+        job, learner, source.name, plan, variant=variant, seed=seed, weights=source.file, network=network
     )
-    teacher, stored = tutor.ask(objective.teacher_taps)
+    teacher, stored = source.ask(objective.teacher_taps)
     return objective, teacher, stored
 
 
 @dataclass(frozen=True)
-class Faculty:
+class Teachers:
     """The teachers of a run, as one.
 
     Attributes:
         results: what came out of training or loading each, and of joining them, by the name of the stage.
         keys: what each depends on.
-        members: name, how to build the trained network, and in what it answers.
+        members: name, how to build the trained network, and its dtype.
         combine: how their predictions become one; None for a single teacher.
         weights: of each member by name, where they are weighted by fixed numbers.
         joint: how to build the one network that all members were trained as, if they were.
@@ -99,13 +99,13 @@ class Faculty:
     weights: Mapping[str, float] | None = None
     joint: Callable[[], Joint] | None = None
 
-    def tutor(self, job: Job) -> Tutor:
+    def source(self, job: Job) -> TeacherSource:
         """All of them as the one that a student learns from."""
         spec = job.recipe.teachers[0]
         file = job.weights(spec.name, spec.train) if len(self.members) == 1 and not spec.asked else None
-        return Tutor("teachers", partial(self._ask, job), list(self.keys.values()), file)
+        return TeacherSource("teachers", partial(self._ask, job), list(self.keys.values()), file)
 
-    def _ask(self, job: Job, taps: Sequence[str]) -> Answers:
+    def _ask(self, job: Job, taps: Sequence[str]) -> TeacherOutputs:
         asked, told = [], []
         for name, build, dtype in self.members:
             teacher, stored = teacher_outputs.teacher(job, "teachers", name, build(), dtype, taps)
@@ -114,19 +114,19 @@ class Faculty:
         return (asked[0] if self.combine is None else Ensemble(asked, self.combine)), told
 
 
-def assemble(job: Job) -> Faculty | None:
+def train_teachers(job: Job) -> Teachers | None:
     """Train, load and join the teachers of the recipe; None where it has none."""
     specs, joining = job.recipe.teachers, job.recipe.combine
     if not specs:
         return None
     keys = {spec.name: job.key(spec) for spec in specs if spec.knows}
     results = {
-        spec.name: job.stages.together(spec.name, keys[spec.name], partial(teach, job, spec))
+        spec.name: job.stages.together(spec.name, keys[spec.name], partial(train_teacher, job, spec))
         for spec in specs
         if spec.knows
     }
     if len(specs) == 1:
-        return Faculty(results, keys, [_member(job, specs[0], results[specs[0].name])])
+        return Teachers(results, keys, [_member(job, specs[0], results[specs[0].name])])
     if joining is not None and joining.joint:
         return _jointly(job, results, keys)
     members = [_member(job, spec, results[spec.name]) for spec in specs]
@@ -143,17 +143,19 @@ def assemble(job: Job) -> Faculty | None:
         given = validation_weights(job.data.task.kind, scores) if joining.weights == "accuracy" else joining.weights
         weights = {spec.name: weight / sum(given) for spec, weight in zip(specs, given, strict=True)}
     combine = combiner(job.data.task.kind, joining, scores=scores, stack=stack)
-    return Faculty(results, keys, members, combine, weights)
+    return Teachers(results, keys, members, combine, weights)
 
 
-def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | None = None) -> dict[str, Any]:
+def train_teacher(
+    job: Job, spec: TeacherSpec | Assistant, folder: Path, source: TeacherSource | None = None
+) -> dict[str, Any]:
     """Train or load one network that will teach, and look at it before anyone learns from it.
 
     Args:
         job: the run.
         spec: the network, its seed and its plan.
         folder: of its stage.
-        tutor: whom it learns from itself, for an assistant.
+        source: whom it learns from itself, for an assistant.
     """
     if isinstance(spec, TeacherSpec) and spec.origin == "estimator":
         return _fitted(job, spec, folder)
@@ -161,7 +163,7 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | 
     network = job.network(spec)
     result: dict[str, Any] = {"epochs": [], "cache": []}
     if spec.train:
-        objective, teacher, result["cache"] = learning(job, spec.name, tutor, spec.train, seed=spec.seed)
+        objective, teacher, result["cache"] = learning(job, spec.name, source, spec.train, seed=spec.seed)
         history = fit(
             network,
             objective,
@@ -180,22 +182,22 @@ def teach(job: Job, spec: TeacherSpec | Assistant, folder: Path, tutor: Tutor | 
     elif job.accelerator.is_main_process and not spec.asked:
         save_weights(network, folder / "best.safetensors", {"from": getattr(spec, "weights", None) or spec.model})
     result["files"] = [] if spec.asked else [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
-    return result | _looked_at(job, spec.name, network, None if spec.train else spec)
+    return result | _examined(job, spec.name, network, None if spec.train else spec)
 
 
 def _fitted(job: Job, spec: TeacherSpec, folder: Path) -> dict[str, Any]:
-    """Fit an estimator, in one process; it is as good as its answers for rows that it has not seen."""
+    """Fit an estimator, in one process; it is as good as its outputs for rows that it has not seen."""
     said: list[str] = []
     if job.accelerator.is_main_process:
         said = external.fit_estimator(spec, job.data, folder, job.progress)
     job.accelerator.wait_for_everyone()
     result = {"epochs": [], "cache": [], "files": [f"{spec.name}/{name}" for name in external.KEPT]}
-    found = _looked_at(job, spec.name, external.fitted(folder))
+    found = _examined(job, spec.name, external.fitted(folder))
     return result | found | {"notes": [*found["notes"], *said]}
 
 
 @dataclass(frozen=True)
-class Chain:
+class Assistants:
     """The assistants of a run.
 
     Attributes:
@@ -206,23 +208,25 @@ class Chain:
 
     results: dict[str, dict[str, Any]]
     members: Sequence[Member]
-    end: Tutor
+    end: TeacherSource
 
 
-def assistants(job: Job, faculty: Faculty) -> Chain:
+def train_assistants(job: Job, teachers: Teachers) -> Assistants:
     """Train the chain of assistants."""
-    results, tutor = {}, faculty.tutor(job)
+    results, source = {}, teachers.source(job)
     members: list[Member] = []
     for spec in job.recipe.assistants:
-        key = job.key(spec, *tutor.keys)
-        results[spec.name] = job.stages.together(spec.name, key, partial(teach, job, spec, tutor=tutor))
+        key = job.key(spec, *source.keys)
+        results[spec.name] = job.stages.together(spec.name, key, partial(train_teacher, job, spec, source=source))
         members.append(_member(job, spec, results[spec.name]))
         ask = partial(_ask, job, *members[-1])
-        tutor = Tutor(spec.name, ask, [*tutor.keys, key], job.weights(spec.name, spec.train))
-    return Chain(results, members, tutor)
+        source = TeacherSource(spec.name, ask, [*source.keys, key], job.weights(spec.name, spec.train))
+    return Assistants(results, members, source)
 
 
-def _ask(job: Job, name: str, build: Callable[[], nn.Module], dtype: torch.dtype, taps: Sequence[str]) -> Answers:
+def _ask(
+    job: Job, name: str, build: Callable[[], nn.Module], dtype: torch.dtype, taps: Sequence[str]
+) -> TeacherOutputs:
     return teacher_outputs.teacher(job, name, name, build(), dtype, taps)
 
 
@@ -231,8 +235,8 @@ def _member(job: Job, spec: TeacherSpec | Assistant, result: Mapping[str, Any]) 
     return spec.name, build, getattr(torch, result["dtype"])
 
 
-def _looked_at(job: Job, name: str, network: nn.Module, brought: Network | None = None) -> dict[str, Any]:
-    """How good a teacher is on validation, what speaks against it, and in what it may answer.
+def _examined(job: Job, name: str, network: nn.Module, brought: Network | None = None) -> dict[str, Any]:
+    """How good a teacher is on validation, what speaks against it, and the dtype it may compute in.
 
     One that was not trained here is `brought` along: it may know other inputs, classes or units than it is taken to.
     """
@@ -251,12 +255,12 @@ def _looked_at(job: Job, name: str, network: nn.Module, brought: Network | None 
     return {"val": val, "notes": [str(one) for one in told], "dtype": dtype, "weights": weights}
 
 
-def words(job: Job, faculty: Faculty) -> str:
+def words(job: Job, teachers: Teachers) -> str:
     """How the teachers became one, in a sentence."""
-    joining, count = job.recipe.combine, len(faculty.members)
+    joining, count = job.recipe.combine, len(teachers.members)
     name = joining.name if joining else DEFAULT[job.data.task.kind]
-    if faculty.weights:
-        shares = ", ".join(f"{member} {weight:.2f}" for member, weight in faculty.weights.items())
+    if teachers.weights:
+        shares = ", ".join(f"{member} {weight:.2f}" for member, weight in teachers.weights.items())
         how = "by validation score" if joining and joining.weights == "accuracy" else "as the recipe says"
         return f"the mean of {count} teachers, weighted {how}: {shares}"
     said = {
@@ -269,9 +273,9 @@ def words(job: Job, faculty: Faculty) -> str:
     }
     if name in said:
         return said[name]
-    if faculty.joint:
+    if teachers.joint:
         return f"{count} networks and a layer over their outputs, trained as one network"
-    rows = faculty.results[ENSEMBLE]["rows"]
+    rows = teachers.results[ENSEMBLE]["rows"]
     return f"a small network over {count} teachers' outputs, fitted on the {rows:,} validation rows"
 
 
@@ -301,7 +305,7 @@ def _stack(job: Job, members: Sequence[Member], folder: Path) -> dict[str, Any]:
     return {"files": [f"{ENSEMBLE}/best.safetensors"], "rows": len(data.val), "notes": []}
 
 
-def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str]) -> Faculty:
+def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str]) -> Teachers:
     """Train all members and the layer over them as one network, and take it apart again."""
     specs, joining = job.recipe.teachers, job.recipe.combine
     assert joining is not None
@@ -332,7 +336,7 @@ def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str])
             label=ENSEMBLE,
         )
         files = [str(job.weights(ENSEMBLE, plan).relative_to(job.folder))]
-        return {"files": files, "epochs": history.epochs} | _looked_at(job, ENSEMBLE, network)
+        return {"files": files, "epochs": history.epochs} | _examined(job, ENSEMBLE, network)
 
     results[ENSEMBLE] = job.stages.together(ENSEMBLE, keys[ENSEMBLE], compute)
 
@@ -343,7 +347,7 @@ def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str])
 
     dtype = getattr(torch, results[ENSEMBLE]["dtype"])
     members = [(spec.name, partial(_part, trained, number), dtype) for number, spec in enumerate(specs)]
-    return Faculty(results, keys, members, as_combine(trained().stack), joint=trained)
+    return Teachers(results, keys, members, as_combine(trained().stack), joint=trained)
 
 
 def _part(trained: Callable[[], Joint], number: int) -> nn.Module:

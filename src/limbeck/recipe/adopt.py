@@ -48,7 +48,7 @@ def continued(folder: Path, changes: Mapping[str, Any]) -> Recipe:
     return recipe.load(merged)
 
 
-def brought(
+def adopt(
     weights: Path,
     model: str | None,
     data: str | None,

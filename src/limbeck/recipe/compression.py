@@ -124,7 +124,7 @@ class Factorise(Strict):
 
 
 class Quantize(Strict):
-    """Quantization-aware training: the student learns with its weights and activations rounded.
+    """Quantization-aware training: the student learns with its weights and activations quantized.
 
     Attributes:
         weights: bits of a weight; activations have 8.

@@ -149,7 +149,7 @@ class Network(Strict):
         return self.kind == "stored" or self.origin == "estimator"
 
     @property
-    def brought(self) -> bool:
+    def external(self) -> bool:
         """Whether the model was made elsewhere."""
         return self.origin in ("file", "code", "estimator", "callable")
 
@@ -167,7 +167,7 @@ class Network(Strict):
     @property
     def asked(self) -> bool:
         """Whether it is a model from elsewhere that is asked as it is, and of which the run keeps no weights."""
-        return self.brought and not self.trained
+        return self.external and not self.trained
 
     @model_validator(mode="before")
     @classmethod
@@ -191,7 +191,7 @@ class Network(Strict):
         for key in self._without_effect():
             if key in self.model_fields_set:
                 raise ValueError(f"`{key}` has no effect with '{self.model}'")
-        if self.outputs and self.brought and self.trained:
+        if self.outputs and self.external and self.trained:
             raise ValueError(
                 "`outputs` has no effect where `train` is given: what is trained here gives logits or values"
             )

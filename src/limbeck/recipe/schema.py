@@ -27,14 +27,14 @@ class MisfitError(ValueError):
 
 
 class Cache(Strict):
-    """How the teachers' answers are stored.
+    """How the teachers' outputs are stored.
 
     Attributes:
         strict: refuse what is damaged, or stored for another teacher, data set or augmentation, rather than ask anew.
         dtype: of stored logits, values and features.
         top_k: keep that many logits of each row and the mass of the rest; 0 keeps all. By default 64 from 1,000
             classes on.
-        limit_gb: how much all stored answers together may take.
+        limit_gb: how much all stored outputs together may take.
         pixels: store the augmented images, too.
     """
 
@@ -126,7 +126,7 @@ class Recipe(Strict):
             raise MisfitError("data.source", wrong)
         if self.data.log_target and self.task != "regression":
             raise MisfitError("data.log_target", f"classes have no logarithm: it does not fit `task: {self.task}`")
-        if self.data.log_target and self.spread:
+        if self.data.log_target and self.predicts_variance:
             what = "does not go with losses on Gaussians: of a logarithm's they would be none in the target's own unit"
             raise MisfitError("data.log_target", what)
         if self.task == "regression" and (self.augment.mixup or self.augment.cutmix):
@@ -170,7 +170,7 @@ class Recipe(Strict):
         return not self.student.ready and bool(self.teachers or self.student.generations or self.student.peers)
 
     @property
-    def spread(self) -> bool:
+    def predicts_variance(self) -> bool:
         """Whether networks say how sure they are of each value, as the losses on Gaussians ask."""
         known = signatures.losses()
         return any(
@@ -304,7 +304,7 @@ class Recipe(Strict):
             raise MisfitError("export", f"has no format that `{place}` can become: {', '.join(TRAINED)}")
         for name, term in self.losses.items():
             if (term.student, term.teacher) != ("prediction", "prediction"):
-                what = f"compares features, which a network that learns rounded (`{place}`) does not name"
+                what = f"compares features, which a network that learns quantized (`{place}`) does not name"
                 raise MisfitError(f"losses.{name}", what)
 
     def _files_fit(self) -> None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from limbeck.recipe.schema import Recipe
 
 FOLDER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-NO_FOLDER = "a name becomes part of a folder's: letters, digits, '_', '.' and '-'"
+NO_FOLDER = "becomes part of a folder's name: letters, digits, '_', '.' and '-'"
 ENSEMBLE, SEARCH, VIEWS, MEASURED = "ensemble", "budget", "views", "measured"
 # What stands in the folder of every run, or may come to stand there.
 RESERVED = (
@@ -36,7 +36,7 @@ def peer(seed: int, number: int) -> str:
 
 
 def recovered(name: str, seed: int, *, taught: bool) -> str:
-    """The stage of a student compressed in the way `name`, recovered with the teacher or without."""
+    """The stage of a student compressed as the variant `name`, recovered with the teacher or without."""
     return seeded(name if taught else f"{name}-alone", seed)
 
 
@@ -57,8 +57,8 @@ def stage_names(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for name in recipe.compare:
         yield f"compare.{name}", name
         yield from ((f"compare.{name}", seeded(name, seed)) for seed in seeds)
-    ways = {f"compress.{name}": name for name in recipe.compress} | ({"budget": SEARCH} if recipe.budget else {})
-    for place, name in ways.items():
+    variants = {f"compress.{name}": name for name in recipe.compress} | ({"budget": SEARCH} if recipe.budget else {})
+    for place, name in variants.items():
         yield place, name
         yield from ((place, recovered(name, seed, taught=taught)) for seed in seeds for taught in (True, False))
 

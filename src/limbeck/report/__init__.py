@@ -77,7 +77,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
     groups = [_group(row, names, name) for row in roles.rows(result) if row.role != "exported"]
     points, made = pareto.points(result, metric), files.made(result)
     on_front = [point.name for point in pareto.front(points, "size_bytes", metric)]
-    ways = smaller.ways(result)
+    variants = smaller.variants(result)
     plots = {
         "gains": figures.gains(result["comparison"]) if result.get("comparison") else None,
         **{f"gains-{i}": figures.gains(other, ends) for i, other in enumerate(others)},
@@ -104,13 +104,15 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "notes": _notes(result),
         "story": words.story(result, smaller.told(result)),
         "columns": [_heading(METRICS[n]) for n in names] + [(c[0], c[2]) for c in COSTS.values()],
-        "groups": [group for group in groups if not _folded(group) and not (ways and group["role"] in roles.SMALLER)],
+        "groups": [
+            group for group in groups if not _folded(group) and not (variants and group["role"] in roles.SMALLER)
+        ],
         "folded": [group for group in groups if _folded(group)],
-        "smaller": [group for group in groups if ways and group["role"] in roles.SMALLER],
-        "ways": ways,
-        "helped": any(way["help"] for way in ways),
+        "smaller": [group for group in groups if variants and group["role"] in roles.SMALLER],
+        "variants": variants,
+        "helped": any(variant["help"] for variant in variants),
         "said_of_ways": smaller.said(result),
-        "told_of_ways": smaller.lines(result),
+        "told_of_variants": smaller.lines(result),
         "files": files.groups(made, metric, name, on_front),
         "protocol": files.protocol(result),
         "said_of_speed": files.said_of_speed(made),

@@ -1,4 +1,4 @@
-"""The search within a budget: what was asked, every way that was tried, what was found."""
+"""The search within a budget: what was asked, every trial, what was found."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def asked(found: Mapping[str, Any]) -> str:
     again = f", each recovered for {epochs} epoch{'s' if epochs != 1 else ''}" if epochs else ""
     return (
         f"Asked for: {words.listed([*wanted, _allowed(found)])} at most, as a file for {runtime}. "
-        f"{trials} way{'s were' if trials != 1 else ' was'} tried from {found['start']}{again}. Everything here is on "
+        f"{trials} trial{'s were' if trials != 1 else ' was'} made from {found['start']}{again}. Everything here is on "
         "the validation split; a file keeps to the loss unless the rows show that it exceeds it."
     )
 
@@ -58,7 +58,7 @@ def way(trial: Mapping[str, Any]) -> str:
         f"{100 * tried['ratio']:.3g} % pruned" if tried.get("ratio") else "",
         f"factorised to {100 * tried['energy']:.3g} % of the energy" if (tried.get("energy") or 1) < 1 else "",
         words.PRECISIONS.get(tried["precision"], tried["precision"]),
-        "trained rounded" if trial.get("learned") else "",
+        "trained quantized" if trial.get("learned") else "",
     ]
     return ", ".join(part for part in parts if part)
 

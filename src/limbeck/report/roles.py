@@ -60,7 +60,7 @@ def named(name: str, role: str, result: Mapping[str, Any]) -> tuple[str, str]:
     """What a model's row is called: in full, and in short."""
     said = lesson(result)
     number = re.search(r"-(?:gen|peer)(\d+)$", name)
-    alone, way = bool(result.get("comparison")), re.sub(r"-seed-?\d+$", "", name)
+    alone, variant = bool(result.get("comparison")), re.sub(r"-seed-?\d+$", "", name)
     return {
         "teacher": ("Teachers together" if name == "ensemble" else "Teacher", name),
         "student": ("Student alone" if alone else "Student", "student alone" if alone else "student"),
@@ -68,11 +68,11 @@ def named(name: str, role: str, result: Mapping[str, Any]) -> tuple[str, str]:
         "generation": (f"Generation {number[1]}", f"generation {number[1]}") if number else ("Generation", name),
         "distilled": (said.title, said.short),
         "peer": (f"Peer {number[1]}", f"peer {number[1]}") if number else ("Peer", name),
-        "compared": (way,) * 2,
-        "compressed": (way,) * 2,
+        "compared": (variant,) * 2,
+        "compressed": (variant,) * 2,
         "compressed-alone": (
-            f"{way.removesuffix('-alone')} without the teacher",
-            f"{way.removesuffix('-alone')} alone",
+            f"{variant.removesuffix('-alone')} without the teacher",
+            f"{variant.removesuffix('-alone')} alone",
         ),
     }.get(role, (role.capitalize(), name))
 

@@ -157,7 +157,7 @@ def _tiles(
     if openings:
         asked = words.count(sum(opening["asked"] for opening in openings))
         reused = words.count(sum(opening["found"] for opening in openings))
-        tiles.append(("Answers of teachers", f"{asked} asked", f"{reused} times one was stored already"))
+        tiles.append(("Outputs of teachers", f"{asked} asked", f"{reused} times one was stored already"))
     return tiles
 
 

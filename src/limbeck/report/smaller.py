@@ -42,7 +42,7 @@ def _act(step: Mapping[str, Any]) -> str:
         method = METHODS.get(factorise.get("method", "spatial"), factorise.get("method"))
         return f"layers factorised ({method}, {ranks}){_but(factorise)}"
     bits = (step.get("quantize") or {}).get("weights", 8)
-    return f"trained rounded, {bits}-bit weights and 8-bit activations"
+    return f"trained quantized, {bits}-bit weights and 8-bit activations"
 
 
 def _pruned(prune: Mapping[str, Any]) -> str:
@@ -78,7 +78,7 @@ def _percent(share: Any) -> str:
 
 
 def told(result: Mapping[str, Any]) -> list[str]:
-    """How the student became smaller, a sentence for each way; for the story of the run."""
+    """How the student became smaller, a sentence for each variant; for the story of the run."""
     said = [f"{entry['name']}: {steps(entry['steps']) or 'as it is'}." for entry in result.get("compressed") or []]
     if said and any(entry.get("with_teacher") for entry in result["compressed"]):
         said.append("All training after a step was done twice, with the teacher and with labels alone.")
@@ -88,8 +88,8 @@ def told(result: Mapping[str, Any]) -> list[str]:
 # --- the table -------------------------------------------------------------------------------------
 
 
-def ways(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each way to a smaller student, and first one for the students they were made from; empty without."""
+def variants(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each compressed variant, and first one for the students they were made from; empty without."""
     entries = result.get("compressed") or []
     if not entries:
         return []
@@ -99,10 +99,10 @@ def ways(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     whole = {key: _mean(begun, key) for key in COSTS}
     level = first["metric"], first["student"]
     rows = [{"name": "", "steps": "", "costs": _costs(whole, {}), **_level(*level), "lost": None, "help": None}]
-    return rows + [_way(entry, [models[n] for n in entry["start"] if n in models], whole) for entry in entries]
+    return rows + [_variant(entry, [models[n] for n in entry["start"] if n in models], whole) for entry in entries]
 
 
-def _way(entry: Mapping[str, Any], own: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]) -> dict[str, Any]:
+def _variant(entry: Mapping[str, Any], own: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]) -> dict[str, Any]:
     against, taught = entry["against_start"], entry.get("with_teacher")
     metric = against["metric"]
     tone, verdict = LOST[against["verdict"]]
@@ -150,7 +150,9 @@ def said(result: Mapping[str, Any]) -> list[str]:
     """What must be known to read the table."""
     entries = result.get("compressed") or []
     seeds = len(entries[0]["start"]) if entries else 0
-    sentences = ["Each way starts from the same students, seed by seed, and is held against them on the test split."]
+    sentences = [
+        "Each variant starts from the same students, seed by seed, and is held against them on the test split."
+    ]
     if seeds > 1:
         sentences.append(f"Scores are means of {seeds} seeds ± half of the 95 % interval.")
     if any(entry.get("with_teacher") for entry in entries):
@@ -163,7 +165,7 @@ def said(result: Mapping[str, Any]) -> list[str]:
 
 
 def lines(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each way the lines that were shown when it was done; students for which they are the same stand together."""
+    """For each variant the lines that were shown when it was made; students with the same lines stand together."""
     found = []
     for entry in result.get("compressed") or []:
         alike: dict[tuple[str, ...], list[str]] = {}
@@ -176,8 +178,8 @@ def lines(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def in_short(result: Mapping[str, Any]) -> str:
-    """What became of the student, in a sentence for each way."""
-    rows = ways(result)
+    """What became of the student, in a sentence for each variant."""
+    rows = variants(result)
     if not rows:
         return ""
     return " ".join(

@@ -1,4 +1,4 @@
-"""What was stored of the teachers' answers: how large, how many were asked for, and how many were there already."""
+"""What was stored of the teachers' outputs: how large, how many were asked for, and how many were there already."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CODES = {"float16": "16-bit floats", "float32": "32-bit floats"}
 
 
 def stored(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Every teacher's stored answers, and all of them in a sentence.
+    """Every teacher's stored outputs, and all of them in a sentence.
 
     A store is opened once by each student that learns from it: its size counts once, what was asked and found counts
     at each opening. Networks that differ in their seed alone share a row.

@@ -12,7 +12,7 @@ from limbeck.report import roles, words
 from limbeck.report.files import Made, change_in_words, made, said_of_speed
 from limbeck.report.methods import alone, methods, said
 from limbeck.report.pareto import PLOTS, front, points
-from limbeck.report.smaller import ways
+from limbeck.report.smaller import variants
 from limbeck.report.stored import stored
 from limbeck.report.values import outputs
 
@@ -134,15 +134,15 @@ def _show_methods(result: Mapping[str, Any], console: Console) -> None:
 
 
 def _show_smaller(result: Mapping[str, Any], console: Console) -> None:
-    """What each way to a smaller student lost, and what the teacher's help in recovery was worth."""
+    """What each compressed variant lost, and what the teacher's help in recovery was worth."""
     from rich.markup import escape
     from rich.table import Table
 
-    rows = ways(result)[1:]
+    rows = variants(result)[1:]
     helped = any(row["help"] for row in rows)
     title = METRICS[result["compressed"][0]["against_start"]["metric"]].title
     table = Table(title="smaller students, each against what it was made from", box=None, padding=(0, 2, 0, 0))
-    table.add_column("way", no_wrap=True, max_width=14)
+    table.add_column("variant", no_wrap=True, max_width=14)
     for heading in (title, "change", "95 % interval", *(("teacher's help",) if helped else ()), "params"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:

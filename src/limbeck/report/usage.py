@@ -48,10 +48,10 @@ def usage(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _smaller(result: Mapping[str, Any]) -> str | None:
     """The weights of a student made smaller, of one that became files where there is any."""
-    rounded = {e["name"] for e in result.get("compressed") or [] if e["steps"] and e["steps"][-1].get("quantize")}
+    quantized = {e["name"] for e in result.get("compressed") or [] if e["steps"] and e["steps"][-1].get("quantize")}
     sources = {m.get("source") for m in result["models"] if m["role"] == "exported"}
     rows = [m for m in result["models"] if m["role"] == "compressed" and m.get("file")]
-    rows = [m for m in rows if re.sub(r"-seed-?\d+$", "", m["name"]) not in rounded]
+    rows = [m for m in rows if re.sub(r"-seed-?\d+$", "", m["name"]) not in quantized]
     rows.sort(key=lambda m: m["name"] not in sources)
     return str(rows[0]["file"]) if rows else None
 

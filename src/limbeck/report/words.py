@@ -202,7 +202,7 @@ def _data(data: Mapping[str, Any]) -> list[str]:
     said = [f"{data['name']}: {what}; {goal}.", split]
     if extra := counts.get("unlabelled"):
         said.append(
-            f"Of {extra:,} more rows no label is known: the taught students learned from the teacher's answers to "
+            f"Of {extra:,} more rows no label is known: the taught students learned from the teacher's outputs for "
             "them. Who learns from labels alone went through the labelled rows again, for as many steps."
         )
     if weights := data.get("class_weights"):

@@ -1,4 +1,4 @@
-"""Quantization-aware training: a network learns with its numbers rounded, and becomes an integer file."""
+"""Quantization-aware training: a network learns with its numbers quantized, and becomes an integer file."""
 
 from limbeck.compress.qat.lower import TRAINED, lower_qat
 from limbeck.compress.qat.prepare import FakeQuantized, prepare_qat

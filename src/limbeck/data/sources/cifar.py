@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError
+from limbeck.core.files.published import find_cifar10
 from limbeck.data.prepare import Raw, check_labels
-from limbeck.recipe.files.published import find_cifar10
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PIXELS = 3 * 32 * 32

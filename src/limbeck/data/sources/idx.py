@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError
+from limbeck.core.files.published import PARTS, find_idx
 from limbeck.data.prepare import Raw, check_labels
-from limbeck.recipe.files.published import PARTS, find_idx
 
 FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError, did_you_mean
+from limbeck.core.files.tables import read_table
 from limbeck.core.types import Column, Kind
 from limbeck.data.dataset import Keys
 from limbeck.data.multilabel import answers, check_answers, strata
 from limbeck.data.prepare import Raw, divided
 from limbeck.data.split import Rows, subset
-from limbeck.recipe.files.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd

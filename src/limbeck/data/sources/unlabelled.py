@@ -1,4 +1,4 @@
-"""Rows without a label, beside those of a source: a student learns from them by its teacher's answers."""
+"""Rows without a label, beside those of a source: a student learns from them by its teacher's outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teachers' answers, asked for once and read from the disk ever after.
+"""Teachers' outputs, asked for once and read from the disk ever after.
 
 What is stored depends on the teacher, the data, the augmentation, and on how it is stored; all of that is the identity
 of a store (see `store`), so an answer to anything else is never found. Temperature is no part of it: logits are stored.

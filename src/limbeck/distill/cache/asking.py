@@ -46,11 +46,11 @@ def outputs(
     rank: int = 0,
     world: int = 1,
 ) -> Stored:
-    """A teacher's answers to every (row, view), asked for once: what is stored already is not asked again.
+    """A teacher's outputs for every (row, view), asked for once: what is stored already is not asked again.
 
-    Other processes that want the same answers at the same time share the asking. A kill loses the shard in work.
+    Other processes that want the same outputs at the same time share the asking. A kill loses the shard in work.
 
-    With float32 the answers are the teacher's to the bit. With `top_k` the k largest log-probabilities of each row are
+    With float32 the outputs are the teacher's to the bit. With `top_k` the k largest log-probabilities of each row are
     kept, as exact as `dtype` is, and the mass of all others, which are read back as equally probable. At temperature 1
     the mass of each kept class and of the rest together is right, and only its spread within the rest is lost. At
     other temperatures the mass of the rest is an approximation: too large above 1, too small below.
@@ -60,7 +60,7 @@ def outputs(
             them are stored.
         fetch: gives the batch of some rows in a view.
         rows: int64 [N], rows of the data set, none of them twice.
-        identity: what the answers depend on, JSON-like: teacher (`identify`), data, augmentation.
+        identity: what the outputs depend on, JSON-like: teacher (`identify`), data, augmentation.
         label: human names, "teacher" among them. What is stored under one label is expected to have one identity.
         views: how many views. A store with more serves as well, one with fewer is extended.
         kind: of the task.
@@ -80,7 +80,7 @@ def outputs(
             unknown tap, or what `strict` refuses.
     """
     if dtype not in FLOATS:
-        raise UserError(f"answers are stored as float16 or float32, not as '{dtype}'", where="cache.dtype")
+        raise UserError(f"outputs are stored as float16 or float32, not as '{dtype}'", where="cache.dtype")
     if top_k and kind != "classification":
         raise UserError("only the logits of classes can be cut to the largest", where="cache.top_k")
     taps, what = sorted(set(taps)), f"outputs of {label.get('teacher', 'a teacher')}"
@@ -200,7 +200,7 @@ def reask(stored: Stored, teacher: Teacher, fetch: Fetch, sample: int = 64, *, s
 
     Args:
         stored: what is held against the teacher.
-        teacher: as it was when the answers were stored.
+        teacher: as it was when the outputs were stored.
         fetch: likewise.
         sample: rows to ask for, shared among the views, at least one each.
         seed: which rows.

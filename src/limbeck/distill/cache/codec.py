@@ -1,4 +1,4 @@
-"""Answers as arrays of numbers, and back: dense logits or values, or the largest logits and the mass of the rest."""
+"""Outputs as arrays of numbers, and back: dense logits or values, or the largest logits and the mass of the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLOATS = {"float16": torch.float16, "float32": torch.float32}
 def arrays_of(
     width: int, dtype: str, top_k: int | None, taps: Mapping[str, tuple[int, ...]], *, tokens: Sequence[int] = ()
 ) -> list[Array]:
-    """What is stored of answers of `width` numbers, and of taps (name -> shape of one row) in the order of their names.
+    """What is stored of outputs of `width` numbers, and of taps (name -> shape of one row) in the order of their names.
 
     A `top_k` of None, 0 or at least `width` keeps all of them. Where each of L tokens is answered to, `tokens` is [L].
     """
@@ -39,7 +39,7 @@ def size_bytes(
     top_k: int | None = None,
     taps: Mapping[str, tuple[int, ...]] | None = None,
 ) -> int:
-    """How much answers take on the disk.
+    """How much outputs take on the disk.
 
     Args:
         rows: rows of a view.
@@ -53,7 +53,7 @@ def size_bytes(
 
 
 def encode(output: Output, arrays: Sequence[Array], taps: Sequence[str]) -> dict[str, Tensor]:
-    """What is stored of an answer: array name -> [B, *shape]. torch knows little of uint16; int16 has the same bits."""
+    """What is stored of an output: array name -> [B, *shape]. torch knows little of uint16; int16 has the same bits."""
     parts = {f"tap{i}": output.features[name] for i, name in enumerate(taps)}
     if arrays[0].name == "prediction":
         parts["prediction"] = output.prediction
@@ -66,7 +66,7 @@ def encode(output: Output, arrays: Sequence[Array], taps: Sequence[str]) -> dict
 
 
 def decode(parts: Mapping[str, Tensor], arrays: Sequence[Array], taps: Sequence[str]) -> Output:
-    """The answer of which these parts were stored, float32; without the features whose parts were not read."""
+    """The output of which these parts were stored, float32; without the features whose parts were not read."""
     features = {name: parts[f"tap{i}"].float() for i, name in enumerate(taps) if f"tap{i}" in parts}
     if arrays[0].name == "prediction":
         return Output(parts["prediction"].float(), features)

@@ -1,4 +1,4 @@
-"""What a network's answers depend on."""
+"""What a network's outputs depend on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from limbeck.models import Normalized, plain
 
 
 def identify(network: nn.Module, dtype: torch.dtype) -> dict[str, object]:
-    """What a network's answers depend on, JSON-like.
+    """What a network's outputs depend on, JSON-like.
 
     That is its weights and buffers; its modules with their settings, and the source of those that are not torch's own;
     the standardisation of its inputs; and the type that it computes in. Functions that the modules call are not looked

@@ -1,4 +1,4 @@
-"""Stored answers as a teacher, and stored pixels."""
+"""Stored outputs as a teacher, and stored pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARE = 0.5  # of a GPU's free memory that one store may take
 class Stored:
     """A teacher that is read from the disk: Batch -> Output, float32 on batch.x.device.
 
-    A row or a view that was not asked for is a `UserError`. Where the answers are held on a GPU (they are if they take
+    A row or a view that was not asked for is a `UserError`. Where the outputs are held on a GPU (they are if they take
     no more than half of its free memory) such a row reads as NaN instead.
 
     Attributes:
@@ -50,7 +50,7 @@ class Stored:
         return self._read.views
 
     def only(self, taps: Sequence[str]) -> Stored:
-        """The same answers with these features alone: what nobody wants is not read.
+        """The same outputs with these features alone: what nobody wants is not read.
 
         Raises:
             UserError: a feature that is not stored.

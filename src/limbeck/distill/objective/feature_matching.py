@@ -41,7 +41,7 @@ class Pairing:
 
 
 @dataclass(frozen=True)
-class Fitting:
+class Matching:
     """The losses of a recipe as they fit one student and one teacher.
 
     Attributes:
@@ -90,7 +90,7 @@ class Fitting:
                 [self._term(name, term, plan, head) for name, term in self.terms.items()], epochs=plan.epochs
             )
 
-    def of(self, student: nn.Module, x: Tensor) -> Fitting:
+    def of(self, student: nn.Module, x: Tensor) -> Matching:
         """The same pairs for a student whose features have other shapes now, as after pruning.
 
         Raises:
@@ -142,7 +142,7 @@ def fit_terms(
     rows: int,
     classes: int,
     class_weights: tuple[float, ...] = (),
-) -> Fitting:
+) -> Matching:
     """Pair the features of two networks for each loss that compares features.
 
     Args:
@@ -160,7 +160,7 @@ def fit_terms(
     known = signatures.losses()
     wanted = {name: term for name, term in terms.items() if (term.student, term.teacher) != (PREDICTION, PREDICTION)}
     if not wanted:
-        return Fitting(terms, {}, rows, classes, class_weights=class_weights)
+        return Matching(terms, {}, rows, classes, class_weights=class_weights)
     pairings, seen = {}, Seen(student, teacher, x)
     for name, term in wanted.items():
         with within(f"loss '{name}'"):
@@ -171,14 +171,14 @@ def fit_terms(
             else:
                 pairings[name] = _pairing(term, known[term.loss].taps, seen)
     if not any("head" in losses.fitted(term.loss) for term in wanted.values()):
-        return Fitting(terms, pairings, rows, classes, class_weights=class_weights)
+        return Matching(terms, pairings, rows, classes, class_weights=class_weights)
     assert teacher is not None
     head = seen.teacher.head
     if head is None:
         what = "a loss takes the teacher's classifier, and the teacher does not end in a linear layer"
         raise UserError(what, where="losses")
     name = next(name for name, module in teacher.named_modules() if module is head)
-    return Fitting(terms, pairings, rows, classes, name, class_weights)
+    return Matching(terms, pairings, rows, classes, name, class_weights)
 
 
 class Seen:

@@ -104,7 +104,7 @@ def _refuse_code(node: Any, path: Path) -> None:
             raise UserError(
                 f"has a {kind} ({name}), which would run code that stands in the file",
                 where=where,
-                hint="build the model from layers of Keras without code of their own, or save its answers instead",
+                hint="build the model from layers of Keras without code of their own, or save its outputs instead",
             )
         known = module is None or module in PARTS or module.startswith(INSIDE)
         if not known or (isinstance(own, str) and ">" in own) or (module is None and not _of_keras(kind)):

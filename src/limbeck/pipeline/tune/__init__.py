@@ -23,8 +23,8 @@ from limbeck.pipeline.context import Job
 from limbeck.pipeline.outline import teaching
 from limbeck.pipeline.setup import begin, choose_views, dry_build, entered
 from limbeck.pipeline.stages import Stages
-from limbeck.pipeline.train_students import learn
-from limbeck.pipeline.train_teachers import Tutor
+from limbeck.pipeline.train_students import train_student
+from limbeck.pipeline.train_teachers import TeacherSource
 from limbeck.pipeline.trials import finish, opened
 from limbeck.pipeline.tune import search
 from limbeck.pipeline.tune.space import Candidate, candidates, recipe_with, terms
@@ -120,7 +120,7 @@ class _Setting:
 
 
 def _searched(setting: _Setting, count: int) -> dict[str, Any]:
-    tutor, course = _prepared(setting, count), setting.job.progress.course
+    source, course = _prepared(setting, count), setting.job.progress.course
     with opened(setting.folder / "search.db", setting.identity, higher=setting.higher) as study:
         for one in search.records(study):
             if one["state"] != "interrupted":
@@ -129,7 +129,7 @@ def _searched(setting: _Setting, count: int) -> dict[str, Any]:
             while sum(trial["state"] != "interrupted" for trial in search.records(study)) < count:
                 trial, candidate, values = search.following(study, setting.space)
                 course.enter(_stage(trial.number))
-                told = _tried(setting, tutor, trial.number, candidate, values)
+                told = _tried(setting, source, trial.number, candidate, values)
                 course.leave(_stage(trial.number))
                 finish(study, trial, told)
                 _forget(setting.folder / "trials" / str(trial.number))
@@ -143,7 +143,7 @@ def _searched(setting: _Setting, count: int) -> dict[str, Any]:
     return found
 
 
-def _prepared(setting: _Setting, count: int) -> Tutor:
+def _prepared(setting: _Setting, count: int) -> TeacherSource:
     """Try every candidate with the networks and train the teachers that are not there; whom the students learn from."""
     job = setting.job
     starts = {_variant(c): terms(setting.recipe, c, c.start) for c in setting.space}
@@ -155,9 +155,9 @@ def _prepared(setting: _Setting, count: int) -> Tutor:
     trials = (Part(_stage(number), _epochs(setting), ("trials",)) for number in range(count))
     found = [*teaching(setting.recipe), *trials]
     job.progress.course.plan(found, [part.name for part in found if job.stages.recorded(part.name)])
-    faculty = train_teachers.assemble(job)
-    assert faculty is not None
-    return train_teachers.assistants(job, faculty).end
+    teachers = train_teachers.train_teachers(job)
+    assert teachers is not None
+    return train_teachers.train_assistants(job, teachers).end
 
 
 def _stage(number: int) -> str:
@@ -177,23 +177,25 @@ def _given(checked: Recipe) -> dict[str, Any]:
 
 
 def _tried(
-    setting: _Setting, tutor: Tutor, number: int, candidate: Candidate, values: Mapping[str, float]
+    setting: _Setting, source: TeacherSource, number: int, candidate: Candidate, values: Mapping[str, float]
 ) -> dict[str, Any]:
     """Train the students of one trial, and what came out of it."""
     losses = terms(setting.recipe, candidate, values)
     folder = setting.folder / "trials" / str(number)
-    fitting = setting.job.fittings["student", tutor.name, _variant(candidate)]
+    matching = setting.job.matches["student", source.name, _variant(candidate)]
     own = recipe_with(setting.recipe, losses)
     job = replace(
         setting.job,
         recipe=own,
         folder=folder,
         stages=Stages(folder, setting.job.accelerator),
-        fittings={("student", tutor.name, ""): replace(fitting, terms=own.losses)},
+        matches={("student", source.name, ""): replace(matching, terms=own.losses)},
     )
     told: dict[str, Any] = {"params": dict(values), "losses": losses, "value": None, "val_loss": None, "reason": None}
     try:
-        learned = [learn(job, f"trial{number}-seed{seed}", "distilled", seed, tutor).result for seed in setting.seeds]
+        learned = [
+            train_student(job, f"trial{number}-seed{seed}", "distilled", seed, source).result for seed in setting.seeds
+        ]
     except DivergedError as error:
         return told | {"reason": error.what.partition(";")[0]}
     metric = main_metric(job.data.task).name

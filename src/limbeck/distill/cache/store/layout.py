@@ -82,7 +82,7 @@ class Header:
         return self.rows * sum(array.row_bytes for array in self.arrays)
 
     def block(self, shard: int) -> slice:
-        """The rows of a block. No block is much shorter than the others: some kernels answer a few rows differently."""
+        """The rows of a block. No block is much shorter than the others: some kernels compute few rows differently."""
         return slice(shard * self.rows // self.shards, (shard + 1) * self.rows // self.shards)
 
     def place(self, array: Array, shard: Shard) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from limbeck.distill.teachers.diagnose.rows import survey
 from limbeck.distill.teachers.diagnose.steadiness import bfloat16_is_safe, numbers, precision, steadiness
 from limbeck.distill.teachers.diagnose.worth import doubts, straight_line, weaker
 from limbeck.distill.teachers.external.outputs import Read
-from limbeck.models import foreign
+from limbeck.models import external_model
 from limbeck.recipe import Network
 
 __all__ = [
@@ -54,15 +54,15 @@ def examine(
         return [one for one in found if one]
     looked, rows = sample(torch.arange(len(data.val))), data.val
     few, given = rows[looked], prediction[looked]
-    inner = foreign(network)
+    inner = external_model(network)
     if inner is not None and inner.classes and not spec.classes:
         spec = spec.model_copy(update={"classes": list(inner.classes)})
     if inner is None or not inner.keyed:
         found.append(steadiness(name, network, data, few, device))
-        inputs, fitting = misfit(name, network, data, few, given, device)
+        inputs, matching = misfit(name, network, data, few, given, device)
         found.append(inputs)
-        if fitting is not given:  # its outputs mean little until that is put right
-            prediction, rows = fitting, few
+        if matching is not given:  # its outputs mean little until that is put right
+            prediction, rows = matching, few
     if data.task.kind == "classification" and not data.per_token:
         read_as = next((module.how for module in network.modules() if isinstance(module, Read)), "")
         readings = softmax(name, prediction, spec, read_as=read_as), class_order(name, prediction, data, rows, spec)

@@ -20,7 +20,7 @@ from limbeck.distill.teachers.diagnose.finding import (
     recognition,
     sure_words,
 )
-from limbeck.models import PREPROCESSING, Normalized, foreign
+from limbeck.models import PREPROCESSING, Normalized, external_model
 
 MARGIN, MUCH = 0.02, 0.05  # of accuracy or R2: what fits better by less is not told, or a note
 TIED = 0.01
@@ -69,7 +69,7 @@ def misfit(
             try:
                 said = evaluate.predict(way.network.to(device), data, few, device=device)
             except Exception:  # a model of another library, or a function, may refuse what it was not made for
-                if foreign(network) is None:
+                if external_model(network) is None:
                     raise
                 continue
             if said.isfinite().all():

@@ -20,7 +20,7 @@ from limbeck.distill.teachers.external.outputs import order_of, understood
 from limbeck.distill.teachers.external.predictions import load_stored
 from limbeck.distill.teachers.external.torch_export import load_exported
 from limbeck.distill.teachers.external.tree_files import load_tabular
-from limbeck.models import Foreign, KerasNetwork, Normalized, given, load_weights, normalization
+from limbeck.models import ExternalModel, KerasNetwork, Normalized, given, load_weights, normalization
 from limbeck.models.from_code import make
 from limbeck.models.keras.file import load_keras
 from limbeck.recipe import Network
@@ -83,7 +83,7 @@ def load(spec: Network, data: Data, *, trust: bool) -> nn.Module:
     return model
 
 
-def bring(spec: Network, data: Data, *, trust: bool, function: Foreign | None = None) -> nn.Module:
+def bring(spec: Network, data: Data, *, trust: bool, function: ExternalModel | None = None) -> nn.Module:
     """A model from elsewhere that knows its job, tried on some training rows.
 
     Args:
@@ -100,7 +100,7 @@ def bring(spec: Network, data: Data, *, trust: bool, function: Foreign | None = 
         UserError: as for `load`; or rows that it cannot take, or answers that do not fit the task.
     """
     model = function or load(spec, data, trust=trust)
-    if isinstance(model, Foreign) and model.classes and not spec.classes:
+    if isinstance(model, ExternalModel) and model.classes and not spec.classes:
         spec = spec.model_copy(update={"classes": list(model.classes)})
     rows = data.train[:LOOK]
     batch = Batch(pixels(data, rows), targets(data, rows), rows)
@@ -141,7 +141,7 @@ def as_teacher(
         outputs: what it gives, where looking would not tell.
 
     Raises:
-        UserError: it fails, or its answers do not fit the task.
+        UserError: it fails, or its outputs do not fit the task.
     """
     spec = TeacherSpec(model="callable", classes=list(classes) if classes else None, outputs=outputs)
     asked = bring(spec, data, trust=False, function=from_function(function, data, spec.name))

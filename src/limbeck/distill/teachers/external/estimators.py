@@ -18,7 +18,7 @@ from limbeck.core.runtime import fingerprint_file, write_atomic
 from limbeck.data import Data, pixels, read_array, targets
 from limbeck.distill.teachers.external.predictions import by_number
 from limbeck.distill.teachers.external.tree_files import label_probabilities
-from limbeck.models import Foreign, to_logits
+from limbeck.models import ExternalModel, to_logits
 from limbeck.recipe import Teacher
 
 KEPT = MODEL, ANSWERS = "model.skops", "answers.npy"
@@ -26,7 +26,7 @@ Rows = NDArray[Any]
 
 
 def fit_estimator(spec: Teacher, data: Data, folder: Path, progress: Progress) -> list[str]:
-    """Fit an estimator on the training rows, and keep it and its answers for all rows in the folder of its stage.
+    """Fit an estimator on the training rows, and keep it and its outputs for all rows in the folder of its stage.
 
     Columns are standardised first, as part of what is kept: a pipeline that takes the data's columns and gives
     probabilities, or standardised values. With `spec.folds` the answers for the training rows come from further ones,
@@ -81,7 +81,7 @@ def fit_estimator(spec: Teacher, data: Data, folder: Path, progress: Progress) -
     return list(said)
 
 
-def fitted(folder: Path) -> Foreign:
+def fitted(folder: Path) -> ExternalModel:
     """An estimator that was fitted, as a model that knows the rows of the data set by their number.
 
     Its own file is not opened for that: it was asked for all rows when it was fitted.
@@ -90,13 +90,13 @@ def fitted(folder: Path) -> Foreign:
         folder: of its stage.
 
     Raises:
-        UserError: its answers cannot be read.
+        UserError: its outputs cannot be read.
     """
     path = folder / ANSWERS
     return by_number(read_array(path), fingerprint_file(path), (folder / MODEL).stat().st_size)
 
 
-def unfitted(spec: Teacher, data: Data) -> Foreign:
+def unfitted(spec: Teacher, data: Data) -> ExternalModel:
     """What stands for an estimator while networks are tried; it says nothing of any row.
 
     Raises:
@@ -118,7 +118,7 @@ def _estimator(spec: Teacher, data: Data) -> Any:
     from sklearn.preprocessing import StandardScaler
 
     kind, (library, _, name) = data.task.kind, spec.model.partition("/")
-    if data.task.spread:
+    if data.task.predicts_variance:
         raise UserError("says nothing of how sure it is of a value", where=spec.model)
     known = _known(library)
     if name not in known:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from limbeck.core.errors import UserError
 from limbeck.core.runtime import fingerprint, fingerprint_tensors
 from limbeck.data import Data, pixels
-from limbeck.models import Foreign
+from limbeck.models import ExternalModel
 
 Function = Callable[[NDArray[Any]], Any]
 PROBED = 32  # rows whose answers a function is known by
 
 
-def from_function(function: Function, data: Data, name: str) -> Foreign:
+def from_function(function: Function, data: Data, name: str) -> ExternalModel:
     """A function as a model. What it answers for some rows stands for it: other answers are those of another model.
 
     Args:
@@ -37,4 +37,4 @@ def from_function(function: Function, data: Data, name: str) -> Foreign:
         raise UserError(f"fails for some rows ({type(error).__name__}: {error})", where=name) from error
     # Rounded, for a function may compute on several threads, and is the same if its last digits move.
     seen = torch.from_numpy(answers).bfloat16().float()
-    return Foreign(function, digest=fingerprint("function", fingerprint_tensors({"answers": seen})))
+    return ExternalModel(function, digest=fingerprint("function", fingerprint_tensors({"answers": seen})))

@@ -15,7 +15,7 @@ from limbeck.core.errors import UserError
 from limbeck.core.runtime import fingerprint_file
 from limbeck.data import Data
 from limbeck.export import SESSIONS, Session
-from limbeck.models import Foreign
+from limbeck.models import ExternalModel
 
 Rows = NDArray[Any]
 
@@ -45,7 +45,7 @@ def _asked(path: Path, data: Data, session: Session) -> nn.Module:
         rows = np.rint(rows * 255).clip(0, 255) if dtype == "uint8" else rows
         return _in_batches(session.run, np.ascontiguousarray(rows, dtype=dtype), session.batch)
 
-    return Foreign(ask, digest=fingerprint_file(path), size_bytes=path.stat().st_size)
+    return ExternalModel(ask, digest=fingerprint_file(path), size_bytes=path.stat().st_size)
 
 
 def _in_batches(run: Callable[[Rows], Rows], rows: Rows, size: int | None) -> Rows:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from limbeck.core.errors import UserError, did_you_mean
 from limbeck.core.runtime import fingerprint, fingerprint_file, fingerprint_tensors
 from limbeck.data import Data, Keys, archive, read_array, read_table
-from limbeck.models import Foreign
+from limbeck.models import ExternalModel
 from limbeck.recipe import Network
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Predictions(NamedTuple):
     keys: NDArray[Any] | None
 
 
-def load_stored(path: Path, data: Data, spec: Network) -> Foreign:
+def load_stored(path: Path, data: Data, spec: Network) -> ExternalModel:
     """Predictions from a file as a model that knows the rows of the data set by their number.
 
     Args:
@@ -72,7 +72,7 @@ def by_number(
     *,
     place: NDArray[np.int64] | None = None,
     shared: bool = False,
-) -> Foreign:
+) -> ExternalModel:
     """A model whose answers are rows of an array.
 
     Args:
@@ -88,7 +88,7 @@ def by_number(
         given = np.asarray(values[rows if place is None else place[rows]], dtype=np.float64)
         return given / given.sum(axis=1, keepdims=True) if shared else given
 
-    return Foreign(ask, digest=digest, size_bytes=size_bytes, keyed=True)
+    return ExternalModel(ask, digest=digest, size_bytes=size_bytes, keyed=True)
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from limbeck.core.errors import UserError, did_you_mean, require
 from limbeck.core.runtime import fingerprint_file
 from limbeck.core.types import Column
 from limbeck.data import Data
-from limbeck.models import Foreign
+from limbeck.models import ExternalModel
 from limbeck.recipe import Network
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Opened(NamedTuple):
     words: bool = False
 
 
-def load_tabular(path: Path, data: Data, spec: Network, *, trust: bool) -> Foreign:
+def load_tabular(path: Path, data: Data, spec: Network, *, trust: bool) -> ExternalModel:
     """A model of a table, asked on all threads.
 
     One that knows its columns by name is given these: the data's own, or the raw ones that they were made of. All
@@ -65,7 +65,7 @@ def load_tabular(path: Path, data: Data, spec: Network, *, trust: bool) -> Forei
     assert spec.kind is not None
     opened = openers[spec.kind](path, data, trust)
     given = _given(opened, data, path, scaled=bool(spec.mean or spec.preprocess))
-    return Foreign(
+    return ExternalModel(
         lambda rows: opened.ask(given(rows.reshape(len(rows), -1))),
         digest=fingerprint_file(path),
         size_bytes=path.stat().st_size,

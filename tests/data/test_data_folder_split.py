@@ -119,7 +119,7 @@ def test_a_failure_half_way_leaves_nothing(source, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         shutil.copyfile(file, new)
 
-    monkeypatch.setattr("limbeck.data.split_folder.shutil.copy2", fails)
+    monkeypatch.setattr("limbeck.data.folder_split.shutil.copy2", fails)
     with pytest.raises(UserError, match="No space left on device"):
         split(source, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
