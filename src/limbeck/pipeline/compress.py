@@ -20,14 +20,13 @@ from limbeck.core.runtime import derive_seed, fingerprint, read_json, seed_every
 from limbeck.core.types import Batch, Role
 from limbeck.data import batches
 from limbeck.distill.objective.feature_matching import within
-from limbeck.distill.train import fit
 from limbeck.evaluate import costs
 from limbeck.models import Normalized, load_weights, metadata_of
-from limbeck.pipeline import teacher_outputs
 from limbeck.pipeline.context import Job
 from limbeck.pipeline.outline import learns_from_teacher
 from limbeck.pipeline.train_students import TrainedStudent, outcome, student_as_teacher
 from limbeck.pipeline.train_teachers import TeacherSource, learning
+from limbeck.pipeline.training import train_network
 from limbeck.recipe import Factorise, Plan, Prune, Recover, Step
 from limbeck.recipe.stages import SEARCH, recovered
 
@@ -195,20 +194,7 @@ def _recovered(
     """Train what was made smaller; weights that were made zero stay zero."""
     objective, teacher, stored = learning(job, "student", source, plan, seed=start.seed, network=network)
     zeros = compress.keep_zeros(network, edits)
-    history = fit(
-        network,
-        objective,
-        teacher,
-        job.data,
-        plan,
-        seed=seed,
-        folder=folder,
-        fetch=teacher_outputs.fetch(job, stored=True),
-        views=job.views,
-        run=job.recipe.run,
-        progress=job.progress,
-        label=str(folder.relative_to(job.folder)),
-    )
+    history = train_network(job, network, objective, teacher, plan, folder, seed=seed, stored=True)
     zeros.remove()
     return {**outcome(plan, history), "cache": stored}
 

@@ -15,11 +15,12 @@ from limbeck import evaluate
 from limbeck.core.runtime import derive_seed, seed_everything
 from limbeck.core.types import Role
 from limbeck.distill.teachers import diagnose
-from limbeck.distill.train import History, fit, fit_mutual
+from limbeck.distill.train import History, fit_mutual
 from limbeck.models import save_weights
 from limbeck.pipeline import objectives, teacher_outputs
 from limbeck.pipeline.context import Job
 from limbeck.pipeline.train_teachers import TeacherOutputs, TeacherSource, learning
+from limbeck.pipeline.training import train_network
 from limbeck.recipe import Plan, stages
 
 
@@ -97,20 +98,7 @@ def _train(
     if spec.ready:
         return _as_it_is(job, network, folder)
     objective, teacher, stored = learning(job, "student", source, spec.train, variant=variant, seed=seed)
-    history = fit(
-        network,
-        objective,
-        teacher,
-        job.data,
-        spec.train,
-        seed=seed,
-        folder=folder,
-        fetch=teacher_outputs.fetch(job, stored=True),
-        views=job.views,
-        run=job.recipe.run,
-        progress=job.progress,
-        label=folder.name,
-    )
+    history = train_network(job, network, objective, teacher, spec.train, folder, seed=seed, stored=True)
     return {**outcome(spec.train, history), "cache": stored, "files": [_file(job, folder.name)]}
 
 

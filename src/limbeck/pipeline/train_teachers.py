@@ -30,10 +30,10 @@ from limbeck.distill.teachers import (
     fit_stack,
     validation_weights,
 )
-from limbeck.distill.train import fit
 from limbeck.models import load_weights, plain, save_weights
 from limbeck.pipeline import objectives, teacher_outputs
 from limbeck.pipeline.context import Job
+from limbeck.pipeline.training import train_network
 from limbeck.recipe import Assistant, Network, Plan
 from limbeck.recipe import Teacher as TeacherSpec
 from limbeck.recipe.stages import ENSEMBLE
@@ -164,20 +164,8 @@ def train_teacher(
     result: dict[str, Any] = {"epochs": [], "cache": []}
     if spec.train:
         objective, teacher, result["cache"] = learning(job, spec.name, source, spec.train, seed=spec.seed)
-        history = fit(
-            network,
-            objective,
-            teacher,
-            job.data,
-            spec.train,
-            seed=spec.seed,
-            folder=folder,
-            fetch=teacher_outputs.fetch(job, stored=teacher is not None),
-            views=job.views if teacher else 0,
-            run=job.recipe.run,
-            progress=job.progress,
-            label=spec.name,
-        )
+        stored = teacher is not None
+        history = train_network(job, network, objective, teacher, spec.train, folder, seed=spec.seed, stored=stored)
         result |= {"epochs": history.epochs, "weights_found": history.weights}
     elif job.accelerator.is_main_process and not spec.asked:
         save_weights(network, folder / "best.safetensors", {"from": getattr(spec, "weights", None) or spec.model})
@@ -323,18 +311,8 @@ def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str])
     def compute(folder: Path) -> dict[str, Any]:
         network, plan = untrained(), joining.train
         assert plan is not None
-        history = fit(
-            network,
-            objectives.alone(job, plan),
-            None,
-            job.data,
-            plan,
-            folder=folder,
-            fetch=teacher_outputs.fetch(job, stored=False),
-            run=job.recipe.run,
-            progress=job.progress,
-            label=ENSEMBLE,
-        )
+        objective = objectives.alone(job, plan)
+        history = train_network(job, network, objective, None, plan, folder, seed=0, stored=False)
         files = [str(job.weights(ENSEMBLE, plan).relative_to(job.folder))]
         return {"files": files, "epochs": history.epochs} | _examined(job, ENSEMBLE, network)
 
