@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from limbeck.core.errors import UserError
 from limbeck.core.progress import Progress
 from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.pipeline import compress, search_budget, setup
-from limbeck.pipeline.train_students import TrainedStudent
+from limbeck.pipeline.trained import TrainedModel
 
 STUDENT = {
     "model": "conv-pool",
@@ -155,7 +156,7 @@ def test_where_rounding_costs_too_much_the_network_learns_rounded(finished, monk
     monkeypatch.setattr(search_budget, "file_of", made)
     monkeypatch.setattr(search_budget, "predicted", worthless)
     weights = job.weights("distilled-seed0", checked.student.train)
-    student = TrainedStudent("distilled-seed0", "distilled", 0, weights, {})
+    student = TrainedModel("distilled-seed0", "distilled", 0, weights, partial(compress.rebuild, job, weights))
     teacher_name = search_budget.student_as_teacher(job, student, ["key"])
     setup.dry_build(job)
     before = evaluate.predict(compress.rebuild(job, weights).eval(), job.data, job.data.val)

@@ -24,8 +24,9 @@ from limbeck.evaluate import costs
 from limbeck.models import Normalized, load_weights, metadata_of
 from limbeck.pipeline.context import Job
 from limbeck.pipeline.outline import learns_from_teacher
-from limbeck.pipeline.train_students import TrainedStudent, outcome, student_as_teacher
+from limbeck.pipeline.train_students import outcome, student_as_teacher
 from limbeck.pipeline.train_teachers import TeacherSource, learning
+from limbeck.pipeline.trained import TrainedModel
 from limbeck.pipeline.training import train_network
 from limbeck.recipe import Factorise, Plan, Prune, Recover, Step
 from limbeck.recipe.stages import SEARCH, recovered
@@ -33,38 +34,6 @@ from limbeck.recipe.stages import SEARCH, recovered
 LOOKED_AT = 1024  # training rows by which channels are judged, and by which batch norms are measured anew
 PART = 32  # rows a batch of these: many small batches tell more of a channel than few large ones
 SCORED = 2048  # validation rows by which ranks are searched
-
-
-@dataclass(frozen=True)
-class CompressedStudent:
-    """A student made smaller.
-
-    Attributes:
-        name: of its stage.
-        role: "compressed" where it recovered with the teacher, "compressed-alone" where without.
-        variant: its name in the recipe, or "budget".
-        seed: of the student it was made of.
-        start: the name of that student.
-        steps: what was done.
-        told: the same in words, with what came of it.
-        file: its weights, and in their metadata what was done.
-        result: what its last recovery gave.
-    """
-
-    name: str
-    role: Role
-    variant: str
-    seed: int
-    start: str
-    steps: Sequence[Step]
-    told: Sequence[str]
-    file: Path
-    result: Mapping[str, Any]
-
-    @property
-    def quantized(self) -> bool:
-        """Whether it learned with its numbers quantized, and can become integer files only."""
-        return bool(self.steps and self.steps[-1].quantize)
 
 
 @dataclass(frozen=True)
@@ -82,10 +51,10 @@ class Variant:
 
 def compress_students(
     job: Job,
-    students: Sequence[TrainedStudent],
+    students: Sequence[TrainedModel],
     source: TeacherSource | None,
     searched: Mapping[str, Any] | None = None,
-) -> list[CompressedStudent]:
+) -> list[TrainedModel]:
     """Make the students of all seeds smaller in every variant of the recipe.
 
     Args:
@@ -105,15 +74,15 @@ def compress_students(
     return found
 
 
-def starts(students: Sequence[TrainedStudent]) -> list[TrainedStudent]:
+def starts(students: Sequence[TrainedModel]) -> list[TrainedModel]:
     """Whom smaller ones are made of: of every seed the student that was taught, or the only one there is."""
     taught = [s for s in students if s.role == "distilled"]
     return taught or [s for s in students if s.role == "student"]
 
 
 def compress_student(
-    job: Job, variant: Variant, start: TrainedStudent, source: TeacherSource | None
-) -> list[CompressedStudent]:
+    job: Job, variant: Variant, start: TrainedModel, source: TeacherSource | None
+) -> list[TrainedModel]:
     """One student made smaller, recovered with the teacher and, where that can differ, without."""
     teacher = source or student_as_teacher(job, start, [job.key(job.recipe.student, start.seed)])
     if not (any(step.recover.epochs for step in variant.steps) and learns_from_teacher(job.recipe)):
@@ -125,14 +94,14 @@ def compress_student(
 
 
 def run_steps(
-    job: Job, variant: Variant, start: TrainedStudent, source: TeacherSource | None, role: Role
-) -> CompressedStudent:
+    job: Job, variant: Variant, start: TrainedModel, source: TeacherSource | None, role: Role
+) -> TrainedModel:
     """All steps of a variant in turn; the last one is the stage that gives the whole its name."""
     name = recovered(variant.name, start.seed, taught=role == "compressed")
     rounds = [(step, number) for step in variant.steps for number in range(step.rounds)]
     result: dict[str, Any] = {}
     told: list[str] = []
-    before, key = start.file, job.key(job.recipe.student, start.name, *(source.keys if source else ()))
+    before, key = start.weights, job.key(job.recipe.student, start.name, *(source.keys if source else ()))
     for count, (step, number) in enumerate(rounds, start=1):
         stage = name if count == len(rounds) else f"{name}/step{count}"
         key = fingerprint(key, step.model_dump(mode="json", exclude_none=True), number)
@@ -142,11 +111,22 @@ def run_steps(
             result = job.stages.together(stage, key, compute, renew=variant.name == SEARCH)
         told += result["told"]
         before = job.folder / stage / "model.safetensors"
-    return CompressedStudent(name, role, variant.name, start.seed, start.name, variant.steps, told, before, result)
+    return TrainedModel(
+        name,
+        role,
+        start.seed,
+        before,
+        partial(rebuild, job, before),
+        result,
+        variant=variant.name,
+        start=start.name,
+        steps=variant.steps,
+        changes=told,
+    )
 
 
 def _take(
-    job: Job, step: Step, number: int, before: Path, start: TrainedStudent, source: TeacherSource | None, folder: Path
+    job: Job, step: Step, number: int, before: Path, start: TrainedModel, source: TeacherSource | None, folder: Path
 ) -> dict[str, Any]:
     """One step: planned, shown, done, recovered, written."""
     label, plan = str(folder.relative_to(job.folder)), recovery(job.recipe.student.train, step.recover)
@@ -186,7 +166,7 @@ def _recovered(
     network: nn.Module,
     edits: Sequence[compress.Edit],
     plan: Plan,
-    start: TrainedStudent,
+    start: TrainedModel,
     source: TeacherSource | None,
     seed: int,
     folder: Path,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from limbeck.evaluate import costs
 from limbeck.models import external_model
 from limbeck.pipeline.context import SCHEMA, Job
 from limbeck.pipeline.export import Shipped, ship, with_latency
+from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe import Deployable
 
 FILE = 20  # making and testing one takes as long as testing so many networks
@@ -27,26 +27,18 @@ MOST_POINTS, MOST_OUTPUTS_DRAWN = 2000, 8  # of a model on the page, which holds
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A trained network in a file, and how to build it.
+    """A model to be measured.
 
     Attributes:
-        file: of its weights; a function has none.
+        model: the trained network.
         formats: the files that it becomes.
         timed: whether its time is measured, and not that of one with the same architecture.
-        trained_quantized: whether it went through quantization-aware training.
-        told: what was done to it, in words.
         drawn: whether its predictions of measured values are kept for a plot.
     """
 
-    name: str
-    role: Role
-    seed: int | None
-    file: Path | None
-    build: Callable[[], nn.Module]
+    model: TrainedModel
     formats: Sequence[Deployable] = ()
     timed: bool = False
-    trained_quantized: bool = False
-    told: Sequence[str] = ()
     drawn: bool = False
 
 
@@ -85,35 +77,36 @@ def measure(
             advance(len(found) + FILE * (len(files) + made), note)
 
         for candidate in candidates:
-            network = candidate.build().eval()
+            model = candidate.model
+            network = model.build().eval()
             prediction = evaluate.predict(network.to(device), data, data.test, device=device)
             network.cpu()
             metrics = evaluate.metrics(data.task, prediction, truth, data.targets)
-            if candidate.role == "teacher":
+            if model.role == "teacher":
                 told.append(prediction)
             elif told:
                 metrics |= evaluate.agreement(data.task, prediction, _together(told, combine), data.targets)
-            here = candidate.file is not None and candidate.file.is_relative_to(job.folder)
-            file = str(candidate.file.relative_to(job.folder)) if candidate.file and here else None
-            size_bytes = candidate.file.stat().st_size if candidate.file else None
+            here = model.file is not None and model.file.is_relative_to(job.folder)
+            file = str(model.file.relative_to(job.folder)) if model.file and here else None
+            size_bytes = model.file.stat().st_size if model.file else None
             cost = Cost(None, None, size_bytes, None)
             if (inner := external_model(network)) is None:
                 cost = Cost(costs.parameters(network), costs.macs(network, example), size_bytes, None)
-            found.append(Artifact(candidate.name, candidate.role, candidate.seed, "pytorch", file, metrics, cost))
+            seed = None if model.role in ("teacher", "assistant") else model.seed
+            found.append(Artifact(model.name, model.role, seed, "pytorch", file, metrics, cost))
             if candidate.drawn:
-                drawn[candidate.name, candidate.role] = prediction
+                drawn[model.name, model.role] = prediction
             if candidate.timed and not (inner and inner.keyed):
-                timed[candidate.name] = network
-            shown(0, candidate.name)
+                timed[model.name] = network
+            shown(0, model.name)
             if not candidate.formats:
                 continue
-            assert candidate.file is not None
             if device.type != "cpu":
                 # Files run on the CPU; a GPU's shorter float formats would look like a fault of theirs.
                 prediction = evaluate.predict(network, data, data.test)
-            key = fingerprint(fingerprint_file(candidate.file), SCHEMA, job.recipe.student.model_dump(mode="json"))
-            one = Shipped(found[-1], network, prediction, key, candidate.trained_quantized, candidate.told)
-            shown(0, f"making {len(candidate.formats)} files of {candidate.name}")
+            key = fingerprint(fingerprint_file(model.weights), SCHEMA, job.recipe.student.model_dump(mode="json"))
+            one = Shipped(found[-1], network, prediction, key, model.quantized, model.changes)
+            shown(0, f"making {len(candidate.formats)} files of {model.name}")
             files += ship(job, one, candidate.formats, shown)
         advance(total, f"{len(found)} networks" + (f", {len(files)} files" if files else ""))
     apart = None

@@ -20,8 +20,9 @@ from limbeck.pipeline.compress import Variant, rebuild, run_steps
 from limbeck.pipeline.context import Job
 from limbeck.pipeline.export import Sources, file_of, parts, predicted, standardised
 from limbeck.pipeline.stages import Stages
-from limbeck.pipeline.train_students import TrainedStudent, student_as_teacher
+from limbeck.pipeline.train_students import student_as_teacher
 from limbeck.pipeline.train_teachers import TeacherSource
+from limbeck.pipeline.trained import TrainedModel
 from limbeck.pipeline.trials import begun, finish, opened
 from limbeck.recipe import TRAINED, Deployable, Recover, Step
 from limbeck.recipe.stages import SEARCH
@@ -64,7 +65,7 @@ class TrialSettings:
         return runtime if self.precision == "float32" else f"{runtime}-{self.precision}"  # type: ignore[return-value]
 
 
-def search(job: Job, starts: Sequence[TrainedStudent], source: TeacherSource | None) -> dict[str, Any]:
+def search(job: Job, starts: Sequence[TrainedModel], source: TeacherSource | None) -> dict[str, Any]:
     """Find the smallest file that keeps to the budget, made of the student that is best on validation.
 
     A file keeps to it unless the validation rows show that it loses more than is allowed (see `evaluate.loss`). Trials
@@ -88,7 +89,7 @@ def search(job: Job, starts: Sequence[TrainedStudent], source: TeacherSource | N
     def compute(folder: Path) -> dict[str, Any]:
         blind = replace(job, data=replace(job.data, test=job.data.test[:0]))
         asked = spec.model_dump(mode="json", exclude={"trials"})
-        before = evaluate.predict(rebuild(job, start.file).eval(), job.data, job.data.val)
+        before = evaluate.predict(rebuild(job, start.weights).eval(), job.data, job.data.val)
         with opened(folder / "search.db", {"budget": asked, "start": start.name}, higher=False, name="budget") as study:
             course, each = job.progress.course, job.progress.course.work / spec.trials
             course.skip(each * len(records(study)))
@@ -134,7 +135,7 @@ def _following(study: Study, runtime: str) -> tuple[Trial, TrialSettings]:
 
 
 def _tried(
-    job: Job, settings: TrialSettings, start: TrainedStudent, before: Tensor, source: TeacherSource, folder: Path
+    job: Job, settings: TrialSettings, start: TrainedModel, before: Tensor, source: TeacherSource, folder: Path
 ) -> dict[str, Any]:
     """A trial, its file measured on validation, where the uncompressed student predicts `before`."""
     spec = job.recipe.budget
@@ -148,13 +149,13 @@ def _tried(
     own = replace(job, folder=folder, stages=Stages(folder, job.accelerator))
     found: dict[str, Any] = {}
     try:
-        file = run_steps(own, Variant("trial", steps), start, source, "compressed").file if steps else start.file
+        file = run_steps(own, Variant("trial", steps), start, source, "compressed").weights if steps else start.weights
         found = _measured(job, file, format_, before)
         if _worth_learning(job, found, file, format_, before):
             # Rounding costs too much: the network learns with it instead.
             learned = Step.model_validate({"quantize": 8, "recover": spec.recover.model_dump(exclude_unset=True)})
             begun_at = replace(start, file=file)
-            file = run_steps(own, Variant("learned", [learned]), begun_at, source, "compressed").file
+            file = run_steps(own, Variant("learned", [learned]), begun_at, source, "compressed").weights
             if (again := _measured(job, file, format_, before, learned=True))["value"] < found["value"]:
                 found, told["steps"] = again, [*told["steps"], learned.model_dump(mode="json", exclude_unset=True)]
     except (DivergedError, UserError) as error:
@@ -206,7 +207,7 @@ def _loss(job: Job, before: Tensor, after: Tensor) -> evaluate.Loss:
     return evaluate.loss(data.task, before, after, truth, allowed=spec.accuracy_drop)
 
 
-def _found(job: Job, start: TrainedStudent, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def _found(job: Job, start: TrainedModel, trials: list[dict[str, Any]]) -> dict[str, Any]:
     spec = job.recipe.budget
     assert spec is not None
     measured = [trial for trial in trials if trial["value"] is not None]

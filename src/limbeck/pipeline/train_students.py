@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,12 @@ from limbeck.models import save_weights
 from limbeck.pipeline import objectives, teacher_outputs
 from limbeck.pipeline.context import Job
 from limbeck.pipeline.train_teachers import TeacherOutputs, TeacherSource, learning
+from limbeck.pipeline.trained import TrainedModel
 from limbeck.pipeline.training import train_network
 from limbeck.recipe import Plan, stages
 
 
-@dataclass(frozen=True)
-class TrainedStudent:
-    """A trained student: what it is called, what it is compared as, its file, and what its training gave."""
-
-    name: str
-    role: Role
-    seed: int
-    file: Path
-    result: Mapping[str, Any]
-
-
-def train_students(job: Job, source: TeacherSource | None, direct: TeacherSource | None = None) -> list[TrainedStudent]:
+def train_students(job: Job, source: TeacherSource | None, direct: TeacherSource | None = None) -> list[TrainedModel]:
     """Train every student of a run.
 
     Args:
@@ -67,7 +57,7 @@ def train_students(job: Job, source: TeacherSource | None, direct: TeacherSource
 
 def train_student(
     job: Job, name: str, role: Role, seed: int, source: TeacherSource | None, *, generation: int = 1, variant: str = ""
-) -> TrainedStudent:
+) -> TrainedModel:
     """Train one student, or take it as it is where it has been trained: `generation` and `variant` name which.
 
     Args:
@@ -83,7 +73,8 @@ def train_student(
     parts = [seed, *([list(source.keys)] if source else []), *([generation] if generation > 1 else [])]
     key = job.key(spec, *parts, variant=variant)
     result = job.stages.together(name, key, partial(_train, job, seed, source, generation, variant))
-    return TrainedStudent(name, role, seed, job.weights(name, spec.train), result)
+    file = job.weights(name, spec.train)
+    return TrainedModel(name, role, seed, file, partial(job.network, spec, file), result, variant=variant)
 
 
 def _train(
@@ -111,31 +102,31 @@ def _as_it_is(job: Job, network: nn.Module, folder: Path) -> dict[str, Any]:
     return {"val": {k: v for k, v in found.items() if isinstance(v, float)}, "files": [_file(job, folder.name)]}
 
 
-def _generations(job: Job, seed: int, source: TeacherSource | None, alone: TrainedStudent) -> list[TrainedStudent]:
+def _generations(job: Job, seed: int, source: TeacherSource | None, alone: TrainedModel) -> list[TrainedModel]:
     """Students that learn one after the other, each from the one before it."""
     count = job.recipe.student.generations
     assert count is not None
-    found: list[TrainedStudent] = []
+    found: list[TrainedModel] = []
     # Without a teacher the student trained alone is the first one.
     generation = 1 if source else 2
     source = source or student_as_teacher(job, alone, [job.key(job.recipe.student, seed)])
     for number in range(1, count + 1):
         last = number == count
         name = stages.generation(seed, number, count)
-        found.append(
-            train_student(job, name, "distilled" if last else "generation", seed, source, generation=generation)
-        )
+        role: Role = "distilled" if last else "generation"
+        made = train_student(job, name, role, seed, source, generation=generation)
+        found.append(replace(made, generation=number))
         source = student_as_teacher(job, found[-1], [*source.keys, name])
         generation += 1
     return found
 
 
-def student_as_teacher(job: Job, student: TrainedStudent, keys: Sequence[str]) -> TeacherSource:
+def student_as_teacher(job: Job, student: TrainedModel, keys: Sequence[str]) -> TeacherSource:
     """A trained student as one to learn from; `keys` say what its outputs depend on."""
     return TeacherSource("student", partial(_ask, job, student), keys, student.file)
 
 
-def _ask(job: Job, student: TrainedStudent, taps: Sequence[str]) -> TeacherOutputs:
+def _ask(job: Job, student: TrainedModel, taps: Sequence[str]) -> TeacherOutputs:
     network = job.network(job.recipe.student, student.file)
     low = diagnose.bfloat16_is_safe(network.to(job.device), job.data, job.device)
     return teacher_outputs.teacher(
@@ -143,7 +134,7 @@ def _ask(job: Job, student: TrainedStudent, taps: Sequence[str]) -> TeacherOutpu
     )
 
 
-def _peers(job: Job, seed: int) -> list[TrainedStudent]:
+def _peers(job: Job, seed: int) -> list[TrainedModel]:
     """Students that learn together; the first begins where the student alone began."""
     spec, stage = job.recipe.student, stages.peer(seed, 0)
     assert spec.peers is not None
@@ -151,11 +142,9 @@ def _peers(job: Job, seed: int) -> list[TrainedStudent]:
     found = []
     for number, outcome in enumerate(result["peers"]):
         role: Role = "peer" if number else "distilled"
-        found.append(
-            TrainedStudent(
-                stages.peer(seed, number), role, seed, job.weights(f"{stage}/peer{number}", spec.train), outcome
-            )
-        )
+        file = job.weights(f"{stage}/peer{number}", spec.train)
+        build = partial(job.network, spec, file)
+        found.append(TrainedModel(stages.peer(seed, number), role, seed, file, build, outcome))
     return found
 
 

@@ -1,0 +1,55 @@
+"""A network that a run has trained, or was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.core.types import Role
+from limbeck.recipe import Step
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network: what it is called, how to build it, and what its training gave.
+
+    Attributes:
+        name: of its stage.
+        role: what it is compared as.
+        seed: of a student's first weights and data order; 0 for others.
+        file: of its weights; a function has none.
+        build: builds it again with these weights.
+        result: of its stage: epochs, scores on validation, ...
+        variant: a name in `compare` or `compress`, or "budget"; "" for the student of `losses`.
+        generation: of students that learn from each other in turn, from 1 on.
+        start: the student that a compressed one was made of.
+        steps: what was done to that.
+        changes: the same in words, with what came of it.
+    """
+
+    name: str
+    role: Role
+    seed: int
+    file: Path | None
+    build: Callable[[], nn.Module]
+    result: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
+    generation: int = 1
+    start: str = ""
+    steps: Sequence[Step] = ()
+    changes: Sequence[str] = ()
+
+    @property
+    def weights(self) -> Path:
+        """The file of its weights, of a network that has one."""
+        assert self.file is not None
+        return self.file
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it went through quantization-aware training, and can become integer files only."""
+        return bool(self.steps and self.steps[-1].quantize)
