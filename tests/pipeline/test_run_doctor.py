@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -217,9 +218,8 @@ def test_every_training_is_counted():
 def job_of(source, folder):
     checked = recipe.load(source)
     job = setup.begin(checked, folder, make_accelerator(checked.run), Progress(quiet=True))
-    setup.dry_build(job)
-    job.views = setup.likely_views(job)
-    return job
+    job, _ = setup.dry_run(job)
+    return replace(job, views=setup.likely_views(job))
 
 
 def test_the_time_is_steps_times_the_time_of_a_step(tmp_path):

@@ -158,7 +158,7 @@ def test_where_rounding_costs_too_much_the_network_learns_rounded(finished, monk
     weights = job.weights("distilled-seed0", checked.student.train)
     student = TrainedModel("distilled-seed0", "distilled", 0, weights, partial(compress.rebuild, job, weights))
     teacher_name = search_budget.student_as_teacher(job, student, ["key"])
-    setup.dry_build(job)
+    job, _ = setup.dry_run(job)
     before = evaluate.predict(compress.rebuild(job, weights).eval(), job.data, job.data.val)
     told = search_budget._tried(
         job, search_budget.TrialSettings(0.0, 1.0, "int8"), student, before, teacher_name, tmp_path

@@ -10,7 +10,7 @@ from typing import Any
 
 from limbeck.core.metrics import main_metric
 from limbeck.pipeline.compress import starts
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.measure import Candidate, measure
 from limbeck.pipeline.train_teachers import Teachers
 from limbeck.pipeline.trained import TrainedModel
@@ -19,7 +19,7 @@ from limbeck.recipe.stages import ENSEMBLE, SEARCH
 
 
 def measured_models(
-    job: Job,
+    job: RunContext,
     teachers: Teachers | None,
     students: Sequence[TrainedModel],
     compressed: Sequence[TrainedModel],
@@ -42,7 +42,7 @@ def measured_models(
     return {"models": models, "disagreement": disagreement, "predictions": drawn, "files": files}
 
 
-def _taught(job: Job, teachers: Teachers | None) -> list[TrainedModel]:
+def _taught(job: RunContext, teachers: Teachers | None) -> list[TrainedModel]:
     """Those who teach: the teachers, all of them as one where they were trained so, and assistants."""
     found, checked = [], job.recipe
     for spec in checked.teachers if teachers else ():
@@ -60,7 +60,7 @@ def _taught(job: Job, teachers: Teachers | None) -> list[TrainedModel]:
 
 
 def _shipped(
-    job: Job,
+    job: RunContext,
     students: Sequence[TrainedModel],
     compressed: Sequence[TrainedModel],
     chosen: str,

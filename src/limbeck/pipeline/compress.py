@@ -22,7 +22,7 @@ from limbeck.data import batches
 from limbeck.distill.objective.feature_matching import within
 from limbeck.evaluate import costs
 from limbeck.models import Normalized, load_weights, metadata_of
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.outline import learns_from_teacher
 from limbeck.pipeline.train_students import outcome, student_as_teacher
 from limbeck.pipeline.train_teachers import TeacherSource, learning
@@ -50,7 +50,7 @@ class Variant:
 
 
 def compress_students(
-    job: Job,
+    job: RunContext,
     students: Sequence[TrainedModel],
     source: TeacherSource | None,
     searched: Mapping[str, Any] | None = None,
@@ -81,7 +81,7 @@ def starts(students: Sequence[TrainedModel]) -> list[TrainedModel]:
 
 
 def compress_student(
-    job: Job, variant: Variant, start: TrainedModel, source: TeacherSource | None
+    job: RunContext, variant: Variant, start: TrainedModel, source: TeacherSource | None
 ) -> list[TrainedModel]:
     """One student made smaller, recovered with the teacher and, where that can differ, without."""
     teacher = source or student_as_teacher(job, start, [job.key(job.recipe.student, start.seed)])
@@ -94,7 +94,7 @@ def compress_student(
 
 
 def run_steps(
-    job: Job, variant: Variant, start: TrainedModel, source: TeacherSource | None, role: Role
+    job: RunContext, variant: Variant, start: TrainedModel, source: TeacherSource | None, role: Role
 ) -> TrainedModel:
     """All steps of a variant in turn; the last one is the stage that gives the whole its name."""
     name = recovered(variant.name, start.seed, taught=role == "compressed")
@@ -126,7 +126,13 @@ def run_steps(
 
 
 def _take(
-    job: Job, step: Step, number: int, before: Path, start: TrainedModel, source: TeacherSource | None, folder: Path
+    job: RunContext,
+    step: Step,
+    number: int,
+    before: Path,
+    start: TrainedModel,
+    source: TeacherSource | None,
+    folder: Path,
 ) -> dict[str, Any]:
     """One step: planned, shown, done, recovered, written."""
     label, plan = str(folder.relative_to(job.folder)), recovery(job.recipe.student.train, step.recover)
@@ -162,7 +168,7 @@ def _take(
 
 
 def _recovered(
-    job: Job,
+    job: RunContext,
     network: nn.Module,
     edits: Sequence[compress.Edit],
     plan: Plan,
@@ -193,7 +199,7 @@ def recovery(plan: Plan, recover: Recover) -> Plan:
 # --- networks as they became ---------------------------------------------------------------------
 
 
-def rebuild(job: Job, file: Path) -> nn.Module:
+def rebuild(job: RunContext, file: Path) -> nn.Module:
     """A student in a file, with everything that was done to it."""
     meta, spec = metadata_of(file), job.recipe.student.model_copy(update={"pretrained": False, "weights": None})
     if "from" not in meta or "edits" not in meta:
@@ -206,12 +212,12 @@ def rebuild(job: Job, file: Path) -> nn.Module:
     return network
 
 
-def fake_quantized(job: Job, network: nn.Module, bits: int) -> nn.Module:
+def fake_quantized(job: RunContext, network: nn.Module, bits: int) -> nn.Module:
     """A network that learns with its numbers quantized."""
     return qat.prepare_qat(network, torch.cat([batch.x for batch in _rows(job)]).cpu(), weight_bits=bits)
 
 
-def _rows(job: Job) -> Iterator[Batch]:
+def _rows(job: RunContext) -> Iterator[Batch]:
     """Some training rows on the CPU, not augmented, always the same."""
     rows = job.data.train[torch.randperm(len(job.data.train), generator=torch.Generator().manual_seed(0))[:LOOKED_AT]]
     yield from batches(job.data, rows, PART)
@@ -221,7 +227,7 @@ def _rows(job: Job) -> Iterator[Batch]:
 
 
 def _edit(
-    job: Job, step: Step, rounds: Sequence[compress.Edit], network: nn.Module, seed: int, folder: Path
+    job: RunContext, step: Step, rounds: Sequence[compress.Edit], network: nn.Module, seed: int, folder: Path
 ) -> compress.Edit:
     """What this step does to this network after these earlier rounds of it.
 
@@ -243,7 +249,9 @@ def _edit(
     return found
 
 
-def _prune(job: Job, spec: Prune, rounds: Sequence[compress.Edit], network: nn.Module, seed: int) -> compress.Edit:
+def _prune(
+    job: RunContext, spec: Prune, rounds: Sequence[compress.Edit], network: nn.Module, seed: int
+) -> compress.Edit:
     def losses(pruned: nn.Module) -> Iterator[Tensor]:
         for batch in _rows(job):
             prediction = pruned(batch.x)
@@ -285,7 +293,7 @@ def _prune(job: Job, spec: Prune, rounds: Sequence[compress.Edit], network: nn.M
     return compress.plan_prune(network, x, cost=cost, target=share ** (1 / spec.steps), **given)
 
 
-def _factorise(job: Job, spec: Factorise, network: nn.Module) -> compress.Edit:
+def _factorise(job: RunContext, spec: Factorise, network: nn.Module) -> compress.Edit:
     metric = main_metric(job.data.task)
 
     def score(thinner: nn.Module) -> float:

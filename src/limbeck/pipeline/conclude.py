@@ -15,7 +15,7 @@ from limbeck.data import Data, class_counts
 from limbeck.distill.teachers import DEFAULT
 from limbeck.pipeline import train_teachers
 from limbeck.pipeline.candidates import measured_models
-from limbeck.pipeline.context import SCHEMA, Job
+from limbeck.pipeline.context import SCHEMA, RunContext
 from limbeck.pipeline.train_teachers import Teachers
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe.stages import MEASURED
@@ -23,7 +23,7 @@ from limbeck.report import write_report
 
 
 def conclude(
-    job: Job,
+    job: RunContext,
     teachers: Teachers | None,
     assisted: Mapping[str, dict[str, Any]],
     students: Sequence[TrainedModel],
@@ -84,7 +84,7 @@ def conclude(
 
 
 def _comparisons(
-    job: Job, students: Sequence[TrainedModel], scores: Mapping[str, float]
+    job: RunContext, students: Sequence[TrainedModel], scores: Mapping[str, float]
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """The student with and without a teacher; and what an assistant and each further generation add."""
     checked = job.recipe
@@ -115,7 +115,7 @@ def _held(metric: Metric, without: Sequence[float], given: Sequence[float], subj
     return evaluate.compare(without, given, metric=metric.name, higher_is_better=metric.higher, subject=subject)
 
 
-def _methods(job: Job, students: Sequence[TrainedModel], scores: Mapping[str, float]) -> list[dict[str, Any]]:
+def _methods(job: RunContext, students: Sequence[TrainedModel], scores: Mapping[str, float]) -> list[dict[str, Any]]:
     """The student of `losses` and those of `compare`, each held against the student alone; empty without `compare`."""
     checked, metric = job.recipe, main_metric(job.data.task)
     if not checked.compare:
@@ -138,7 +138,9 @@ def _methods(job: Job, students: Sequence[TrainedModel], scores: Mapping[str, fl
     return found
 
 
-def _compressed(job: Job, compressed: Sequence[TrainedModel], scores: Mapping[str, float]) -> list[dict[str, Any]]:
+def _compressed(
+    job: RunContext, compressed: Sequence[TrainedModel], scores: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """Each compressed variant: what it loses against the student it was made from, and what the teacher adds."""
     metric, found = main_metric(job.data.task), []
     for variant in dict.fromkeys(s.variant for s in compressed):
@@ -159,7 +161,9 @@ def _compressed(job: Job, compressed: Sequence[TrainedModel], scores: Mapping[st
     return found
 
 
-def _ensemble(job: Job, teachers: Teachers | None, disagreement: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _ensemble(
+    job: RunContext, teachers: Teachers | None, disagreement: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
     if teachers is None or teachers.combine is None:
         return None
     joining = job.recipe.combine
@@ -172,7 +176,7 @@ def _ensemble(job: Job, teachers: Teachers | None, disagreement: Mapping[str, An
     }
 
 
-def _choose(job: Job, students: Sequence[TrainedModel]) -> dict[str, str]:
+def _choose(job: RunContext, students: Sequence[TrainedModel]) -> dict[str, str]:
     """The student to ship: the best on validation, the taught one where two are equal."""
     metric = main_metric(job.data.task)
     scores = {s.name: s.result["val"][metric.name] for s in students}

@@ -23,8 +23,8 @@ from limbeck.recipe import Teacher as TeacherSpec
 SCHEMA = 2
 
 
-@dataclass
-class Job:
+@dataclass(frozen=True)
+class RunContext:
     """One run: its recipe, its folder, its data. What learners minimise is in `objectives`, whom they ask in `answers`.
 
     Attributes:
@@ -44,7 +44,7 @@ class Job:
     views: int = 0
     trust: bool = False
     callables: Mapping[str, ExternalModel] = field(default_factory=dict)
-    matches: dict[tuple[str, str, str], Matching] = field(default_factory=dict)
+    matches: Mapping[tuple[str, str, str], Matching] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

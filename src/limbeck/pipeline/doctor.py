@@ -6,6 +6,7 @@ And one at a finished run, whose teachers are asked again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from limbeck.distill.teachers.diagnose import Finding, Level
 from limbeck.distill.teachers.external import Function
 from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.pipeline import teacher_outputs, train_teachers
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.forecast import disk_words, forecast, time_words
-from limbeck.pipeline.setup import begin, choose_views, dry_build, likely_views
-from limbeck.recipe import Recipe, needs
+from limbeck.pipeline.setup import begin, checked_recipe, choose_views, dry_run, likely_views
+from limbeck.recipe import Recipe
 from limbeck.recipe.stages import seeded
 
 
@@ -55,17 +56,13 @@ def checkup(
     Raises:
         UserError: whatever would keep the recipe from being run.
     """
-    checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
-    needs.check(checked, source, out)
-    folder = Path(out) if out is not None else Path("runs") / checked.name
+    checked, folder = checked_recipe(source, out, overrides)
     progress = progress or Progress(quiet=True)
-    if checked.run.threads:
-        torch.set_num_threads(checked.run.threads)
     job = begin(checked, folder, make_accelerator(checked.run), progress, trust=trust, callables=callables)
     found = [Finding("note", "data", "source", note) for note in job.data.notes]
     found += diagnose.survey(job.data)
-    dry_build(job)
-    job.views = likely_views(job)
+    job, _ = dry_run(job)
+    job = replace(job, views=likely_views(job))
     found += _teachers(job)
     progress.say("time: a few steps of everything that is trained")
     return found + _forecast(job)
@@ -96,13 +93,11 @@ def recheck(
     """
     read_json(folder / "result.json")
     checked, progress = recipe.load(folder / "recipe.yaml"), progress or Progress(quiet=True)
-    if checked.run.threads:
-        torch.set_num_threads(checked.run.threads)
     with locked(folder):
         accelerator = make_accelerator(checked.run, folder)
         job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
-        dry_build(job)
-        choose_views(job)
+        job, _ = dry_run(job)
+        job, _ = choose_views(job)
         teachers = train_teachers.train_teachers(job)
         if teachers is None or not job.views:
             why = "it has no teacher" if teachers is None else "`views: 0` asks the teacher live"
@@ -120,7 +115,7 @@ def recheck(
     return found
 
 
-def _teachers(job: Job) -> list[Finding]:
+def _teachers(job: RunContext) -> list[Finding]:
     """Every teacher that knows its job already, against a straight line and the students that are known."""
     found: list[Finding] = []
     others: list[tuple[Tensor, str]] = []
@@ -143,7 +138,7 @@ def _teachers(job: Job) -> list[Finding]:
     return found
 
 
-def _others(job: Job) -> list[tuple[Tensor, str]]:
+def _others(job: RunContext) -> list[tuple[Tensor, str]]:
     """What others predict for the validation rows that a teacher should be better than, and what they are called."""
     if job.data.per_token:
         return []
@@ -151,14 +146,14 @@ def _others(job: Job) -> list[tuple[Tensor, str]]:
     return [*([] if tokens else [diagnose.straight_line(job.data)]), *_students(job)]
 
 
-def _worth(job: Job, name: str, prediction: Tensor, others: list[tuple[Tensor, str]]) -> list[Finding]:
+def _worth(job: RunContext, name: str, prediction: Tensor, others: list[tuple[Tensor, str]]) -> list[Finding]:
     data = job.data
     metrics = evaluate.metrics(data.task, prediction, targets(data, data.val, "cpu"), data.targets)
     doubts = diagnose.doubts(name, {k: v for k, v in metrics.items() if isinstance(v, float)}, data)
     return doubts + [diagnose.weaker(name, prediction, data, other, whose) for other, whose in others]
 
 
-def _students(job: Job) -> list[tuple[Tensor, str]]:
+def _students(job: RunContext) -> list[tuple[Tensor, str]]:
     """What a student that is known already predicts for the validation rows, and what it is called."""
     spec = job.recipe.student
     if spec.ready:
@@ -170,12 +165,12 @@ def _students(job: Job) -> list[tuple[Tensor, str]]:
     return []
 
 
-def _predicted(job: Job, file: Path | None) -> Tensor:
+def _predicted(job: RunContext, file: Path | None) -> Tensor:
     network = job.network(job.recipe.student, file).to(job.device)
     return evaluate.predict(network, job.data, job.data.val, device=job.device)
 
 
-def _forecast(job: Job) -> list[Finding]:
+def _forecast(job: RunContext) -> list[Finding]:
     found = forecast(job)
     views = f"{job.views} stored view{'' if job.views == 1 else 's'} of each row"
     told = [Finding("ok", "job", "time", f"{time_words(found)}; {views}", figures=dict(found.seconds))]

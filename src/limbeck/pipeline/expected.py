@@ -18,7 +18,7 @@ from limbeck.data import Data
 from limbeck.evaluate import costs
 from limbeck.evaluate.file_latency import BATCH_ROUNDS, BATCH_SECONDS, CALLS
 from limbeck.export import LARGEST_BATCH, form_of
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.outline import files, learning
 
 Clock = Callable[[], float]
@@ -38,7 +38,7 @@ QUANTIZING: Mapping[str, tuple[float, float]] = {
 STARTING: Mapping[str, float] = {"litert": 0.3, "onnx": 0.3, "executorch": 3.0, "openvino": 0.6, "keras": 9.0}
 
 
-def measuring(job: Job, networks: Mapping[str, nn.Module], clock: Clock = time.perf_counter) -> dict[str, float]:
+def measuring(job: RunContext, networks: Mapping[str, nn.Module], clock: Clock = time.perf_counter) -> dict[str, float]:
     """Seconds for libraries and files, where there are any, and for tests and the timing of everything.
 
     Args:

@@ -26,7 +26,7 @@ from limbeck.evaluate import costs
 from limbeck.evaluate.file_latency import BATCH_ROUNDS, BATCH_SECONDS, once
 from limbeck.export import quantize
 from limbeck.export.process import abandon, turns
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.recipe import Deployable
 
 
@@ -65,7 +65,7 @@ class Sources:
 
 
 def ship(
-    job: Job,
+    job: RunContext,
     shipped: Shipped,
     names: Sequence[Deployable],
     advance: Callable[[int, str], object] = lambda done, name: None,
@@ -113,7 +113,7 @@ def ship(
     return [found[name] for name in names]
 
 
-def _shipped(job: Job, shipped: Shipped, name: Deployable, sources: Sources) -> Artifact:
+def _shipped(job: RunContext, shipped: Shipped, name: Deployable, sources: Sources) -> Artifact:
     key = fingerprint(shipped.key, name, job.recipe.files.model_dump(mode="json"), job.data.fingerprint)
     stage = f"export/made/{shipped.row.name}.{name}"
     made = job.stages.alone(stage, key, lambda _: _made(job, shipped, name, sources), renew=True)
@@ -124,7 +124,7 @@ def _shipped(job: Job, shipped: Shipped, name: Deployable, sources: Sources) -> 
     return Artifact(**{**row, "cost": Cost(**row["cost"]), "notes": tuple(row["notes"])}, parity=parity)
 
 
-def _made(job: Job, shipped: Shipped, name: Deployable, sources: Sources) -> dict[str, Any]:
+def _made(job: RunContext, shipped: Shipped, name: Deployable, sources: Sources) -> dict[str, Any]:
     path = job.folder / "export" / f"{shipped.row.name}{export.suffix(name)}"
     form, precision = parts(name)
     notes = file_of(job, shipped.network, name, path, sources, trained_quantized=shipped.trained_quantized)
@@ -154,7 +154,13 @@ def _made(job: Job, shipped: Shipped, name: Deployable, sources: Sources) -> dic
 
 
 def file_of(
-    job: Job, network: nn.Module, name: Deployable, path: Path, sources: Sources, *, trained_quantized: bool = False
+    job: RunContext,
+    network: nn.Module,
+    name: Deployable,
+    path: Path,
+    sources: Sources,
+    *,
+    trained_quantized: bool = False,
 ) -> list[str]:
     """Write a network of this run as a file that takes and gives what the recipe says.
 
@@ -216,13 +222,15 @@ def parts(name: Deployable) -> tuple[Format, str]:
     return form, precision or "float32"  # type: ignore[return-value]
 
 
-def interface(job: Job) -> export.Interface:
+def interface(job: RunContext) -> export.Interface:
     """What the files of this run take."""
     files = job.recipe.files
     return export.Interface(files.input, files.layout, tuple(files.batches))
 
 
-def predicted(job: Job, path: Path, form: Format, rows: Tensor, *, calls: int = 0) -> tuple[Tensor, float | None]:
+def predicted(
+    job: RunContext, path: Path, form: Format, rows: Tensor, *, calls: int = 0
+) -> tuple[Tensor, float | None]:
     """What a file gives for some rows, in the targets' own units, and how long one row takes, in milliseconds."""
     x = given(job, rows)
     with export.Served(path, form) as served:
@@ -230,14 +238,14 @@ def predicted(job: Job, path: Path, form: Format, rows: Tensor, *, calls: int = 
         return told, float(np.median(served.time(x[:1], calls=calls))) if calls else None
 
 
-def calibration(job: Job) -> Tensor:
+def calibration(job: RunContext) -> Tensor:
     """Training rows that ranges are measured on."""
     data, count = job.data, job.recipe.files.calibration
     labels = data.y[data.train.to(data.y.device)].cpu() if data.task.kind == "classification" else None
     return data.train[quantize.calibration(len(data.train), labels, count, seed=0)]
 
 
-def given(job: Job, rows: Tensor) -> np.ndarray[Any, Any]:
+def given(job: RunContext, rows: Tensor) -> np.ndarray[Any, Any]:
     """Rows as the files of this run take them."""
     files = job.recipe.files
     x = job.data.x[rows.to(job.data.x.device)].cpu() if files.input == "uint8" else pixels(job.data, rows, "cpu")
@@ -246,13 +254,13 @@ def given(job: Job, rows: Tensor) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(x.numpy())
 
 
-def units(job: Job) -> Scaling | None:
+def units(job: RunContext) -> Scaling | None:
     """What leads from a network's outputs to the targets' own units, in which files answer; None for classes."""
     scaling = job.data.targets
     return scaling.with_spread() if scaling is not None and job.data.task.predicts_variance else scaling
 
 
-def standardised(job: Job, told: Tensor) -> Tensor:
+def standardised(job: RunContext, told: Tensor) -> Tensor:
     """What a file gives, as a network gives it."""
     scaling = units(job)
     if scaling is None:
@@ -261,13 +269,13 @@ def standardised(job: Job, told: Tensor) -> Tensor:
     return scaling.standardise(told.clamp_min(torch.finfo(told.dtype).tiny) if scaling.log else told)
 
 
-def metrics_of(job: Job, told: Tensor, rows: Tensor) -> dict[str, Any]:
+def metrics_of(job: RunContext, told: Tensor, rows: Tensor) -> dict[str, Any]:
     """What a file is worth, from what it gives for some rows."""
     truth = targets(job.data, rows, "cpu")
     return evaluate.metrics(job.data.task, standardised(job, told), truth, job.data.targets)
 
 
-def _card(job: Job, shipped: Shipped, row: Artifact, path: Path) -> None:
+def _card(job: RunContext, shipped: Shipped, row: Artifact, path: Path) -> None:
     data = job.data
     export.write_card(
         path,
@@ -294,7 +302,7 @@ def _card(job: Job, shipped: Shipped, row: Artifact, path: Path) -> None:
 # --- time ----------------------------------------------------------------------------------------
 
 
-def with_latency(job: Job, rows: Sequence[Artifact]) -> list[Artifact]:
+def with_latency(job: RunContext, rows: Sequence[Artifact]) -> list[Artifact]:
     """Files with their times for one row and for 64, on one thread, all files of a runtime in turn."""
     found: list[Artifact] = []
     for form in dict.fromkeys(row.format for row in rows):

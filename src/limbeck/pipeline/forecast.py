@@ -23,7 +23,7 @@ from limbeck.distill.cache.store import free_bytes, in_words, room
 from limbeck.distill.teachers import Ensemble
 from limbeck.distill.train import fit, steps_in_epoch
 from limbeck.pipeline import objectives, teacher_outputs
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.expected import measuring
 from limbeck.pipeline.outline import Kind, trainings
 from limbeck.pipeline.setup import stored_bytes
@@ -70,11 +70,11 @@ class Forecast:
         return self.run_bytes <= self.run_room and self.stored_bytes <= self.stored_room
 
 
-def forecast(job: Job, *, clock: Clock = time.perf_counter) -> Forecast:
+def forecast(job: RunContext, *, clock: Clock = time.perf_counter) -> Forecast:
     """Measure a few steps of everything a job trains, and say what the whole takes.
 
     Args:
-        job: after `dry_build`, with its `views` settled. Nothing that is trained or written is kept.
+        job: after `dry_run`, with its `views` settled. Nothing that is trained or written is kept.
         clock: gives seconds.
     """
     networks = _networks(job)
@@ -117,7 +117,7 @@ def _asked(checked: Recipe) -> dict[str, int]:
 # --- what is measured ----------------------------------------------------------------------------
 
 
-def _networks(job: Job) -> dict[str, nn.Module]:
+def _networks(job: RunContext) -> dict[str, nn.Module]:
     """Every network of a recipe by name, as quick as it will be when it has learned something."""
 
     def made(spec: Network) -> nn.Module:
@@ -131,7 +131,7 @@ def _networks(job: Job) -> dict[str, nn.Module]:
     return {**found, "student": made(checked.student)}
 
 
-def _pace(job: Job, kind: Kind, plan: Plan, networks: Mapping[str, nn.Module], clock: Clock) -> Pace:
+def _pace(job: RunContext, kind: Kind, plan: Plan, networks: Mapping[str, nn.Module], clock: Clock) -> Pace:
     """What a step of a training takes, from the asking for one batch to that for the next, and what an epoch adds."""
     learner, teacher_name, variant = kind
     size = min(plan.batch_size, len(job.data.train))
@@ -169,7 +169,7 @@ def _pace(job: Job, kind: Kind, plan: Plan, networks: Mapping[str, nn.Module], c
     return Pace(step, max(0.0, median(ends[1:]) - step))
 
 
-def _timed(job: Job, clock: Clock) -> tuple[Fetch, list[float]]:
+def _timed(job: RunContext, clock: Clock) -> tuple[Fetch, list[float]]:
     """What gives batches, and when each was asked for."""
     given = teacher_outputs.fetch(job, stored=False)
     marks: list[float] = []
@@ -189,7 +189,7 @@ class _EnoughError(Exception):
     pass
 
 
-def _teacher(job: Job, teacher_name: str, networks: Sequence[nn.Module], rows: Tensor) -> Teacher:
+def _teacher(job: RunContext, teacher_name: str, networks: Sequence[nn.Module], rows: Tensor) -> Teacher:
     """Whom a student learns from: live without views, or as its stored outputs are read."""
     asked = [teacher_outputs.frozen(job, teacher_name, network, torch.float32) for network in networks]
     live: Teacher = asked[0] if len(asked) == 1 else Ensemble(asked, lambda told: told.mean(0))
@@ -209,7 +209,7 @@ def _teacher(job: Job, teacher_name: str, networks: Sequence[nn.Module], rows: T
     return read
 
 
-def _pass_seconds(job: Job, network: nn.Module, clock: Clock) -> float:
+def _pass_seconds(job: RunContext, network: nn.Module, clock: Clock) -> float:
     """The time of a pass over the validation rows."""
     rows = job.data.val[:SCORED]
     evaluate.predict(network, job.data, rows[:64], device=job.device)
@@ -218,7 +218,7 @@ def _pass_seconds(job: Job, network: nn.Module, clock: Clock) -> float:
     return (clock() - started) * len(job.data.val) / len(rows)
 
 
-def _asked_seconds(job: Job, name: str, network: nn.Module, clock: Clock) -> float:
+def _asked_seconds(job: RunContext, name: str, network: nn.Module, clock: Clock) -> float:
     """The time of one row of a network's outputs, its augmented image and all."""
     teacher_name = name if (name == "student" or name in {a.name for a in job.recipe.assistants}) else "teachers"
     frozen, fetch = (

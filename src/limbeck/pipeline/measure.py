@@ -16,7 +16,7 @@ from limbeck.data import Data, pixels, targets
 from limbeck.distill.teachers import Combine
 from limbeck.evaluate import costs
 from limbeck.models import external_model
-from limbeck.pipeline.context import SCHEMA, Job
+from limbeck.pipeline.context import SCHEMA, RunContext
 from limbeck.pipeline.export import Shipped, ship, with_latency
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe import Deployable
@@ -43,7 +43,7 @@ class Candidate:
 
 
 def measure(
-    job: Job, candidates: Sequence[Candidate], combine: Combine | None
+    job: RunContext, candidates: Sequence[Candidate], combine: Combine | None
 ) -> tuple[list[Artifact], dict[str, Any] | None, dict[str, Any] | None]:
     """What every candidate is worth and costs, and the files of those that are shipped.
 

@@ -17,16 +17,16 @@ from limbeck.core.runtime import derive_seed
 from limbeck.core.types import Batch
 from limbeck.data import pixels, targets
 from limbeck.distill.objective import Objective, Term
-from limbeck.distill.objective.feature_matching import fit_terms, own_options, within
+from limbeck.distill.objective.feature_matching import Matching, fit_terms, own_options, within
 from limbeck.distill.objective.feature_taps import Taps
 from limbeck.distill.teachers import Frozen
 from limbeck.models import plain
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.recipe import Plan
 
 
 def taught(
-    job: Job,
+    job: RunContext,
     learner: str,
     teacher_name: str,
     plan: Plan,
@@ -39,7 +39,7 @@ def taught(
     """What a learner minimises beside a teacher_name.
 
     Args:
-        job: after `rehearse` for this learner and teacher_name.
+        job: with the matches that `rehearse` gives for this learner and teacher.
         learner: "student" or the name of an assistant.
         teacher_name: whom it learns from; see `Job.matches`.
         plan: of the learner.
@@ -58,7 +58,7 @@ def taught(
     return matching.objective(plan, derive_seed("losses", seed), head)
 
 
-def alone(job: Job, plan: Plan) -> Objective:
+def alone(job: RunContext, plan: Plan) -> Objective:
     """What a network without a teacher minimises: the recipe's own label terms, their weights summing to 1."""
     known = signatures.losses()
     own = {n: t for n, t in job.recipe.losses.items() if not known[t.loss].needs_teacher and t.learns}
@@ -76,8 +76,13 @@ def alone(job: Job, plan: Plan) -> Objective:
     return Objective(terms, epochs=plan.epochs)
 
 
-def rehearse(job: Job, learner: str, student: nn.Module, teacher_name: str, teachers: Sequence[nn.Module]) -> None:
+def rehearse(
+    job: RunContext, learner: str, student: nn.Module, teacher_name: str, teachers: Sequence[nn.Module]
+) -> dict[tuple[str, str, str], Matching]:
     """The losses of two rows by networks that know nothing yet: taps, shapes and options that fit raise nothing.
+
+    Returns:
+        (learner, teacher_name, variant) -> the losses as they fit these networks.
 
     Raises:
         UserError: something in `losses` fits neither the networks nor the data.
@@ -88,6 +93,7 @@ def rehearse(job: Job, learner: str, student: nn.Module, teacher_name: str, teac
     rows = torch.stack([data.train[0], data.train[largest]])
     batch = Batch(pixels(data, rows), targets(data, rows), rows)
     variants = {"": job.recipe.losses, **(job.recipe.compare if learner == "student" else {})}
+    found = {}
     for variant, terms in variants.items():
         with within(f"compare.{variant}") if variant else nullcontext():
             one = plain(teachers[0]) if len(teachers) == 1 else None  # taps are named from there
@@ -100,20 +106,23 @@ def rehearse(job: Job, learner: str, student: nn.Module, teacher_name: str, teac
                 classes=data.task.width,
                 class_weights=data.task.weights,
             )
-            job.matches[learner, teacher_name, variant] = matching
+            found[learner, teacher_name, variant] = matching
             head = one.get_submodule(matching.head) if one is not None and matching.head else None
             objective = matching.objective(plan, 0, head)  # type: ignore[arg-type]
             _tried(job, objective, student, teachers, batch)
     _tried(job, alone(job, plan), student, (), batch)
+    return found
 
 
-def teacher_shapes(job: Job, teacher_name: str) -> dict[str, tuple[int, ...]]:
+def teacher_shapes(job: RunContext, teacher_name: str) -> dict[str, tuple[int, ...]]:
     """Shape of one row of each feature that anybody who learns from `teacher_name` asks of it."""
     own = [matching.teacher_shapes for (_, of, _), matching in job.matches.items() if of == teacher_name]
     return {name: shape for shapes in own for name, shape in shapes.items()}
 
 
-def _tried(job: Job, objective: Objective, student: nn.Module, teachers: Sequence[nn.Module], batch: Batch) -> None:
+def _tried(
+    job: RunContext, objective: Objective, student: nn.Module, teachers: Sequence[nn.Module], batch: Batch
+) -> None:
     with within("teacher"):
         kind = job.data.task.kind
         told = [Frozen(teacher, taps=objective.teacher_taps, kind=kind)(batch) for teacher in teachers]

@@ -6,25 +6,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
 from torch import nn
 
-from limbeck import export, recipe
+from limbeck import export
 from limbeck.core.progress import Progress
 from limbeck.core.runtime import write_json
 from limbeck.distill.teachers.external import Function
-from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.pipeline import train_teachers
 from limbeck.pipeline.compress import compress_students, starts
 from limbeck.pipeline.conclude import conclude
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.expected import IMPORTS, measuring
 from limbeck.pipeline.outline import parts
 from limbeck.pipeline.search_budget import search
-from limbeck.pipeline.setup import begin, choose_views, dry_build, entered
+from limbeck.pipeline.setup import checked_recipe, choose_views, dry_run, open_run
 from limbeck.pipeline.train_students import train_students
-from limbeck.recipe import Recipe, needs
+from limbeck.recipe import Recipe
 from limbeck.recipe.stages import MEASURED
 
 
@@ -56,18 +53,13 @@ def run(
     Raises:
         UserError: anything the user can put right, before the expensive part where that is possible.
     """
-    checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
-    needs.check(checked, source, out)
-    folder = Path(out) if out is not None else Path("runs") / checked.name
-    progress = progress or Progress(quiet=True)
-    if checked.run.threads:
-        torch.set_num_threads(checked.run.threads)
-    accelerator = make_accelerator(checked.run, folder)
-    if not accelerator.is_main_process:
-        return _staged(checked, folder, accelerator, Progress(quiet=True), trust, callables)
-    # Converters are imported while networks train: that takes longer than to convert a small network.
-    with entered(folder, checked, progress, "run"), export.warm(_missing(checked, folder)):
-        return _staged(checked, folder, accelerator, progress, trust, callables)
+    checked, folder = checked_recipe(source, out, overrides)
+    with (
+        open_run(checked, folder, "run", trust=trust, callables=callables, progress=progress) as job,
+        # Converters are imported while networks train: that takes longer than to convert a small network.
+        export.warm(_missing(checked, folder) if job.accelerator.is_main_process else []),
+    ):
+        return _staged(job)
 
 
 def _missing(checked: Recipe, folder: Path) -> list[str]:
@@ -79,25 +71,17 @@ def _missing(checked: Recipe, folder: Path) -> list[str]:
 # --- the story -----------------------------------------------------------------------------------
 
 
-def _staged(
-    checked: Recipe,
-    folder: Path,
-    accelerator: Accelerator,
-    progress: Progress,
-    trust: bool,
-    callables: Mapping[str, Function] | None,
-) -> dict[str, Any]:
-    job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
+def _staged(job: RunContext) -> dict[str, Any]:
     data = job.data
     for note in data.notes:
-        progress.say(f"note: {note}")
+        job.progress.say(f"note: {note}")
     counts = ", ".join(f"{n:,} {split}" for split, n in data.counts().items())
-    progress.say(f"data: {data.name}, {counts}")
-    if accelerator.is_main_process:
-        write_json(folder / "classes.json", {name: number for number, name in enumerate(data.task.names)})
-    student = dry_build(job)
-    notes = choose_views(job)
-    if accelerator.is_main_process:
+    job.progress.say(f"data: {data.name}, {counts}")
+    if job.accelerator.is_main_process:
+        write_json(job.folder / "classes.json", {name: number for number, name in enumerate(data.task.names)})
+    job, student = dry_run(job)
+    job, notes = choose_views(job)
+    if job.accelerator.is_main_process:
         _foresee(job, student)
 
     teachers = train_teachers.train_teachers(job)
@@ -108,15 +92,15 @@ def _staged(
         assisted, source = assistants.results, assistants.end
         direct = teachers.source(job) if assisted else None
     students = train_students(job, source, direct)
-    searched = search(job, starts(students), source) if checked.budget else None
+    searched = search(job, starts(students), source) if job.recipe.budget else None
     compressed = compress_students(job, students, source, searched)
     # What is left needs one process.
-    if not accelerator.is_main_process:
+    if not job.accelerator.is_main_process:
         return {}
     return conclude(job, teachers, assisted, students, compressed, searched, notes)
 
 
-def _foresee(job: Job, student: nn.Module) -> None:
+def _foresee(job: RunContext, student: nn.Module) -> None:
     """Tell the progress what is ahead, and what of it was done before."""
     seconds = measuring(job, {"student": student})
     seconds.pop(IMPORTS, None)  # which is over by then

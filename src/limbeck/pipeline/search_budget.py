@@ -17,7 +17,7 @@ from limbeck.core.metrics import main_metric
 from limbeck.core.runtime import derive_seed, fingerprint, write_json
 from limbeck.data import targets
 from limbeck.pipeline.compress import Variant, rebuild, run_steps
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.export import Sources, file_of, parts, predicted, standardised
 from limbeck.pipeline.stages import Stages
 from limbeck.pipeline.train_students import student_as_teacher
@@ -65,7 +65,7 @@ class TrialSettings:
         return runtime if self.precision == "float32" else f"{runtime}-{self.precision}"  # type: ignore[return-value]
 
 
-def search(job: Job, starts: Sequence[TrainedModel], source: TeacherSource | None) -> dict[str, Any]:
+def search(job: RunContext, starts: Sequence[TrainedModel], source: TeacherSource | None) -> dict[str, Any]:
     """Find the smallest file that keeps to the budget, made of the student that is best on validation.
 
     A file keeps to it unless the validation rows show that it loses more than is allowed (see `evaluate.loss`). Trials
@@ -135,7 +135,7 @@ def _following(study: Study, runtime: str) -> tuple[Trial, TrialSettings]:
 
 
 def _tried(
-    job: Job, settings: TrialSettings, start: TrainedModel, before: Tensor, source: TeacherSource, folder: Path
+    job: RunContext, settings: TrialSettings, start: TrainedModel, before: Tensor, source: TeacherSource, folder: Path
 ) -> dict[str, Any]:
     """A trial, its file measured on validation, where the uncompressed student predicts `before`."""
     spec = job.recipe.budget
@@ -163,7 +163,9 @@ def _tried(
     return told | found
 
 
-def _measured(job: Job, file: Path, format_: Deployable, before: Tensor, *, learned: bool = False) -> dict[str, Any]:
+def _measured(
+    job: RunContext, file: Path, format_: Deployable, before: Tensor, *, learned: bool = False
+) -> dict[str, Any]:
     """What a network is as a file: its size, time and loss on validation, and how much it exceeds the budget."""
     spec = job.recipe.budget
     assert spec is not None
@@ -188,7 +190,7 @@ def _measured(job: Job, file: Path, format_: Deployable, before: Tensor, *, lear
     }  # fmt: skip
 
 
-def _worth_learning(job: Job, found: Mapping[str, Any], file: Path, format_: Deployable, before: Tensor) -> bool:
+def _worth_learning(job: RunContext, found: Mapping[str, Any], file: Path, format_: Deployable, before: Tensor) -> bool:
     """Whether the loss is all that is wrong, and came with the rounding: then training with it may help."""
     spec = job.recipe.budget
     assert spec is not None
@@ -197,7 +199,7 @@ def _worth_learning(job: Job, found: Mapping[str, Any], file: Path, format_: Dep
     return _loss(job, before, evaluate.predict(rebuild(job, file).eval(), job.data, job.data.val)).within
 
 
-def _loss(job: Job, before: Tensor, after: Tensor) -> evaluate.Loss:
+def _loss(job: RunContext, before: Tensor, after: Tensor) -> evaluate.Loss:
     """What predictions for the validation rows lose against those of the uncompressed student."""
     data, spec = job.data, job.recipe.budget
     assert spec is not None
@@ -207,7 +209,7 @@ def _loss(job: Job, before: Tensor, after: Tensor) -> evaluate.Loss:
     return evaluate.loss(data.task, before, after, truth, allowed=spec.accuracy_drop)
 
 
-def _found(job: Job, start: TrainedModel, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def _found(job: RunContext, start: TrainedModel, trials: list[dict[str, Any]]) -> dict[str, Any]:
     spec = job.recipe.budget
     assert spec is not None
     measured = [trial for trial in trials if trial["value"] is not None]
@@ -240,7 +242,7 @@ def _dominates(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
-def _lost(job: Job, drop: float) -> str:
+def _lost(job: RunContext, drop: float) -> str:
     of = "points" if job.data.task.kind != "regression" else "% of the error"
     return f"{100 * drop:.2f} {of} lost" if drop > 0 else "nothing lost"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from limbeck.core.progress import LOG, Progress
 from limbeck.core.runtime import locked, write_text
 from limbeck.data import class_weights, load, on_device
 from limbeck.distill import cache
+from limbeck.distill.objective.feature_matching import Matching
 from limbeck.distill.teachers.external import Function, from_function
 from limbeck.distill.train import steps_in_epoch
+from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.models import KerasNetwork
 from limbeck.pipeline import objectives, teacher_outputs
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.stages import Stages
-from limbeck.recipe import Network, Recipe
+from limbeck.recipe import Network, Recipe, needs
 from limbeck.recipe.stages import VIEWS
 
 # What may change from one start of a run to the next: no training depends on it that was done before.
@@ -70,17 +72,49 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
+def checked_recipe(
+    source: str | Path | Mapping[str, Any] | Recipe, out: str | Path | None, overrides: Iterable[str]
+) -> tuple[Recipe, Path]:
+    """A recipe of which all is there that it needs, and its run directory; see `limbeck.run`."""
+    checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
+    needs.check(checked, source, out)
+    return checked, Path(out) if out is not None else Path("runs") / checked.name
+
+
 @contextlib.contextmanager
-def entered(folder: Path, checked: Recipe, progress: Progress, doing: str) -> Iterator[None]:
+def open_run(
+    checked: Recipe,
+    folder: Path,
+    doing: str,
+    *,
+    trust: bool = False,
+    callables: Mapping[str, Function] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[RunContext]:
     """Hold a run directory, make it this recipe's, and keep there what is shown and how it ends.
+
+    Where several processes take part, the first one does that for all.
+
+    Args:
+        checked: the recipe.
+        folder: the run directory.
+        doing: the command, for the log.
+        trust: whether opening a model may run code; see `limbeck.run`.
+        callables: functions that teach; see `limbeck.run`.
+        progress: where progress is shown; quiet where it is not given.
 
     Raises:
         UserError: it is held by another run, or belongs to something else.
     """
+    accelerator, quiet = make_accelerator(checked.run, folder), Progress(quiet=True)
+    if not accelerator.is_main_process:
+        yield begin(checked, folder, accelerator, quiet, trust=trust, callables=callables)
+        return
+    progress = progress or quiet
     with locked(folder):
         claim(folder, checked)
         with progress.kept(folder / LOG, f"{doing} {checked.name}, limbeck {__version__}"):
-            yield
+            yield begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
 
 
 def begin(
@@ -91,8 +125,10 @@ def begin(
     *,
     trust: bool = False,
     callables: Mapping[str, Function] | None = None,
-) -> Job:
-    """The recipe's data, and the run around it; see `limbeck.run`."""
+) -> RunContext:
+    """The recipe's data, and the run around it; see `limbeck.run`. Nothing is written."""
+    if checked.run.threads:
+        torch.set_num_threads(checked.run.threads)
     functions = _named(checked, callables or {})
     stages, started = Stages(folder, accelerator, progress.course), time.monotonic()
     data = on_device(load(checked.data, checked.task, progress), accelerator.device)
@@ -100,7 +136,7 @@ def begin(
     data = replace(data, task=replace(data.task, predicts_variance=checked.predicts_variance, weights=weights))
     stages.seconds["data"] = round(time.monotonic() - started, 3)
     asked = {name: from_function(function, data, name) for name, function in functions.items()}
-    return Job(checked, folder, data, accelerator, progress, stages, trust=trust, callables=asked)
+    return RunContext(checked, folder, data, accelerator, progress, stages, trust=trust, callables=asked)
 
 
 def _named(checked: Recipe, functions: Mapping[str, Function]) -> Mapping[str, Function]:
@@ -117,11 +153,11 @@ def _named(checked: Recipe, functions: Mapping[str, Function]) -> Mapping[str, F
     return functions
 
 
-def dry_build(job: Job) -> torch.nn.Module:
+def dry_run(job: RunContext) -> tuple[RunContext, torch.nn.Module]:
     """Build every network and try the losses once, so that a misfit is told before anything is trained.
 
     Returns:
-        The student, without what it will learn.
+        The run with the losses as they fit its networks, and the student without what it will learn.
     """
 
     def tried(spec: Network) -> torch.nn.Module:
@@ -141,22 +177,23 @@ def dry_build(job: Job) -> torch.nn.Module:
     for spec, network in [*trained, (checked.student, student[0])]:
         _remembers(job, spec, network)
     teacher_name = "teachers"
+    matches: dict[tuple[str, str, str], Matching] = {}
     if chain:
-        objectives.rehearse(job, "student", student[0], teacher_name, teachers)
+        matches |= objectives.rehearse(job, "student", student[0], teacher_name, teachers)
     for spec, assistant in zip(checked.assistants, chain, strict=True):
-        objectives.rehearse(job, spec.name, assistant, teacher_name, teachers)
+        matches |= objectives.rehearse(job, spec.name, assistant, teacher_name, teachers)
         teacher_name, teachers = spec.name, [assistant]
     itself = bool(checked.student.generations or checked.student.peers or (checked.smaller and not teachers))
     if itself:
-        objectives.rehearse(job, "student", student[0], "student", student)
+        matches |= objectives.rehearse(job, "student", student[0], "student", student)
     if teachers or not (itself or checked.student.ready):  # what is brought along learns nothing
-        objectives.rehearse(job, "student", student[0], teacher_name, teachers)
-    for line in dict.fromkeys(line for matching in job.matches.values() for line in matching.plan):
+        matches |= objectives.rehearse(job, "student", student[0], teacher_name, teachers)
+    for line in dict.fromkeys(line for matching in matches.values() for line in matching.plan):
         job.progress.say(f"taps of {line}")
-    return student[0]
+    return replace(job, matches=matches), student[0]
 
 
-def _remembers(job: Job, spec: Network, network: torch.nn.Module) -> None:
+def _remembers(job: RunContext, spec: Network, network: torch.nn.Module) -> None:
     """Say so where statistics of batch norm begin anew and will not have followed the network when it is finished."""
     plan = getattr(spec, "train", None)
     if plan is None or not isinstance(network, KerasNetwork) or spec.kind or spec.pretrained or spec.weights:
@@ -169,33 +206,36 @@ def _remembers(job: Job, spec: Network, network: torch.nn.Module) -> None:
         )
 
 
-def choose_views(job: Job) -> list[str]:
-    """Settle how many augmented views there are: one an epoch where the recipe does not say and they have room."""
+def choose_views(job: RunContext) -> tuple[RunContext, list[str]]:
+    """Settle how many augmented views there are: one an epoch where the recipe does not say and they have room.
+
+    Returns:
+        The run with that number of views, and what the user must be told.
+    """
     if (settled := _settled_views(job)) is not None:
-        job.views = settled
-        return []
+        return replace(job, views=settled), []
 
     def room(_: Path) -> dict[str, Any]:
         return {"views": _views_with_room(job)}
 
     # Kept as a stage, since what has room may be another number when the run goes on.
-    job.views = job.stages.together(VIEWS, job.key(job.recipe.student, "views"), room)["views"]
-    wanted = _wanted_views(job.recipe)
-    if job.views == wanted:
-        return []
-    shown = f"{job.views} of {wanted}" if job.views else "none: teachers are asked live in every step"
+    views = job.stages.together(VIEWS, job.key(job.recipe.student, "views"), room)["views"]
+    job, wanted = replace(job, views=views), _wanted_views(job.recipe)
+    if views == wanted:
+        return job, []
+    shown = f"{views} of {wanted}" if views else "none: teachers are asked live in every step"
     note = f"stored views: {shown}, for want of room (see `cache.limit_gb` and `limbeck cache prune`)"
     job.progress.say(f"note: {note}")
-    return [note]
+    return job, [note]
 
 
-def likely_views(job: Job) -> int:
+def likely_views(job: RunContext) -> int:
     """How many views `choose_views` would choose now. Nothing is written."""
     settled = _settled_views(job)
     return _views_with_room(job) if settled is None else settled
 
 
-def stored_bytes(job: Job) -> int:
+def stored_bytes(job: RunContext) -> int:
     """What one view of the training rows takes on the disk: the outputs of all teachers, and images where stored."""
     checked, data = job.recipe, job.data
     teacher_names = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
@@ -221,7 +261,7 @@ def _own_teachers(checked: Recipe) -> int:
     return len(checked.seeds) * int(own)
 
 
-def _settled_views(job: Job) -> int | None:
+def _settled_views(job: RunContext) -> int | None:
     """How many views there are where room has no say in it."""
     checked = job.recipe
     if checked.views is not None or not (checked.teachers or checked.assistants or _own_teachers(checked)):
@@ -235,6 +275,6 @@ def _wanted_views(checked: Recipe) -> int:
     return max(1, checked.student.train.epochs, *recovery)
 
 
-def _views_with_room(job: Job) -> int:
+def _views_with_room(job: RunContext) -> int:
     room = cache.room(int(job.recipe.cache.limit_gb * 1e9))
     return min(_wanted_views(job.recipe), room // stored_bytes(job))

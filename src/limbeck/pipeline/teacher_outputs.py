@@ -14,7 +14,7 @@ from limbeck.core.types import Fetch, Teacher
 from limbeck.data import augment, fetcher, pixels, targets
 from limbeck.distill import cache
 from limbeck.distill.teachers import Frozen
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.objectives import teacher_shapes
 from limbeck.recipe import Augment
 
@@ -22,7 +22,7 @@ VIEWS_SEED = 0  # one for all students, so that every one of them is shown the s
 MANY_CLASSES, TOP_K = 1000, 64
 
 
-def fetch(job: Job, *, stored: bool) -> Fetch:
+def fetch(job: RunContext, *, stored: bool) -> Fetch:
     """What gives training rows as they are augmented; `stored` may read the images rather than make them."""
     data, spec = job.data, job.recipe.augment
     if not spec.active:
@@ -53,7 +53,7 @@ def fetch(job: Job, *, stored: bool) -> Fetch:
     return keyed(spec, views=pictures)
 
 
-def frozen(job: Job, teacher_name: str, network: nn.Module, dtype: torch.dtype) -> Frozen:
+def frozen(job: RunContext, teacher_name: str, network: nn.Module, dtype: torch.dtype) -> Frozen:
     """A network as a teacher that gives the features its learners ask for."""
     taps = tuple(teacher_shapes(job, teacher_name))
     kind = job.data.task.kind
@@ -61,7 +61,7 @@ def frozen(job: Job, teacher_name: str, network: nn.Module, dtype: torch.dtype) 
 
 
 def teacher(
-    job: Job, teacher_name: str, name: str, network: nn.Module, dtype: torch.dtype, taps: Sequence[str]
+    job: RunContext, teacher_name: str, name: str, network: nn.Module, dtype: torch.dtype, taps: Sequence[str]
 ) -> tuple[Teacher, list[dict[str, Any]]]:
     """A network as a teacher of the training rows, and what is told of its stored outputs.
 
@@ -76,7 +76,7 @@ def teacher(
     return known.only(taps), [{"teacher": name, **{k: known.report[k] for k in keep}, **told}]
 
 
-def stored(job: Job, teacher_name: str, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:
+def stored(job: RunContext, teacher_name: str, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:
     """The stored outputs of a network; what is not there yet is asked for."""
     data, spec = job.data, job.recipe.cache
     return cache.outputs(
@@ -99,7 +99,7 @@ def stored(job: Job, teacher_name: str, name: str, network: nn.Module, dtype: to
     )
 
 
-def top_k(job: Job) -> int | None:
+def top_k(job: RunContext) -> int | None:
     """How many logits of a row are stored; None for all."""
     asked, width = job.recipe.cache.top_k, job.data.task.width
     if asked is None and job.data.task.kind == "classification" and width >= MANY_CLASSES:
@@ -111,7 +111,7 @@ def _augmentation(spec: Augment) -> dict[str, Any] | None:
     return {**spec.model_dump(mode="json"), "seed": VIEWS_SEED} if spec.active else None
 
 
-def _cache_options(job: Job) -> dict[str, Any]:
+def _cache_options(job: RunContext) -> dict[str, Any]:
     spec = job.recipe.cache
     return {
         "strict": spec.strict,

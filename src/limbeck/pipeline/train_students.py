@@ -18,14 +18,16 @@ from limbeck.distill.teachers import diagnose
 from limbeck.distill.train import History, fit_mutual
 from limbeck.models import save_weights
 from limbeck.pipeline import objectives, teacher_outputs
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.train_teachers import TeacherOutputs, TeacherSource, learning
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.pipeline.training import train_network
 from limbeck.recipe import Plan, stages
 
 
-def train_students(job: Job, source: TeacherSource | None, direct: TeacherSource | None = None) -> list[TrainedModel]:
+def train_students(
+    job: RunContext, source: TeacherSource | None, direct: TeacherSource | None = None
+) -> list[TrainedModel]:
     """Train every student of a run.
 
     Args:
@@ -56,7 +58,14 @@ def train_students(job: Job, source: TeacherSource | None, direct: TeacherSource
 
 
 def train_student(
-    job: Job, name: str, role: Role, seed: int, source: TeacherSource | None, *, generation: int = 1, variant: str = ""
+    job: RunContext,
+    name: str,
+    role: Role,
+    seed: int,
+    source: TeacherSource | None,
+    *,
+    generation: int = 1,
+    variant: str = "",
 ) -> TrainedModel:
     """Train one student, or take it as it is where it has been trained: `generation` and `variant` name which.
 
@@ -78,7 +87,7 @@ def train_student(
 
 
 def _train(
-    job: Job, seed: int, source: TeacherSource | None, generation: int, variant: str, folder: Path
+    job: RunContext, seed: int, source: TeacherSource | None, generation: int, variant: str, folder: Path
 ) -> dict[str, Any]:
     """Train one student. The seed fixes its first weights and its data order, the same with and without a teacher."""
     spec = job.recipe.student
@@ -93,7 +102,7 @@ def _train(
     return {**outcome(spec.train, history), "cache": stored, "files": [_file(job, folder.name)]}
 
 
-def _as_it_is(job: Job, network: nn.Module, folder: Path) -> dict[str, Any]:
+def _as_it_is(job: RunContext, network: nn.Module, folder: Path) -> dict[str, Any]:
     """A student that the user brought along, among those that were trained."""
     found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
     if job.accelerator.is_main_process:
@@ -102,7 +111,7 @@ def _as_it_is(job: Job, network: nn.Module, folder: Path) -> dict[str, Any]:
     return {"val": {k: v for k, v in found.items() if isinstance(v, float)}, "files": [_file(job, folder.name)]}
 
 
-def _generations(job: Job, seed: int, source: TeacherSource | None, alone: TrainedModel) -> list[TrainedModel]:
+def _generations(job: RunContext, seed: int, source: TeacherSource | None, alone: TrainedModel) -> list[TrainedModel]:
     """Students that learn one after the other, each from the one before it."""
     count = job.recipe.student.generations
     assert count is not None
@@ -121,12 +130,12 @@ def _generations(job: Job, seed: int, source: TeacherSource | None, alone: Train
     return found
 
 
-def student_as_teacher(job: Job, student: TrainedModel, keys: Sequence[str]) -> TeacherSource:
+def student_as_teacher(job: RunContext, student: TrainedModel, keys: Sequence[str]) -> TeacherSource:
     """A trained student as one to learn from; `keys` say what its outputs depend on."""
     return TeacherSource("student", partial(_ask, job, student), keys, student.file)
 
 
-def _ask(job: Job, student: TrainedModel, taps: Sequence[str]) -> TeacherOutputs:
+def _ask(job: RunContext, student: TrainedModel, taps: Sequence[str]) -> TeacherOutputs:
     network = job.network(job.recipe.student, student.file)
     low = diagnose.bfloat16_is_safe(network.to(job.device), job.data, job.device)
     return teacher_outputs.teacher(
@@ -134,7 +143,7 @@ def _ask(job: Job, student: TrainedModel, taps: Sequence[str]) -> TeacherOutputs
     )
 
 
-def _peers(job: Job, seed: int) -> list[TrainedModel]:
+def _peers(job: RunContext, seed: int) -> list[TrainedModel]:
     """Students that learn together; the first begins where the student alone began."""
     spec, stage = job.recipe.student, stages.peer(seed, 0)
     assert spec.peers is not None
@@ -148,7 +157,7 @@ def _peers(job: Job, seed: int) -> list[TrainedModel]:
     return found
 
 
-def _together(job: Job, seed: int, folder: Path) -> dict[str, Any]:
+def _together(job: RunContext, seed: int, folder: Path) -> dict[str, Any]:
     spec = job.recipe.student
     assert spec.peers is not None
     networks = []
@@ -182,5 +191,5 @@ def outcome(plan: Plan, history: History) -> dict[str, Any]:
     return {"epochs": history.epochs, "val": val, "weights_found": history.weights}
 
 
-def _file(job: Job, name: str) -> str:
+def _file(job: RunContext, name: str) -> str:
     return str(job.weights(name, job.recipe.student.train).relative_to(job.folder))

@@ -32,7 +32,7 @@ from limbeck.distill.teachers import (
 )
 from limbeck.models import load_weights, plain, save_weights
 from limbeck.pipeline import objectives, teacher_outputs
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.training import train_network
 from limbeck.recipe import Assistant, Network, Plan
 from limbeck.recipe import Teacher as TeacherSpec
@@ -60,7 +60,7 @@ class TeacherSource:
 
 
 def learning(
-    job: Job,
+    job: RunContext,
     learner: str,
     source: TeacherSource | None,
     plan: Plan,
@@ -99,13 +99,13 @@ class Teachers:
     weights: Mapping[str, float] | None = None
     joint: Callable[[], Joint] | None = None
 
-    def source(self, job: Job) -> TeacherSource:
+    def source(self, job: RunContext) -> TeacherSource:
         """All of them as the one that a student learns from."""
         spec = job.recipe.teachers[0]
         file = job.weights(spec.name, spec.train) if len(self.members) == 1 and not spec.asked else None
         return TeacherSource("teachers", partial(self._ask, job), list(self.keys.values()), file)
 
-    def _ask(self, job: Job, taps: Sequence[str]) -> TeacherOutputs:
+    def _ask(self, job: RunContext, taps: Sequence[str]) -> TeacherOutputs:
         asked, told = [], []
         for name, build, dtype in self.members:
             teacher, stored = teacher_outputs.teacher(job, "teachers", name, build(), dtype, taps)
@@ -114,7 +114,7 @@ class Teachers:
         return (asked[0] if self.combine is None else Ensemble(asked, self.combine)), told
 
 
-def train_teachers(job: Job) -> Teachers | None:
+def train_teachers(job: RunContext) -> Teachers | None:
     """Train, load and join the teachers of the recipe; None where it has none."""
     specs, joining = job.recipe.teachers, job.recipe.combine
     if not specs:
@@ -147,7 +147,7 @@ def train_teachers(job: Job) -> Teachers | None:
 
 
 def train_teacher(
-    job: Job, spec: TeacherSpec | Assistant, folder: Path, source: TeacherSource | None = None
+    job: RunContext, spec: TeacherSpec | Assistant, folder: Path, source: TeacherSource | None = None
 ) -> dict[str, Any]:
     """Train or load one network that will teach, and look at it before anyone learns from it.
 
@@ -173,7 +173,7 @@ def train_teacher(
     return result | _examined(job, spec.name, network, None if spec.train else spec)
 
 
-def _fitted(job: Job, spec: TeacherSpec, folder: Path) -> dict[str, Any]:
+def _fitted(job: RunContext, spec: TeacherSpec, folder: Path) -> dict[str, Any]:
     """Fit an estimator, in one process; it is as good as its outputs for rows that it has not seen."""
     said: list[str] = []
     if job.accelerator.is_main_process:
@@ -199,7 +199,7 @@ class Assistants:
     end: TeacherSource
 
 
-def train_assistants(job: Job, teachers: Teachers) -> Assistants:
+def train_assistants(job: RunContext, teachers: Teachers) -> Assistants:
     """Train the chain of assistants."""
     results, source = {}, teachers.source(job)
     members: list[Member] = []
@@ -213,17 +213,17 @@ def train_assistants(job: Job, teachers: Teachers) -> Assistants:
 
 
 def _ask(
-    job: Job, name: str, build: Callable[[], nn.Module], dtype: torch.dtype, taps: Sequence[str]
+    job: RunContext, name: str, build: Callable[[], nn.Module], dtype: torch.dtype, taps: Sequence[str]
 ) -> TeacherOutputs:
     return teacher_outputs.teacher(job, name, name, build(), dtype, taps)
 
 
-def _member(job: Job, spec: TeacherSpec | Assistant, result: Mapping[str, Any]) -> Member:
+def _member(job: RunContext, spec: TeacherSpec | Assistant, result: Mapping[str, Any]) -> Member:
     build = partial(job.network, spec, job.weights(spec.name, spec.train))
     return spec.name, build, getattr(torch, result["dtype"])
 
 
-def _examined(job: Job, name: str, network: nn.Module, brought: Network | None = None) -> dict[str, Any]:
+def _examined(job: RunContext, name: str, network: nn.Module, brought: Network | None = None) -> dict[str, Any]:
     """How good a teacher is on validation, what speaks against it, and the dtype it may compute in.
 
     One that was not trained here is `brought` along: it may know other inputs, classes or units than it is taken to.
@@ -243,7 +243,7 @@ def _examined(job: Job, name: str, network: nn.Module, brought: Network | None =
     return {"val": val, "notes": [str(one) for one in told], "dtype": dtype, "weights": weights}
 
 
-def words(job: Job, teachers: Teachers) -> str:
+def words(job: RunContext, teachers: Teachers) -> str:
     """How the teachers became one, in a sentence."""
     joining, count = job.recipe.combine, len(teachers.members)
     name = joining.name if joining else DEFAULT[job.data.task.kind]
@@ -270,13 +270,13 @@ def words(job: Job, teachers: Teachers) -> str:
 # --- joining -------------------------------------------------------------------------------------
 
 
-def _empty_stack(job: Job) -> Stack:
+def _empty_stack(job: RunContext) -> Stack:
     joining = job.recipe.combine
     assert joining is not None
     return Stack(len(job.recipe.teachers), job.data.task.width, kind=job.data.task.kind, hidden=joining.hidden)
 
 
-def _stack(job: Job, members: Sequence[Member], folder: Path) -> dict[str, Any]:
+def _stack(job: RunContext, members: Sequence[Member], folder: Path) -> dict[str, Any]:
     """Fit a stack on the validation rows, which no member has learned from."""
     data, joining = job.data, job.recipe.combine
     assert joining is not None
@@ -293,7 +293,7 @@ def _stack(job: Job, members: Sequence[Member], folder: Path) -> dict[str, Any]:
     return {"files": [f"{ENSEMBLE}/best.safetensors"], "rows": len(data.val), "notes": []}
 
 
-def _jointly(job: Job, results: dict[str, dict[str, Any]], keys: dict[str, str]) -> Teachers:
+def _jointly(job: RunContext, results: dict[str, dict[str, Any]], keys: dict[str, str]) -> Teachers:
     """Train all members and the layer over them as one network, and take it apart again."""
     specs, joining = job.recipe.teachers, job.recipe.combine
     assert joining is not None

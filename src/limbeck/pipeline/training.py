@@ -9,13 +9,13 @@ from torch import nn
 from limbeck.core.types import Teacher
 from limbeck.distill.objective import Objective
 from limbeck.distill.train import History, fit
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.teacher_outputs import fetch
 from limbeck.recipe import Plan
 
 
 def train_network(
-    job: Job,
+    job: RunContext,
     network: nn.Module,
     objective: Objective,
     teacher: Teacher | None,

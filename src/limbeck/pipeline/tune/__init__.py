@@ -19,9 +19,9 @@ from limbeck.core.runtime import environment, read_json, write_json, write_text
 from limbeck.distill.teachers.external import Function
 from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.pipeline import train_teachers
-from limbeck.pipeline.context import Job
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.outline import teaching
-from limbeck.pipeline.setup import begin, choose_views, dry_build, entered
+from limbeck.pipeline.setup import checked_recipe, choose_views, dry_run, open_run
 from limbeck.pipeline.stages import Stages
 from limbeck.pipeline.train_students import train_student
 from limbeck.pipeline.train_teachers import TeacherSource
@@ -73,9 +73,7 @@ def tune(
     Raises:
         UserError: the recipe has no teacher, a loss does not fit, the run directory belongs to something else, ...
     """
-    checked = source if isinstance(source, Recipe) else recipe.load(source, overrides)
-    needs.check(checked, source, out)
-    progress = progress or Progress(quiet=True)
+    checked, folder = checked_recipe(source, out, overrides)
     if trials < 1:
         raise UserError(f"is 1 or more, not {trials}", where="--trials")
     if not checked.teachers or checked.student.generations:
@@ -84,15 +82,10 @@ def tune(
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(checked.seeds[:1] if seeds is None else seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError("is a number of seeds from 1 on, or a list of different ones", where="--seeds")
-    folder = Path(out) if out is not None else Path("runs") / checked.name
-    if checked.run.threads:
-        torch.set_num_threads(checked.run.threads)
-    accelerator = make_accelerator(checked.run, folder)
-    if accelerator.num_processes > 1:
-        raise UserError("a search takes one process", where="limbeck tune", hint="start it without torchrun")
-    with entered(folder, checked, progress, "tune"):
-        job = begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
-        job.data = replace(job.data, test=job.data.test[:0])
+    with open_run(checked, folder, "tune", trust=trust, callables=callables, progress=progress) as job:
+        if job.accelerator.num_processes > 1:
+            raise UserError("a search takes one process", where="limbeck tune", hint="start it without torchrun")
+        job = replace(job, data=replace(job.data, test=job.data.test[:0]))
         space = candidates(checked, job.data.task.width, losses)
         return _searched(_Setting(job, checked, space, chosen, folder / FOLDER), trials)
 
@@ -101,7 +94,7 @@ def tune(
 class _Setting:
     """What stays the same from trial to trial. `recipe` is the user's; that of `job` has all candidates beside it."""
 
-    job: Job
+    job: RunContext
     recipe: Recipe
     space: Sequence[Candidate]
     seeds: Sequence[int]
@@ -120,7 +113,8 @@ class _Setting:
 
 
 def _searched(setting: _Setting, count: int) -> dict[str, Any]:
-    source, course = _prepared(setting, count), setting.job.progress.course
+    setting, source = _prepared(setting, count)
+    course = setting.job.progress.course
     with opened(setting.folder / "search.db", setting.identity, higher=setting.higher) as study:
         for one in search.records(study):
             if one["state"] != "interrupted":
@@ -143,21 +137,20 @@ def _searched(setting: _Setting, count: int) -> dict[str, Any]:
     return found
 
 
-def _prepared(setting: _Setting, count: int) -> TeacherSource:
-    """Try every candidate with the networks and train the teachers that are not there; whom the students learn from."""
-    job = setting.job
+def _prepared(setting: _Setting, count: int) -> tuple[_Setting, TeacherSource]:
+    """Try every candidate with the networks, and train the teachers that are not there."""
     starts = {_variant(c): terms(setting.recipe, c, c.start) for c in setting.space}
     for losses in starts.values():
         recipe_with(setting.recipe, losses)  # whose faults name the loss
-    job.recipe = recipe_with(setting.recipe, _given(setting.recipe), compare=starts)
-    dry_build(job)
-    choose_views(job)
+    tried = recipe_with(setting.recipe, _given(setting.recipe), compare=starts)
+    job, _ = dry_run(replace(setting.job, recipe=tried))
+    job, _ = choose_views(job)
     trials = (Part(_stage(number), _epochs(setting), ("trials",)) for number in range(count))
     found = [*teaching(setting.recipe), *trials]
     job.progress.course.plan(found, [part.name for part in found if job.stages.recorded(part.name)])
     teachers = train_teachers.train_teachers(job)
     assert teachers is not None
-    return train_teachers.train_assistants(job, teachers).end
+    return replace(setting, job=job), train_teachers.train_assistants(job, teachers).end
 
 
 def _stage(number: int) -> str:
