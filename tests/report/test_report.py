@@ -22,6 +22,7 @@ from report_samples import (
 )
 from report_samples_compressed import no_files, smaller_regression, within_budget
 
+from limbeck.core.words import NOTHING, duration
 from limbeck.evaluate import compare, interval
 from limbeck.report import figures, words, write_report
 
@@ -37,8 +38,8 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
     [
         (words.metric("accuracy", 0.91234), "91.23 %"),
         (words.metric("rmse", 55.1), "55.10"),
-        (words.metric("nll", None), words.NOTHING),
-        (words.metric("nll", math.nan), words.NOTHING),
+        (words.metric("nll", None), NOTHING),
+        (words.metric("nll", math.nan), NOTHING),
         (words.number(2.41e-6, 2), "2.4e-06"),
         (words.number(0), "0.000"),
         (words.number(123456.7), "123,457"),
@@ -51,9 +52,9 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
         (words.size(999), "999 B"),
         (words.milliseconds(0.0633), "0.063 ms"),
         (words.milliseconds(12.345), "12.35 ms"),
-        (words.duration(12.34), "12.3 s"),
-        (words.duration(130.1), "2 min 10 s"),
-        (words.duration(7260), "2 h 01 min"),
+        (duration(12.34), "12.3 s"),
+        (duration(130.1), "2 min 10 s"),
+        (duration(7260), "2 h 01 min"),
         (words.date("2026-11-21T10:00:00+00:00"), "21 November 2026, 10:00 UTC"),
         (words.date("yesterday"), "yesterday"),
         (words.listed(["a", "b", "c"]), "a, b and c"),
@@ -175,7 +176,7 @@ def test_missing_parts_leave_no_holes(tmp_path):
         row["cost"] = dict.fromkeys(row["cost"])
     _, text = page_of(empty, tmp_path / "report.html")
     assert "one seed cannot show it" in text
-    assert words.NOTHING in text
+    assert NOTHING in text
 
 
 def test_several_teachers_and_what_they_say_together(tmp_path):

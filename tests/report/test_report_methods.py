@@ -9,6 +9,7 @@ import pytest
 from report_samples import classification, compared, ensemble, regression
 from scipy import stats
 
+from limbeck.core.words import NOTHING
 from limbeck.report import figures, methods, roles, scores, words, write_report
 from limbeck.report.terminal import show
 
@@ -73,7 +74,7 @@ def test_the_story_tells_weights_that_are_no_numbers():
         (0.01234, "accuracy", "+1.23"),
         (-0.5, "accuracy", "-50.00"),
         (-1.6789, "rmse", "-1.68"),
-        (None, "rmse", words.NOTHING),
+        (None, "rmse", NOTHING),
     ],
 )
 def test_a_change_has_its_sign(value, metric, expected):
@@ -114,7 +115,7 @@ def test_seconds_are_told_in_those_of_the_student_alone():
     assert found["fitnet"] == f"2.5{words.TIMES}"  # 5 seconds an epoch, and 2
     assert found["at"] == f"1.0{words.TIMES}"
     bare = compared() | {"curves": {}}
-    assert {m.time for m in methods.methods(bare)} == {words.NOTHING}
+    assert {m.time for m in methods.methods(bare)} == {NOTHING}
 
 
 def test_weights_that_were_found_are_told_from_the_least_to_the_most():

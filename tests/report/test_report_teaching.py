@@ -239,11 +239,8 @@ def test_nothing_asked_is_said_so():
         "All 108,000 answers that students began with were stored already (2.2 MB): no teacher was asked."
     ]
     assert found["rows"][0][1] == "2 views of 54,000 rows, 16-bit floats, the 64 largest of a row, with layer4"
-    fast = stored(
-        {"cache": [opening("teacher", "t", asked=10, found=0, seconds=0.003), old[0] | {"saved_seconds": 90}]}
-    )
+    fast = stored({"cache": [opening("teacher", "t", asked=10, found=0, seconds=0.003), old[0]]})
     assert "in less than 0.1 s" in fast["said"][0]
-    assert fast["said"][-1] == "That saved about 90.0 s."
     assert stored({"cache": []}) is None
     assert stored({}) is None
 

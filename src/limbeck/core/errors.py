@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -30,6 +31,16 @@ class DivergedError(UserError):
 
 class AbsentError(UserError):
     """The data is not on this machine; a fallback may stand in."""
+
+
+@contextmanager
+def within(place: str) -> Iterator[None]:
+    """Say where an error arose, before what it says of its place itself."""
+    try:
+        yield
+    except UserError as error:
+        where = f"{place}, {error.where}" if error.where else place
+        raise UserError(error.what, where=where, hint=error.hint) from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

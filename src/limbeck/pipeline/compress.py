@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from limbeck import compress, evaluate, export
 from limbeck.compress import qat
-from limbeck.core.errors import UserError
+from limbeck.core.errors import UserError, within
 from limbeck.core.metrics import main_metric
 from limbeck.core.runtime import derive_seed, fingerprint, read_json, seed_everything, write_json
 from limbeck.core.types import Batch, Role
 from limbeck.data import batches
-from limbeck.distill.objective.feature_matching import within
 from limbeck.evaluate import costs
 from limbeck.models import Normalized, load_weights, metadata_of
 from limbeck.pipeline.context import RunContext

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from limbeck import evaluate, recipe
@@ -140,10 +139,7 @@ def _teachers(job: RunContext) -> list[Finding]:
 
 def _others(job: RunContext) -> list[tuple[Tensor, str]]:
     """What others predict for the validation rows that a teacher should be better than, and what they are called."""
-    if job.data.per_token:
-        return []
-    tokens = job.data.x.dtype == torch.int64  # numbers that no line means anything to
-    return [*([] if tokens else [diagnose.straight_line(job.data)]), *_students(job)]
+    return [diagnose.straight_line(job.data), *_students(job)]
 
 
 def _worth(job: RunContext, name: str, prediction: Tensor, others: list[tuple[Tensor, str]]) -> list[Finding]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from limbeck import evaluate
 from limbeck.core.runtime import cache_dir
 from limbeck.core.types import Batch, Fetch, Output, Teacher
+from limbeck.core.words import duration
 from limbeck.distill.cache.store import free_bytes, in_words, room
 from limbeck.distill.teachers import Ensemble
 from limbeck.distill.train import fit, steps_in_epoch
@@ -28,7 +29,6 @@ from limbeck.pipeline.expected import measuring
 from limbeck.pipeline.outline import Kind, trainings
 from limbeck.pipeline.setup import stored_bytes
 from limbeck.recipe import Network, Plan, Recipe
-from limbeck.report.words import duration
 
 WARM_STEPS, FEWEST, MOST = 3, 3, 60  # steps of one kind
 ENOUGH_SECONDS = 5.0  # after which no more than the fewest are taken

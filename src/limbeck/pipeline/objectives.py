@@ -12,12 +12,12 @@ from torch import nn
 
 from limbeck import losses, recipe
 from limbeck.core import signatures
-from limbeck.core.errors import UserError
+from limbeck.core.errors import UserError, within
 from limbeck.core.runtime import derive_seed
 from limbeck.core.types import Batch
 from limbeck.data import pixels, targets
 from limbeck.distill.objective import Objective, Term
-from limbeck.distill.objective.feature_matching import Matching, fit_terms, own_options, within
+from limbeck.distill.objective.feature_matching import Matching, fit_terms, own_options
 from limbeck.distill.objective.feature_taps import Taps
 from limbeck.distill.teachers import Frozen
 from limbeck.models import plain

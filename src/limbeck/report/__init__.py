@@ -16,6 +16,7 @@ from limbeck.core.errors import UserError
 from limbeck.core.metrics import METRICS, Metric
 from limbeck.core.runtime import write_text
 from limbeck.core.statistics import interval
+from limbeck.core.words import duration, finite
 from limbeck.report import budget, figures, files, labels, methods, pareto, roles, scores, smaller, values, words
 from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
@@ -194,7 +195,7 @@ def _tiles(result: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> list[
         for key, better, worse in (("size_bytes", "smaller", "larger"), ("latency_ms", "faster", "slower")):
             title, say, _ = COSTS[key]
             old, new = teacher["cost"].get(key), chosen["cost"].get(key)
-            if words.finite(old) and words.finite(new) and old and new:
+            if finite(old) and finite(new) and old and new:
                 ratio = f"{words.times(max(old / new, new / old))} {better if old >= new else worse}"
                 tiles.append(_tile(title, ratio, f"{say(new)}, teacher {say(old)}"))
     return tiles
@@ -228,7 +229,7 @@ def _group(row: roles.Row, names: Sequence[str], chosen: str | None) -> dict[str
     if seeded:
         summary = [_over_seeds(n, [m["metrics"].get(n) for m in row.models]) for n in names]
         for key, (_, say, _) in COSTS.items():
-            known = [m["cost"][key] for m in row.models if words.finite(m["cost"].get(key))]
+            known = [m["cost"][key] for m in row.models if finite(m["cost"].get(key))]
             summary.append((say(known[0] if known else None), ""))
     return {"role": row.role, "title": row.title, "rows": rows, "summary": summary, "n": len(row.models)}
 
@@ -239,7 +240,7 @@ def _folded(group: Mapping[str, Any]) -> bool:
 
 
 def _over_seeds(name: str, values: Sequence[Any]) -> tuple[str, str]:
-    known = [v for v in values if words.finite(v)]
+    known = [v for v in values if finite(v)]
     mean = math.fsum(known) / len(known) if known else None
     return words.metric(name, mean), words.spread(name, interval(known))
 
@@ -269,8 +270,8 @@ def _mistakes(chosen: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str
 
 def _seconds(taken: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """Each stage with its time and its share of the longest."""
-    longest = max((v for v in taken.values() if words.finite(v)), default=0) or 1
-    return [(stage, words.duration(v), v / longest if words.finite(v) else 0) for stage, v in taken.items()]
+    longest = max((v for v in taken.values() if finite(v)), default=0) or 1
+    return [(stage, duration(v), v / longest if finite(v) else 0) for stage, v in taken.items()]
 
 
 def _machine(environment: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limbeck.core.statistics import SHARES
+from limbeck.core.words import NOTHING, finite
 from limbeck.report import files, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 from limbeck.report.pareto import MARKS, beside, log_axis, window
@@ -30,9 +31,9 @@ def budget(result: Mapping[str, Any]) -> dict[str, Any] | None:
 def asked(found: Mapping[str, Any]) -> str:
     """The budget and how it was searched, in sentences."""
     spec, wanted = found["budget"], []
-    if words.finite(spec.get("size_kb")):
+    if finite(spec.get("size_kb")):
         wanted.append(f"{spec['size_kb']:,g} kB")
-    if words.finite(spec.get("latency_ms")):
+    if finite(spec.get("latency_ms")):
         wanted.append(f"{words.milliseconds(spec['latency_ms'])} for one row")
     runtime, trials = files.RUNTIMES.get(spec.get("runtime"), spec.get("runtime")), len(found["trials"])
     epochs = (spec.get("recover") or {}).get("epochs") or 0
@@ -66,11 +67,11 @@ def way(trial: Mapping[str, Any]) -> str:
 def _lost(trial: Mapping[str, Any]) -> str:
     """What a trial lost on validation, in points or per cent of the error; a gain has a minus."""
     drop = trial.get("drop")
-    return f"{100 * drop:.2f}" if words.finite(drop) else words.NOTHING
+    return f"{100 * drop:.2f}" if finite(drop) else NOTHING
 
 
 def _chance(p: Any) -> str:
-    return words.NOTHING if not words.finite(p) else f"{p:.2f}" if p >= 0.005 else "< 0.01"
+    return NOTHING if not finite(p) else f"{p:.2f}" if p >= 0.005 else "< 0.01"
 
 
 def _allowed(found: Mapping[str, Any]) -> str:
@@ -85,7 +86,7 @@ def _row(found: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "number": found["trials"].index(trial),
         "way": way(trial),
-        "size": words.size(1000 * size) if words.finite(size) else words.NOTHING,
+        "size": words.size(1000 * size) if finite(size) else NOTHING,
         "latency": words.milliseconds(trial.get("latency_ms")),
         "lost": _lost(trial),
         "chance": _chance(trial.get("p_more")),
@@ -105,7 +106,7 @@ def figure(result: Mapping[str, Any]) -> dict[str, Any] | None:
     import plotly.graph_objects as go
 
     found = result.get("budget") or {"trials": []}
-    measured = [t for t in found["trials"] if words.finite(t.get("drop")) and words.finite(t.get("size_kb"))]
+    measured = [t for t in found["trials"] if finite(t.get("drop")) and finite(t.get("size_kb"))]
     if not measured:
         return None
     spec = found["budget"]

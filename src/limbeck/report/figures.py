@@ -10,8 +10,8 @@ from typing import Any
 
 from limbeck.core.metrics import METRICS
 from limbeck.core.statistics import SHARES
+from limbeck.core.words import finite
 from limbeck.report.roles import ORDER, SMALLER, named
-from limbeck.report.words import finite
 
 # Each stands out from white and from near-black; dashes tell them apart without colour.
 COLOURS = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.core.metrics import METRICS
+from limbeck.core.words import NOTHING, finite
 from limbeck.report import roles, words
 
 RUNTIMES = words.FORMATS | {"onnx": "ONNX Runtime"}
@@ -41,13 +42,13 @@ class File:
     def change(self, metric: str) -> float | None:
         """What it gains over its network; negative where it is worse."""
         own, before = (m["metrics"].get(metric) if m else None for m in (self.row, self.network))
-        return METRICS[metric].gain(before, own) if words.finite(own) and words.finite(before) else None
+        return METRICS[metric].gain(before, own) if finite(own) and finite(before) else None
 
     @property
     def share(self) -> float | None:
         """Its size as a share of the float file's."""
         own, before = (m["cost"].get("size_bytes") if m else None for m in (self.row, self.plain))
-        return own / before if words.finite(own) and words.finite(before) and before else None
+        return own / before if finite(own) and finite(before) and before else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def no_faster(file: File) -> str:
     times = []
     for key, rows in (("latency_ms", "one row"), ("batch_ms", "64 rows")):
         own, before = file.row["cost"].get(key), file.plain["cost"].get(key)
-        if words.finite(own) and words.finite(before) and before:
+        if finite(own) and finite(before) and before:
             told = f"{words.milliseconds(own)} instead of {words.milliseconds(before)} for {rows}"
             times.append((own / before - 1, told, rows))
     slower = [told for by, told, _ in times if by > NOISE]
@@ -149,12 +150,12 @@ def protocol(result: Mapping[str, Any]) -> str:
     count = result["data"]["counts"]["test"]
     spec, exported = result["recipe"].get("files") or {}, [m for m in result["models"] if m["role"] == "exported"]
     said = [f"Each file was run in its own runtime on the {count:,} rows of the test split."]
-    if any(words.finite(m["cost"].get("batch_ms")) for m in exported):
+    if any(finite(m["cost"].get("batch_ms")) for m in exported):
         said.append(
             "Times are medians on one CPU thread, below them the shortest; all files of a runtime took turns, so that "
             "a busy machine slows them alike."
         )
-    if any(words.finite(m["cost"].get("memory_mb")) for m in exported):
+    if any(finite(m["cost"].get("memory_mb")) for m in exported):
         said.append("Memory is what a process took at its peak, above the runtime with nothing loaded.")
     if any(m.get("precision") == "int8" for m in exported) and spec.get("calibration"):
         said.append(f"The ranges of integers were measured on {spec['calibration']:,} training rows.")
@@ -175,7 +176,7 @@ def groups(found: Sequence[Made], metric: str, chosen: str | None, front: Sequen
             "name": one.name,
             "title": one.title,
             "chosen": one.name == chosen,
-            "score": words.metric(metric, one.network["metrics"].get(metric)) if one.network else words.NOTHING,
+            "score": words.metric(metric, one.network["metrics"].get(metric)) if one.network else NOTHING,
             "file": one.network.get("file") if one.network else None,
             "rows": [_row(file, metric, front) for file in one.files],
             "n": len(one.files),
@@ -196,13 +197,13 @@ def _row(file: File, metric: str, front: Sequence[str]) -> dict[str, Any]:
         "score": words.metric(metric, row["metrics"].get(metric)),
         "change": change_in_words(file, metric),
         "same": words.metric("agreement", parity.get("agreement")),
-        "apart": f"≤ {words.number(parity['max_abs_error'], 2)}" if words.finite(parity.get("max_abs_error")) else "",
+        "apart": f"≤ {words.number(parity['max_abs_error'], 2)}" if finite(parity.get("max_abs_error")) else "",
         "size": words.size(cost.get("size_bytes")),
         "share": "" if file.share is None else f"{file.share:.1%}".replace("%", " %"),
         "latency": words.milliseconds(cost.get("latency_ms")),
-        "fastest": words.milliseconds(fastest) if words.finite(fastest) else "",
+        "fastest": words.milliseconds(fastest) if finite(fastest) else "",
         "batch": words.milliseconds(cost.get("batch_ms")),
-        "memory": f"{memory:.1f} MB" if words.finite(memory) else words.NOTHING,
+        "memory": f"{memory:.1f} MB" if finite(memory) else NOTHING,
         "slow": no_faster(file),
         "notes": list(row.get("notes") or []),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.core.words import NOTHING, finite
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 
@@ -22,7 +23,7 @@ def rows(chosen: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, A
         {
             "name": name,
             "rows": words.count(one["rows"]),
-            "share": words.metric("accuracy", one["rows"] / count) if count else words.NOTHING,
+            "share": words.metric("accuracy", one["rows"] / count) if count else NOTHING,
             "cells": [words.metric("accuracy", one.get(key)).removesuffix(" %") for key in SHOWN],
         }
         for name, one in listed
@@ -101,5 +102,5 @@ def _means(models: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {
         name: sum(one[name]["ap"] for one in found) / len(found)
         for name in found[0]
-        if all(words.finite(one[name].get("ap")) for one in found)
+        if all(finite(one[name].get("ap")) for one in found)
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from limbeck.core.metrics import METRICS
 from limbeck.core.statistics import CONFIDENCE, holm, p_value
+from limbeck.core.words import NOTHING
 from limbeck.report import words
 from limbeck.report.figures import axis_title, plain, rgba, text
 
@@ -73,7 +74,7 @@ def methods(result: Mapping[str, Any]) -> list[Method]:
                 reach=" to ".join(words.change(metric, end) for end in ci95) if ci95 else "",
                 verdict=entry["verdict"],
                 holds=entry["verdict"] != "no evidence" and p < 1 - CONFIDENCE,
-                time=words.times(seconds / alone) if seconds and alone else words.NOTHING,
+                time=words.times(seconds / alone) if seconds and alone else NOTHING,
                 mean=gain["mean"],
                 ci95=ci95,
                 values=gain["values"],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.core.metrics import METRICS
+from limbeck.core.words import NOTHING, finite
 from limbeck.report import files, roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 
@@ -69,7 +70,7 @@ def points(result: Mapping[str, Any], metric: str) -> list[Point]:
 
 def _network(model: Mapping[str, Any], row: roles.Row, metric: str) -> Point | None:
     score, kind = model["metrics"].get(metric), row.role if row.role in KINDS else "distilled"
-    if not words.finite(score):
+    if not finite(score):
         return None
     label = model["name"] if row.role != "distilled" else f"{model['name']}, {row.short}"
     lines = [label, "PyTorch, float32", words.metric(metric, score) + " on test"]
@@ -78,11 +79,11 @@ def _network(model: Mapping[str, Any], row: roles.Row, metric: str) -> Point | N
 
 def _file(file: files.File, one: files.Made, metric: str) -> Point | None:
     score, change = file.row["metrics"].get(metric), files.change_in_words(file, metric)
-    if not words.finite(score):
+    if not finite(score):
         return None
-    against = {"0": " (as its network)", words.NOTHING: ""}.get(change, f" ({change} against its network)")
+    against = {"0": " (as its network)", NOTHING: ""}.get(change, f" ({change} against its network)")
     same = (file.row.get("parity") or {}).get("agreement")
-    agreement = [f"same class as its network on {words.metric('agreement', same)}"] if words.finite(same) else []
+    agreement = [f"same class as its network on {words.metric('agreement', same)}"] if finite(same) else []
     lines = [one.name, file.title, f"{words.metric(metric, score)} on test{against}", *agreement]
     cost = file.row["cost"]
     label = f"{one.name} as {file.title}"
@@ -92,20 +93,20 @@ def _file(file: files.File, one: files.Made, metric: str) -> Point | None:
 
 def _costs(cost: Mapping[str, Any], share: float | None) -> list[str]:
     lines = [words.size(cost.get("size_bytes")) + ("" if share is None else f", {100 * share:.3g} % of the float file")]
-    if words.finite(cost.get("latency_ms")):
+    if finite(cost.get("latency_ms")):
         fastest = cost.get("fastest_ms")
-        least = f" (at least {words.milliseconds(fastest)})" if words.finite(fastest) else ""
+        least = f" (at least {words.milliseconds(fastest)})" if finite(fastest) else ""
         lines.append(f"{words.milliseconds(cost['latency_ms'])} for one row{least}")
-    if words.finite(cost.get("batch_ms")):
+    if finite(cost.get("batch_ms")):
         lines.append(f"{words.milliseconds(cost['batch_ms'])} for 64 rows")
-    if words.finite(cost.get("memory_mb")):
+    if finite(cost.get("memory_mb")):
         lines.append(f"{cost['memory_mb']:.1f} MB of memory")
     return lines
 
 
 def front(found: Sequence[Point], key: str, metric: str) -> list[Point]:
     """Points than which none costs as little and is better, the cheapest first."""
-    known = [p for p in found if words.finite(p.cost.get(key)) and p.cost[key] > 0]
+    known = [p for p in found if finite(p.cost.get(key)) and p.cost[key] > 0]
     best: list[Point] = []
     for point in sorted(known, key=lambda p: (p.cost[key], -METRICS[metric].sign * p.score)):
         if not best or METRICS[metric].gain(best[-1].score, point.score) > 0:
@@ -141,7 +142,7 @@ def figure(found: Sequence[Point], key: str, metric: str) -> dict[str, Any] | No
     """
     import plotly.graph_objects as go
 
-    shown = [p for p in found if words.finite(p.cost.get(key)) and p.cost[key] > 0]
+    shown = [p for p in found if finite(p.cost.get(key)) and p.cost[key] > 0]
     if len(shown) < 2:
         return None
     title, unit, _ = AXES[key]

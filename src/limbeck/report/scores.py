@@ -7,6 +7,7 @@ from typing import Any
 
 from limbeck.core.metrics import METRICS
 from limbeck.core.statistics import SHARES, interval
+from limbeck.core.words import finite
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 
@@ -144,9 +145,9 @@ def apart(result: Mapping[str, Any]) -> dict[str, Any] | None:
     several = result["data"]["task"] == "multilabel"
     said = _said_of_classes(found, several) if "all_agree" in found else _said_of_values(found)
     matrix = found.get("pairwise") or []
-    largest = max((v for row in matrix for v in row if words.finite(v)), default=0) or 1
+    largest = max((v for row in matrix for v in row if finite(v)), default=0) or 1
     name = "accuracy" if "all_agree" in found else "rmse"
-    cells = [[(words.metric(name, v), v / largest if words.finite(v) else 0) for v in row] for row in matrix]
+    cells = [[(words.metric(name, v), v / largest if finite(v) else 0) for v in row] for row in matrix]
     table = list(zip(found["names"], cells, strict=True)) if len(matrix) == len(found["names"]) > 2 else []
     of = "Share of the test rows with another class" if "all_agree" in found else "RMSE between two members"
     of = "Share of the answers that differ" if several else of
@@ -160,22 +161,22 @@ def _said_of_classes(found: Mapping[str, Any], several: bool) -> list[str]:
     if several:
         choose, of = "give the same answer to", "all questions for a label"
     said = [f"{everyone} {choose} {words.metric('accuracy', found['all_agree'])} of {of}"]
-    if count > 2 and words.finite(found.get("mean_pairwise")):
+    if count > 2 and finite(found.get("mean_pairwise")):
         said[0] += f"; two of them differ on {words.metric('accuracy', found['mean_pairwise'])} on average"
-    if words.finite(found.get("oracle")):
+    if finite(found.get("oracle")):
         oracle = words.metric("accuracy", found["oracle"])
         said.append(
             f"At least one is right on {oracle}: no way of choosing among them can do better, and on the rest "
             f"{every} are wrong"
         )
-    if words.finite(found.get("divergence")):
+    if finite(found.get("divergence")):
         said.append(f"Their probabilities diverge by {words.number(found['divergence'], 2)} nats (Jensen-Shannon)")
     return [f"{sentence}." for sentence in said]
 
 
 def _said_of_values(found: Mapping[str, Any]) -> list[str]:
     said = [f"Two members differ by {words.number(found.get('mean_pairwise'))} (RMSE), on average over the pairs."]
-    if words.finite(found.get("spread")):
+    if finite(found.get("spread")):
         said.append(
             f"The standard deviation over the members is {words.number(found['spread'])} for a row, on average."
         )
@@ -183,7 +184,7 @@ def _said_of_values(found: Mapping[str, Any]) -> list[str]:
 
 
 def _scores(models: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
-    return [m["metrics"][metric] for m in models if words.finite(m["metrics"].get(metric))]
+    return [m["metrics"][metric] for m in models if finite(m["metrics"].get(metric))]
 
 
 def _scale(metric: str) -> tuple[float, str]:

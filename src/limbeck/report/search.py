@@ -10,6 +10,7 @@ from typing import Any
 from limbeck.core.errors import UserError
 from limbeck.core.metrics import METRICS
 from limbeck.core.runtime import write_text
+from limbeck.core.words import NOTHING, duration, finite
 from limbeck.report import words
 from limbeck.report.figures import axis_title, plain, text
 
@@ -150,9 +151,9 @@ def _tiles(
     if first and first["state"] == "done":
         remark = f"{first['loss']}, {_numbers(first['params'])}"
         tiles.append((f"{title} of trial 0", words.metric(metric, first["value"]), remark))
-    taken = [trial["seconds"] for trial in found["trials"] if words.finite(trial["seconds"])]
+    taken = [trial["seconds"] for trial in found["trials"] if finite(trial["seconds"])]
     if taken:
-        tiles.append(("Time", words.duration(math.fsum(taken)), f"{words.duration(max(taken))} the longest trial"))
+        tiles.append(("Time", duration(math.fsum(taken)), f"{duration(max(taken))} the longest trial"))
     openings = [opening for trial in found["trials"] for opening in trial["cache"]]
     if openings:
         asked = words.count(sum(opening["asked"] for opening in openings))
@@ -166,12 +167,12 @@ def _row(found: Mapping[str, Any], trial: Mapping[str, Any], place: int) -> dict
     values = trial["values"] if len(trial["values"]) > 1 else []
     return {
         "number": trial["number"],
-        "loss": trial["loss"] or words.NOTHING,
+        "loss": trial["loss"] or NOTHING,
         "numbers": _numbers(trial["params"]),
         "value": words.metric(metric, trial["value"]) if trial["state"] == "done" else trial["state"],
         "each": ", ".join(words.metric(metric, value) for value in values),
         "val_loss": words.number(trial["val_loss"]),
-        "time": words.duration(trial["seconds"]),
+        "time": duration(trial["seconds"]),
         "reason": trial["reason"] or "",
         "best": place == 0 and trial["state"] == "done",
     }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.core.words import NOTHING, finite
 from limbeck.report import words
 
 METHODS = {"spatial": "spatial SVD", "channel": "channel SVD", "tucker": "Tucker-2"}
@@ -74,7 +75,7 @@ def _but(step: Mapping[str, Any]) -> str:
 
 
 def _percent(share: Any) -> str:
-    return f"{100 * share:.3g} %" if words.finite(share) else words.NOTHING
+    return f"{100 * share:.3g} %" if finite(share) else NOTHING
 
 
 def told(result: Mapping[str, Any]) -> list[str]:
@@ -136,13 +137,13 @@ def _costs(own: Mapping[str, Any], whole: Mapping[str, Any]) -> list[tuple[str, 
     """Each cost, and its share of the uncompressed student's."""
     shown = []
     for key, say in COSTS.items():
-        known = words.finite(own[key]) and words.finite(whole.get(key)) and whole[key]
+        known = finite(own[key]) and finite(whole.get(key)) and whole[key]
         shown.append((say(own[key]), f"{100 * own[key] / whole[key]:.3g} %" if known else ""))
     return shown
 
 
 def _mean(models: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    known = [m["cost"][key] for m in models if words.finite(m["cost"].get(key))]
+    known = [m["cost"][key] for m in models if finite(m["cost"].get(key))]
     return math.fsum(known) / len(known) if known else None
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from limbeck.core.words import duration, finite
 from limbeck.report import words
 
 CODES = {"float16": "16-bit floats", "float32": "32-bit floats"}
@@ -35,7 +36,7 @@ def stored(result: Mapping[str, Any]) -> dict[str, Any] | None:
         label = f"{name}, {len(networks)} seeds" if len(networks) > 1 else str(next(iter(networks)))
         size = words.size(sum(sizes[key] for key in keys))
         asked, found = words.count(_sum(group, "asked")), words.count(_sum(group, "found"))
-        rows.append((label, _what(group[-1]), size, asked, found, words.duration(_sum(group, "seconds"))))
+        rows.append((label, _what(group[-1]), size, asked, found, duration(_sum(group, "seconds"))))
     return {"said": _said(openings, sum(sizes.values())), "rows": rows}
 
 
@@ -47,13 +48,10 @@ def _said(openings: list[Mapping[str, Any]], size: float) -> list[str]:
             f"All {found:,.0f} answers that students began with were stored already ({total}): no teacher was asked."
         ]
     else:
-        time = words.duration(seconds) if seconds >= 0.05 else "less than 0.1 s"
+        time = duration(seconds) if seconds >= 0.05 else "less than 0.1 s"
         said = [f"Teachers were asked for {asked:,.0f} answers in {time}, stored in {total}."]
         if found:
             said.append(f"{found:,.0f} times an answer was stored already and was not asked for again.")
-    saved = _sum(openings, "saved_seconds")
-    if saved > 0:
-        said.append(f"That saved about {words.duration(saved)}.")
     return said
 
 
@@ -73,4 +71,4 @@ def _unseeded(name: str) -> str:
 
 
 def _sum(openings: list[Mapping[str, Any]], key: str) -> float:
-    return float(sum(o[key] for o in openings if words.finite(o.get(key))))
+    return float(sum(o[key] for o in openings if finite(o.get(key))))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.metrics import METRICS
+from limbeck.core.words import NOTHING, finite
 from limbeck.report import roles, words
 from limbeck.report.files import Made, change_in_words, made, said_of_speed
 from limbeck.report.methods import alone, methods, said
@@ -36,7 +37,7 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
 
     console = Console(highlight=False)
     main, second = words.main_metric(result), "r2" if result["data"]["task"] == "regression" else "agreement"
-    told = any(words.finite(m["metrics"].get(second)) for m in result["models"])
+    told = any(finite(m["metrics"].get(second)) for m in result["models"])
     metrics = (main, second) if told else (main,)
     count, name = result["data"]["counts"]["test"], result["data"]["name"]
     table = Table(title=escape(f"{result['name']}: test split of {name}, {count:,} rows"), box=box.SIMPLE)
@@ -147,7 +148,7 @@ def _show_smaller(result: Mapping[str, Any], console: Console) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         level = row["score"].removesuffix(" %")
-        brought = [f"{row['help']['change']} {row['help']['verdict']}" if row["help"] else words.NOTHING] * helped
+        brought = [f"{row['help']['change']} {row['help']['verdict']}" if row["help"] else NOTHING] * helped
         lost, params = row["lost"], row["costs"][0][1]
         table.add_row(escape(row["name"]), level, lost["change"], lost["reach"], *brought, params)
     console.print(table, "")
@@ -188,7 +189,7 @@ def _show_files(result: Mapping[str, Any], found: Sequence[Made], metric: str, c
 
 
 def _ms(value: Any) -> str:
-    return f"{value:.{3 if value >= 0.1 else 2}g}" if words.finite(value) else words.NOTHING
+    return f"{value:.{3 if value >= 0.1 else 2}g}" if finite(value) else NOTHING
 
 
 def _label(row: roles.Row) -> str:
@@ -197,5 +198,5 @@ def _label(row: roles.Row) -> str:
 
 
 def _mean(models: Sequence[Mapping[str, Any]], metric: str) -> str:
-    values = [m["metrics"][metric] for m in models if words.finite(m["metrics"].get(metric))]
+    values = [m["metrics"][metric] for m in models if finite(m["metrics"].get(metric))]
     return words.metric(metric, math.fsum(values) / len(values)) if values else ""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.core.words import finite
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 
@@ -74,7 +75,7 @@ def outputs(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _mean(models: Sequence[Mapping[str, Any]], output: str, error: str) -> float | None:
     known = [m["metrics"]["per_output"][output][error] for m in models]
-    known = [value for value in known if words.finite(value)]
+    known = [value for value in known if finite(value)]
     return sum(known) / len(known) if known else None
 
 

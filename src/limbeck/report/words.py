@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeGuard
+from typing import Any
 
 from limbeck.core.metrics import METRICS
+from limbeck.core.words import NOTHING, finite
 from limbeck.recipe import ESTIMATORS
 
-NOTHING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -19,11 +19,6 @@ def main_metric(result: Mapping[str, Any]) -> str:
     usual = {"classification": "accuracy", "multilabel": "map", "regression": "rmse"}
     data = result["data"]
     return str(data.get("metric") or usual[data["task"]])
-
-
-def finite(value: Any) -> TypeGuard[float]:
-    """Whether this is a number that can be shown."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -84,17 +79,6 @@ def milliseconds(value: Any) -> str:
         return NOTHING
     decimals = 3 if value < 1 else 2 if value < 100 else 0
     return f"{value:,.{decimals}f} ms" if value >= 0.0005 else f"{number(value, 2)} ms"
-
-
-def duration(value: Any) -> str:
-    """Seconds as a person says them."""
-    if not finite(value):
-        return NOTHING
-    if value < 100:
-        return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
 def date(text: Any) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck import losses, recipe
 from limbeck.core import signatures
-from limbeck.core.errors import UserError
+from limbeck.core.errors import UserError, within
 from limbeck.distill.objective import PREDICTION, Objective, Term
 from limbeck.distill.objective.feature_taps import Taps
 from limbeck.distill.objective.network_stages import Anatomy, Stage, anatomy, pairs
@@ -202,16 +201,6 @@ class Seen:
         assert network is not None
         with within(whose):
             return anatomy(network, self.x)
-
-
-@contextmanager
-def within(place: str) -> Iterator[None]:
-    """Say where an error arose, before what it says of its place itself."""
-    try:
-        yield
-    except UserError as error:
-        where = f"{place}, {error.where}" if error.where else place
-        raise UserError(error.what, where=where, hint=error.hint) from error
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from limbeck.core.errors import UserError, did_you_mean
 from limbeck.core.types import Kind
@@ -22,29 +21,14 @@ from limbeck.distill.teachers.ensemble import (
 )
 from limbeck.distill.teachers.stacking import Stack, as_combine
 from limbeck.recipe import JOINS
+from limbeck.recipe import Combine as CombineSpec
 
 DEFAULT: dict[Kind, str] = {"classification": "average", "multilabel": "average", "regression": "mean"}
 
 
-class Joining(Protocol):
-    """What a recipe says about joining; `recipe.Combine` is one."""
-
-    @property
-    def name(self) -> str:
-        """Which way: one of `recipe.JOINS`."""
-
-    @property
-    def weights(self) -> Sequence[float] | str | None:
-        """For `weighted`: one for each member, "accuracy" or "confidence"."""
-
-    @property
-    def smoothing(self) -> float | None:
-        """For `vote`."""
-
-
 def combiner(
     kind: Kind,
-    spec: Joining | None = None,
+    spec: CombineSpec | None = None,
     *,
     scores: Sequence[float] | None = None,
     stack: Combine | None = None,

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from limbeck import __version__, recipe
 from limbeck.core.course import Part
 from limbeck.core.errors import DivergedError, UserError
@@ -17,7 +15,6 @@ from limbeck.core.metrics import main_metric
 from limbeck.core.progress import Progress
 from limbeck.core.runtime import environment, read_json, write_json, write_text
 from limbeck.distill.teachers.external import Function
-from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.pipeline import train_teachers
 from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.outline import teaching
@@ -28,7 +25,7 @@ from limbeck.pipeline.train_teachers import TeacherSource
 from limbeck.pipeline.trials import finish, opened
 from limbeck.pipeline.tune import search
 from limbeck.pipeline.tune.space import Candidate, candidates, recipe_with, terms
-from limbeck.recipe import Recipe, needs
+from limbeck.recipe import Recipe
 from limbeck.report.search import ranked, write_search
 
 __all__ = ["tune"]
