@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,10 +22,13 @@ from torch import Tensor, nn
 
 from limbeck import export
 from limbeck.core.errors import UserError
+from limbeck.core.formats import FORMATS, QUANTIZED
 from limbeck.core.types import Parity
 from limbeck.export import Interface
 from limbeck.export.trace import culprits, trace
+from limbeck.recipe import Deployable
 
+SRC = Path(export.__file__).parents[1]
 FORMS = ("onnx", "litert", "executorch", "openvino")
 
 
@@ -410,7 +414,14 @@ def test_what_is_installed_is_available_without_importing_it(monkeypatch: pytest
     monkeypatch.setattr(builtins, "__import__", guarded)
     export.check_available(FORMS)
     # Files of Keras are made of models of Keras only: test_keras_files.py.
-    assert set(export.EXPORTERS) == set(export.SUFFIXES) == {*FORMS, "keras"}
+    assert set(FORMATS) == {*FORMS, "keras"}
+    assert {f"export/formats/{form}" for form in FORMATS} <= {
+        str(path.parent.relative_to(SRC)) for path in SRC.rglob("convert.py")
+    }
+    named = set(get_args(Deployable))
+    assert named == {*FORMATS, *QUANTIZED}
+    for row in FORMATS.values():
+        assert set(row.searched) <= set(row.precisions)
 
 
 def test_the_room_loads_no_torch() -> None:

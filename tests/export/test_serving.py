@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from limbeck.core.errors import UserError
-from limbeck.export import SESSIONS, Served, process, run, serving, warm
+from limbeck.export import Served, process, run, serving, session, warm
 
 
 def onnx_file(path: Path, *, weights: np.ndarray | None = None, rounds: int = 1) -> Path:
@@ -191,7 +191,7 @@ MISSING = {
 def test_running_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.setitem(sys.modules, MISSING[form], None)
     with pytest.raises(UserError, match=rf'needs: pip install "limbeck\[{form}\]"'):
-        SESSIONS[form](tmp_path / "model", 1)
+        session(form, tmp_path / "model", 1)
 
 
 def test_outside_its_block_nothing_is_served(product: Path) -> None:

@@ -12,6 +12,7 @@ from runs import one, tiny
 import limbeck
 from limbeck import evaluate, recipe
 from limbeck.core.errors import UserError
+from limbeck.core.formats import FORMATS
 from limbeck.core.progress import Progress
 from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.pipeline import compress, search_budget, setup
@@ -50,8 +51,8 @@ def test_ways_are_steps_of_a_recipe():
     assert search_budget.TrialSettings(0.0, 1.0, "float32").steps(recover) == []
     assert search_budget.TrialSettings(0.0, 1.0, "w4").format("litert") == "litert-w4"
     assert search_budget.TrialSettings(0.0, 1.0, "float32").format("onnx") == "onnx"
-    for runtime, precisions in search_budget.PRECISIONS.items():
-        for precision in precisions:
+    for runtime, row in FORMATS.items():
+        for precision in row.searched:
             recipe.load(tiny(export=[search_budget.TrialSettings(0, 1, precision).format(runtime)]))
 
 

@@ -264,7 +264,7 @@ def test_a_file_takes_ids(tmp_path, format_, each, takes):
     x = torch.from_numpy(sequences(70, each=each)[0])
     torch.manual_seed(0)
     network = Encoder(8, each=each).eval()
-    path = export.to(format_, network, x[:2], tmp_path / f"encoder{export.SUFFIXES[format_]}")
+    path = export.to(format_, network, x[:2], tmp_path / f"encoder{export.suffix(format_)}")
     with export.Served(path, format_) as served:
         assert served.dtype == takes
         told = torch.from_numpy(served.predict(x.numpy().astype(takes)))

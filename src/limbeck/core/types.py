@@ -22,7 +22,8 @@ Role = Literal[
     "teacher", "assistant", "student", "direct", "generation", "peer", "distilled", "compared",
     "compressed", "compressed-alone", "exported",
 ]  # fmt: skip
-Format = Literal["pytorch", "onnx", "litert", "executorch", "openvino", "keras"]
+FileForm = Literal["onnx", "litert", "executorch", "openvino", "keras"]
+ModelForm = Literal["pytorch", FileForm]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class Artifact:
     name: str
     role: Role
     seed: int | None
-    format: Format
+    format: ModelForm
     file: str | None
     metrics: Mapping[str, Any]
     cost: Cost

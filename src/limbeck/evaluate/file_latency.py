@@ -12,6 +12,7 @@ import numpy as np
 
 from limbeck import export
 from limbeck.core.errors import UserError, did_you_mean
+from limbeck.core.formats import FORMATS
 from limbeck.evaluate import costs as protocol
 
 CALLS = 5  # for one measurement, one after the other: a runtime of some microseconds has to get warm
@@ -75,7 +76,7 @@ def benchmark(files: Sequence[Path], *, threads: int = 1, rounds: int = 30) -> l
 def _form(file: Path) -> str:
     if not file.is_file():
         raise UserError("there is no such file", where=str(file))
-    known = {suffix: form for form, suffix in export.SUFFIXES.items()}
+    known = {row.suffix: form for form, row in FORMATS.items()}
     if file.suffix not in known:
         hint = did_you_mean(file.suffix, known)
         raise UserError(f"'{file.suffix}' is the ending of no format that is run here", where=str(file), hint=hint)

@@ -1,20 +1,19 @@
 """Files for other runtimes: made, run there in another process, and compared with the PyTorch model they come from.
 
-A new format is one file beside these with a `to_...`, a `lower` and a `session_...` function, its suffix in `places`,
-its libraries in `limbeck.core.formats`, its row in the tables here, in `runtime` and, where it can be looked into, in
-`layers`. Importing this room loads neither torch nor any of the libraries that a format needs: they are imported when
-they are used, most of them in processes of their own.
+A new format is a folder in `formats` and a row in `core/formats.py`. Importing this room loads neither torch nor any of
+the libraries that a format needs: they are imported when they are used, most of them in processes of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.core.formats import check_format
+from limbeck.core.formats import check_format, file_format
 from limbeck.export.card import Card, card_path, read_card, write_card
-from limbeck.export.files import SUFFIXES, files, form_of, put, size_bytes, suffix
+from limbeck.export.files import files, put, size_bytes, suffix
+from limbeck.export.formats import converter
 from limbeck.export.formats.executorch.convert import to_executorch
 from limbeck.export.formats.keras.convert import to_keras
 from limbeck.export.formats.litert.convert import to_litert
@@ -24,7 +23,7 @@ from limbeck.export.interface import LARGEST_BATCH, Interface, as_given, as_seen
 from limbeck.export.layers import first_difference, values
 from limbeck.export.parity import check_parity, parity
 from limbeck.export.quick_latency import quick_latency
-from limbeck.export.runtime import SESSIONS
+from limbeck.export.runtime import session
 from limbeck.export.serving import Served, run
 from limbeck.export.session import Session
 from limbeck.export.workers import warm
@@ -33,10 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = [
-    "EXPORTERS",
     "LARGEST_BATCH",
-    "SESSIONS",
-    "SUFFIXES",
     "Card",
     "Interface",
     "Served",
@@ -48,12 +44,12 @@ __all__ = [
     "check_parity",
     "files",
     "first_difference",
-    "form_of",
     "parity",
     "put",
     "quick_latency",
     "read_card",
     "run",
+    "session",
     "size_bytes",
     "suffix",
     "to",
@@ -67,14 +63,6 @@ __all__ = [
     "write_card",
 ]
 
-EXPORTERS: Mapping[str, Callable[[nn.Module, Tensor, Path, Interface | None], Path]] = {
-    "onnx": to_onnx,
-    "litert": to_litert,
-    "executorch": to_executorch,
-    "openvino": to_openvino,
-    "keras": to_keras,
-}
-
 
 def check_available(names: Iterable[str]) -> None:
     """Refuse, before anything expensive starts, formats whose libraries are not installed.
@@ -86,7 +74,7 @@ def check_available(names: Iterable[str]) -> None:
         UserError: a format is unknown, or the extra it needs is missing.
     """
     for name in names:
-        check_format(form_of(name))
+        check_format(file_format(name).form)
 
 
 def to(form: str, model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None) -> Path:
@@ -105,4 +93,6 @@ def to(form: str, model: nn.Module, example: Tensor, path: Path, interface: Inte
     Raises:
         UserError: the extra is missing, the model cannot be converted, or the place cannot be written.
     """
-    return EXPORTERS[form_of(form)](model, example, path, interface)
+    form = file_format(form).form
+    made: Path = getattr(converter(form), f"to_{form}")(model, example, path, interface)
+    return made

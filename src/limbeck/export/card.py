@@ -9,9 +9,10 @@ from typing import Any, get_args
 
 from limbeck import __version__
 from limbeck.core.errors import UserError
+from limbeck.core.formats import file_format
 from limbeck.core.runtime import read_json, write_json
 from limbeck.core.types import THRESHOLD, Column, Kind, Task
-from limbeck.export.files import files, form_of, size_bytes
+from limbeck.export.files import files, size_bytes
 from limbeck.export.interface import LARGEST_BATCH, Interface
 
 VERSION = 1
@@ -88,7 +89,7 @@ def write_card(
     card = {
         "card": VERSION,
         "file": path.name,
-        "format": form_of(format),
+        "format": file_format(format).form,
         "precision": precision,
         "task": task.kind,
         "values" if task.kind == "regression" else "classes": list(task.names),
@@ -126,7 +127,7 @@ def _input(
     }
     return {
         "shape": ["rows", *own],
-        "rows": rows.get(form_of(format), "any number"),
+        "rows": rows.get(file_format(format).form, "any number"),
         "layout": interface.layout if image else None,
         "dtype": interface.input,
         "scale": 1 / 255 if bytes_ else 1.0,
@@ -211,7 +212,7 @@ def _card(path: Path, told: Mapping[str, Any]) -> Card:
     columns = tuple(str(name) for name in given.get("columns", ()))
     return Card(
         path,
-        form_of(told["format"]),
+        file_format(told["format"]).form,
         str(told["precision"]),
         Task(kind, names, bool(told["spread"])),
         interface,

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
-from limbeck.core.errors import UserError, did_you_mean
+from limbeck.core.errors import UserError
+from limbeck.core.formats import FORMATS, file_format
 from limbeck.core.runtime import read_json, write_atomic
-
-SUFFIXES: Mapping[str, str] = {
-    "litert": ".tflite", "onnx": ".onnx", "executorch": ".pte", "openvino": ".xml", "keras": ".keras",
-}  # fmt: skip
-
-
-def form_of(name: str) -> str:
-    """The format of what is named FORMAT or FORMAT-PRECISION, as `litert-int8`.
-
-    Raises:
-        UserError: there is no such format.
-    """
-    form = name.partition("-")[0]
-    if form not in SUFFIXES:
-        raise UserError(f"unknown format {form!r}", where="export", hint=did_you_mean(form, SUFFIXES))
-    return form
 
 
 def suffix(name: str) -> str:
     """How the file is called behind its model's name: `.tflite` for `litert`, `.int8.tflite` for `litert-int8`."""
-    precision = name.partition("-")[2]
-    return (f".{precision}" if precision else "") + SUFFIXES[form_of(name)]
+    form, precision = file_format(name)
+    return ("" if precision == "float32" else f".{precision}") + FORMATS[form].suffix
 
 
 def files(path: Path) -> tuple[Path, ...]:
     """The file, and the one with its weights where the format has two: OpenVINO's .xml and .bin."""
     path = Path(path)
-    return (path, path.with_suffix(".bin")) if path.suffix == SUFFIXES["openvino"] else (path,)
+    beside = {row.suffix: row.beside for row in FORMATS.values()}.get(path.suffix)
+    return (path, path.with_suffix(beside)) if beside else (path,)
 
 
 def size_bytes(path: Path) -> int:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from limbeck.export.files import form_of
-from limbeck.export.formats.litert.convert import values_litert
-from limbeck.export.formats.onnx.convert import values_onnx
-from limbeck.export.formats.openvino.convert import values_openvino
+from limbeck.core.formats import file_format
+from limbeck.export.formats import converter
 from limbeck.export.interface import LARGEST_BATCH, Interface, Rows, as_seen
 from limbeck.export.logs import log_path
 from limbeck.export.serving import run
@@ -21,13 +19,6 @@ from limbeck.export.workers import elsewhere
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-# ExecuTorch keeps what happens inside its XNNPACK parts to itself.
-_VALUES: Mapping[str, Callable[[Path, Rows], list[tuple[str, Rows]]]] = {
-    "onnx": values_onnx,
-    "litert": values_litert,
-    "openvino": values_openvino,
-}
 
 
 def values(path: Path, name: str, rows: Rows) -> list[tuple[str, Rows]]:
@@ -41,8 +32,8 @@ def values(path: Path, name: str, rows: Rows) -> list[tuple[str, Rows]]:
     Raises:
         UserError: its runtime cannot run it so.
     """
-    form = form_of(name)
-    if form not in _VALUES:
+    form = file_format(name).form
+    if not hasattr(converter(form), f"values_{form}"):
         return []
     with tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
         given, found = Path(folder) / "rows.npy", Path(folder) / "found.npz"
@@ -56,7 +47,7 @@ def values(path: Path, name: str, rows: Rows) -> list[tuple[str, Rows]]:
 
 def dump(path: str, form: str, rows: str, found: str) -> list[str]:
     """Write what the operators of a file give; `values` has this done elsewhere."""
-    pairs = _VALUES[form](Path(path), np.load(rows, allow_pickle=False))
+    pairs = getattr(converter(form), f"values_{form}")(Path(path), np.load(rows, allow_pickle=False))
     arrays: dict[str, Any] = {str(i): value for i, (_, value) in enumerate(pairs)}
     np.savez(found, **arrays)
     return [name for name, _ in pairs]
@@ -97,7 +88,7 @@ def first_difference(
         error = np.abs(graph(torch.from_numpy(rows)).numpy() - given).max(axis=1)
     worst = int(np.nan_to_num(error, nan=np.inf).argmax())
     row = rows[worst : worst + 1]
-    found = values(path, name, np.repeat(row, LARGEST_BATCH, axis=0) if form_of(name) == "litert" else row)
+    found = values(path, name, np.repeat(row, LARGEST_BATCH, axis=0) if file_format(name).form == "litert" else row)
     if not found:
         return None
     told = [value[:1] if value.ndim and len(value) in (1, LARGEST_BATCH) else value for _, value in found]

@@ -7,36 +7,28 @@ import gc
 import importlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from limbeck.core.errors import UserError
-from limbeck.export.formats.executorch.convert import session_executorch
-from limbeck.export.formats.keras.convert import session_keras
-from limbeck.export.formats.litert.convert import session_litert
-from limbeck.export.formats.onnx.convert import session_onnx
-from limbeck.export.formats.openvino.convert import session_openvino
+from limbeck.core.formats import FORMATS
+from limbeck.export.formats import converter
 from limbeck.export.interface import Rows
 from limbeck.export.process import listening, send
 from limbeck.export.session import Session
 
-SESSIONS: Mapping[str, Callable[[Path, int], Session]] = {
-    "onnx": session_onnx,
-    "litert": session_litert,
-    "executorch": session_executorch,
-    "openvino": session_openvino,
-    "keras": session_keras,
-}
-_RUNTIMES = {
-    "onnx": ("onnxruntime",),
-    "litert": ("ai_edge_litert.interpreter",),
-    "executorch": ("torch", "executorch.extension.pybindings._C"),
-    "openvino": ("openvino",),
-    "keras": ("torch", "h5py", "keras"),
-}
+
+def session(form: str, path: Path, threads: int) -> Session:
+    """A file that is run in this process; see `Served` for one of its own.
+
+    Raises:
+        UserError: its runtime is missing, or cannot load it.
+    """
+    opened: Session = getattr(converter(form), f"session_{form}")(path, threads)
+    return opened
 
 
 def serve() -> None:
@@ -44,7 +36,7 @@ def serve() -> None:
     form, threads = sys.argv[1], int(sys.argv[2])
     answers, messages = listening()
     with contextlib.suppress(ImportError):  # the session says it better
-        for module in _RUNTIMES[form]:
+        for module in FORMATS[form].runs:
             importlib.import_module(module)
     empty = _peak_bytes(reset=True)
     files: dict[int, Session] = {}
@@ -53,7 +45,7 @@ def serve() -> None:
             if told["do"] == "load":
                 gc.enable()
                 gc.collect()
-                files[count] = SESSIONS[form](Path(told["path"]), threads)
+                files[count] = session(form, Path(told["path"]), threads)
                 gc.disable()  # it would be timed
                 send(answers, {"file": count, "dtype": files[count].dtype, "shape": files[count].shape})
             elif told["do"] == "leave":

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from limbeck.core.errors import UserError
-from limbeck.export.files import form_of
+from limbeck.core.formats import file_format
 from limbeck.export.interface import LARGEST_BATCH, Rows
 from limbeck.export.process import Child, ending, prepare, turns
 
@@ -34,7 +34,7 @@ class Served:
     """
 
     def __init__(self, path: Path, name: str, *, threads: int = 1, alone: bool = False) -> None:
-        self.path, self._form = Path(path), form_of(name)
+        self.path, self._form = Path(path), file_format(name).form
         if isinstance(threads, bool) or threads < 1:
             raise UserError(f"{threads} threads cannot compute anything", where=str(path), hint="at least 1")
         self._threads, self._alone = threads, alone

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import UserError
-from limbeck.core.formats import FORMATS
-from limbeck.export.files import form_of
+from limbeck.core.formats import FORMATS, file_format
 from limbeck.export.logs import cause
 from limbeck.export.process import Child, abandoned, borrowed, ending, keeping, listening, prepare, send, turns
 
@@ -56,7 +55,7 @@ def warm(names: Iterable[str] = ()) -> Iterator[None]:
     """
     wanted: dict[str, list[str]] = {}
     for name in names:
-        form = form_of(name)
+        form = file_format(name).form
         if FORMATS[form].imports:
             modules = wanted.setdefault(form, list(FORMATS[form].imports))
             modules += [] if name == form else [tool for tool in FORMATS[form].quantizer_imports if tool not in modules]

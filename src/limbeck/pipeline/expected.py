@@ -13,11 +13,12 @@ from statistics import median
 from torch import nn
 
 from limbeck import evaluate
+from limbeck.core.formats import file_format
 from limbeck.core.runtime import cores
 from limbeck.data import Data
 from limbeck.evaluate import costs
 from limbeck.evaluate.file_latency import BATCH_ROUNDS, BATCH_SECONDS, CALLS
-from limbeck.export import LARGEST_BATCH, form_of
+from limbeck.export import LARGEST_BATCH
 from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.outline import files, learning
 
@@ -67,7 +68,7 @@ def importing(shipped: Sequence[Sequence[str]]) -> float:
 
     It happens while networks train, but takes the time of a core from them.
     """
-    forms = {form_of(name) for names in shipped for name in names}
+    forms = {file_format(name).form for names in shipped for name in names}
     return sum(LIBRARIES[form] for form in forms) + (TRACING if forms else 0.0)
 
 
@@ -82,9 +83,9 @@ def making(shipped: Sequence[Sequence[str]], count: int, run: float, workers: in
     """
     seconds = 0.0
     for names in shipped:
-        forms = dict.fromkeys(map(form_of, names), 0.0)
+        forms = dict.fromkeys((file_format(name).form for name in names), 0.0)
         for name in names:
-            form, _, precision = name.partition("-")
+            form, precision = file_format(name)
             forms[form] += STARTING[form] + run + (_line(QUANTIZING[form], count) if precision == "int8" else 0.0)
         for form in forms:
             forms[form] += _line(CONVERTING[form], count)  # once, for all others are made from the float file

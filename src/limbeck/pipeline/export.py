@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from limbeck import evaluate, export
 from limbeck.compress import qat
+from limbeck.core.formats import file_format
 from limbeck.core.metrics import main_metric
 from limbeck.core.runtime import cores, fingerprint
-from limbeck.core.types import Artifact, Cost, Format, Parity
+from limbeck.core.types import Artifact, Cost, ModelForm, Parity
 from limbeck.data import Scaling, pixels, targets
 from limbeck.evaluate import costs
 from limbeck.evaluate.file_latency import BATCH_ROUNDS, BATCH_SECONDS, once
@@ -88,7 +89,7 @@ def ship(
     """
     by_form: dict[str, list[Deployable]] = {}
     for name in sorted(names, key=lambda name: "-" in name):  # float files first: the others are made from them
-        by_form.setdefault(export.form_of(name), []).append(name)
+        by_form.setdefault(file_format(name).form, []).append(name)
     found: dict[Deployable, Artifact] = {}
     stopped = threading.Event()
 
@@ -126,7 +127,7 @@ def _shipped(job: RunContext, shipped: Shipped, name: Deployable, sources: Sourc
 
 def _made(job: RunContext, shipped: Shipped, name: Deployable, sources: Sources) -> dict[str, Any]:
     path = job.folder / "export" / f"{shipped.row.name}{export.suffix(name)}"
-    form, precision = parts(name)
+    form, precision = file_format(name)
     notes = file_of(job, shipped.network, name, path, sources, trained_quantized=shipped.trained_quantized)
     with export.Served(path, form, alone=True) as served:
         told = torch.from_numpy(served.predict(given(job, job.data.test)))
@@ -175,7 +176,7 @@ def file_of(
     Returns:
         What the user must be told.
     """
-    form, precision = parts(name)
+    form, precision = file_format(name)
     scaling, example = units(job), pixels(job.data, job.data.train[:2], "cpu")
     after = None if scaling is None else Rescale(scaling)
     if trained_quantized:
@@ -216,12 +217,6 @@ def _told(kept: quantize.Kept, allowed: float, lost: float) -> list[str]:
     return [f"{count} {what} float so that no more than {allowed} is lost: {', '.join(kept.layers)}"] if count else []
 
 
-def parts(name: Deployable) -> tuple[Format, str]:
-    """The runtime's format and the precision in the name of a file's format."""
-    form, _, precision = name.partition("-")
-    return form, precision or "float32"  # type: ignore[return-value]
-
-
 def interface(job: RunContext) -> export.Interface:
     """What the files of this run take."""
     files = job.recipe.files
@@ -229,7 +224,7 @@ def interface(job: RunContext) -> export.Interface:
 
 
 def predicted(
-    job: RunContext, path: Path, form: Format, rows: Tensor, *, calls: int = 0
+    job: RunContext, path: Path, form: ModelForm, rows: Tensor, *, calls: int = 0
 ) -> tuple[Tensor, float | None]:
     """What a file gives for some rows, in the targets' own units, and how long one row takes, in milliseconds."""
     x = given(job, rows)

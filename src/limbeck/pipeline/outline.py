@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from limbeck.core import signatures
 from limbeck.core.course import EXPECTED, Part
-from limbeck.recipe import TRAINED, Deployable, Plan, Recipe, stages
+from limbeck.core.formats import TRAINED
+from limbeck.recipe import Deployable, Plan, Recipe, stages
 from limbeck.recipe.stages import ENSEMBLE, MEASURED, SEARCH
 
 Kind = tuple[str, str, str]  # learner, teacher_name ("" for labels alone), variant

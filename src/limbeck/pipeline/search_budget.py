@@ -13,29 +13,24 @@ from torch import Tensor
 
 from limbeck import evaluate, export
 from limbeck.core.errors import DivergedError, UserError
+from limbeck.core.formats import FORMATS, TRAINED, file_format
 from limbeck.core.metrics import main_metric
 from limbeck.core.runtime import derive_seed, fingerprint, write_json
 from limbeck.data import targets
 from limbeck.pipeline.compress import Variant, rebuild, run_steps
 from limbeck.pipeline.context import RunContext
-from limbeck.pipeline.export import Sources, file_of, parts, predicted, standardised
+from limbeck.pipeline.export import Sources, file_of, predicted, standardised
 from limbeck.pipeline.stages import Stages
 from limbeck.pipeline.train_students import student_as_teacher
 from limbeck.pipeline.train_teachers import TeacherSource
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.pipeline.trials import begun, finish, opened
-from limbeck.recipe import TRAINED, Deployable, Recover, Step
+from limbeck.recipe import Deployable, Recover, Step
 from limbeck.recipe.stages import SEARCH
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
-PRECISIONS: Mapping[str, Sequence[str]] = {
-    "litert": ("int8", "w4", "fp16", "float32"),
-    "onnx": ("int8", "float32"),
-    "executorch": ("int8", "float32"),
-    "openvino": ("int8", "fp16", "float32"),
-}
 ENERGIES = (1.0, 0.95, 0.9, 0.8, 0.7)  # 1 factorises nothing
 LARGEST_RATIO, RATIO_STEP = 0.875, 0.125
 FIRST = ((0.0, 1.0), (0.5, 1.0), (0.75, 1.0), (0.0, 0.8))  # ratio, energy
@@ -121,7 +116,7 @@ def _following(study: Study, runtime: str) -> tuple[Trial, TrialSettings]:
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     number = running[0].number if running else len(begun(study))
     study.sampler = optuna.samplers.TPESampler(seed=derive_seed("budget", number) % 2**32, n_startup_trials=len(FIRST))
-    precisions = PRECISIONS[runtime]
+    precisions = (*FORMATS[runtime].searched, "float32")
     if running:
         trial = optuna.Trial(study, running[0]._trial_id)
     else:
@@ -173,7 +168,7 @@ def _measured(
         path = Path(scratch) / f"trial{export.suffix(format_)}"
         file_of(job, rebuild(job, file).cpu().eval(), format_, path, Sources(Path(scratch)), trained_quantized=learned)
         size_kb = export.size_bytes(path) / 1000
-        after, latency_ms = predicted(job, path, parts(format_)[0], job.data.val, calls=TIMED_CALLS)
+        after, latency_ms = predicted(job, path, file_format(format_).form, job.data.val, calls=TIMED_CALLS)
     assert latency_ms is not None
     lost = _loss(job, before, standardised(job, after))
     over = {

@@ -1,6 +1,6 @@
 """Recipes: what they may say, how they are read, and the checks that need no data and no torch."""
 
-from limbeck.recipe.compression import TRAINED, Budget, Deployable, Factorise, Files, Prune, Recover, Sparsify, Step
+from limbeck.recipe.compression import Budget, Deployable, Factorise, Files, Prune, Recover, Sparsify, Step
 from limbeck.recipe.frameworks import student_misfit
 from limbeck.recipe.networks import ESTIMATORS, Assistant, Combine, Network, Plan, Schedule, Student, Teacher
 from limbeck.recipe.reading import bundled, dump, load, parse, where
@@ -13,7 +13,6 @@ __all__ = [
     "AUTO",
     "ESTIMATORS",
     "JOINS",
-    "TRAINED",
     "WEIGHTED",
     "Assistant",
     "Augment",

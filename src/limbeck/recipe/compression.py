@@ -12,7 +12,6 @@ Deployable = Literal[
     "litert", "litert-fp16", "litert-int8", "litert-w8", "litert-w4", "onnx", "onnx-int8",
     "executorch", "executorch-int8", "openvino", "openvino-fp16", "openvino-int8", "keras",
 ]  # fmt: skip
-TRAINED = ("litert-int8", "onnx-int8", "executorch-int8", "openvino-int8")  # what quantization-aware training leads to
 
 
 class Files(Strict):

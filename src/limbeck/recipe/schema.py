@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from limbeck.core import signatures
+from limbeck.core.formats import TRAINED, file_format
 from limbeck.core.types import Framework, Kind
-from limbeck.recipe.compression import TRAINED, Budget, Deployable, Files, Step
+from limbeck.recipe.compression import Budget, Deployable, Files, Step
 from limbeck.recipe.frameworks import framework_misfit, of_keras, student_misfit
 from limbeck.recipe.networks import Assistant, Combine, Student, Teacher
 from limbeck.recipe.sources import Augment, Data, Positive, Strict
@@ -309,9 +310,9 @@ class Recipe(Strict):
 
     def _files_fit(self) -> None:
         given, names = self.files.model_fields_set, self.export
-        if "batches" in given and not any(name.startswith("litert") for name in names):
+        if "batches" in given and not any(file_format(name).form == "litert" for name in names):
             raise MisfitError("files.batches", "has an effect on LiteRT files only, and `export` has none")
-        measured = any(name.endswith("-int8") for name in names)
+        measured = any(file_format(name).precision == "int8" for name in names)
         for key in ("calibration", "max_drop"):
             if key in given and not measured:
                 raise MisfitError(f"files.{key}", "has an effect on `-int8` files only, and `export` has none")

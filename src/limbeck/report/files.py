@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.core.formats import FORMATS
 from limbeck.core.metrics import METRICS
 from limbeck.core.words import NOTHING, finite
 from limbeck.report import roles, words
 
-RUNTIMES = words.FORMATS | {"onnx": "ONNX Runtime"}
-ORDER = tuple(words.FORMATS)
+RUNTIMES = {"pytorch": "PyTorch"} | {form: row.runtime for form, row in FORMATS.items()}
+ORDER = tuple(RUNTIMES)
 NOISE = 0.05  # times that differ by no more than this are the same
 
 

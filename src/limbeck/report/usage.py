@@ -7,16 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.report.words import FORMATS
+from limbeck.core.formats import FORMATS
+from limbeck.report.words import TITLES
 
-INSTALL = {
-    "onnx": "pip install numpy onnxruntime pillow",
-    "litert": "pip install numpy ai-edge-litert pillow",
-    "executorch": "pip install numpy executorch pillow",
-    "openvino": "pip install numpy openvino pillow",
-    "keras": "pip install numpy keras torch h5py pillow",
-    "pytorch": "pip install limbeck",
-}
 MAX_NAMES_SPELLED = 20
 
 
@@ -57,8 +50,9 @@ def _smaller(result: Mapping[str, Any]) -> str | None:
 
 
 def _shown(form: str, file: str, others: int, code: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    install = INSTALL[form].removesuffix("" if _images(result) else " pillow")
-    return {"title": FORMATS[form], "file": file, "others": others, "install": install, "code": code}
+    runs = f"numpy {FORMATS[form].installs}{' pillow' if _images(result) else ''}" if form in FORMATS else "limbeck"
+    install = f"pip install {runs}"
+    return {"title": TITLES[form], "file": file, "others": others, "install": install, "code": code}
 
 
 def inputs(result: Mapping[str, Any]) -> str:

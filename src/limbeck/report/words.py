@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from limbeck.core.formats import FORMATS
 from limbeck.core.metrics import METRICS
 from limbeck.core.words import NOTHING, finite
 from limbeck.recipe import ESTIMATORS
@@ -149,10 +150,7 @@ def story(result: Mapping[str, Any], smaller: Sequence[str] = ()) -> list[tuple[
     return told
 
 
-FORMATS = {
-    "pytorch": "PyTorch", "litert": "LiteRT", "onnx": "ONNX", "executorch": "ExecuTorch", "openvino": "OpenVINO",
-    "keras": "Keras",
-}  # fmt: skip
+TITLES = {"pytorch": "PyTorch"} | {form: row.title for form, row in FORMATS.items()}
 PRECISIONS = {"float32": "float32", "fp16": "fp16", "int8": "int8", "w8": "8-bit weights", "w4": "4-bit weights"}
 
 
@@ -160,8 +158,8 @@ def formats(names: Sequence[str]) -> str:
     """Formats of files as `LiteRT (float32, int8) and ONNX`."""
     found: dict[str, list[str]] = {}
     for name in names:
-        form, _, precision = name.partition("-")
-        found.setdefault(FORMATS.get(form, form), []).append(PRECISIONS.get(precision or "float32", precision))
+        form, _, precision = name.partition("-")  # of whatever an older result names
+        found.setdefault(TITLES.get(form, form), []).append(PRECISIONS.get(precision or "float32", precision))
     return listed([f if p == ["float32"] else f"{f} ({', '.join(p)})" for f, p in found.items()])
 
 

@@ -1,6 +1,7 @@
 """Quantization-aware training: a network learns with its numbers quantized, and becomes an integer file."""
 
-from limbeck.compress.qat.lower import TRAINED, lower_qat
+from limbeck.compress.qat.lower import lower_qat
 from limbeck.compress.qat.prepare import FakeQuantized, prepare_qat
+from limbeck.core.formats import TRAINED
 
 __all__ = ["TRAINED", "FakeQuantized", "lower_qat", "prepare_qat"]

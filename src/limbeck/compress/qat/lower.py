@@ -11,15 +11,13 @@ from torch import Tensor, nn
 
 from limbeck.compress.qat.prepare import FakeQuantized, converted
 from limbeck.core.errors import UserError, did_you_mean
-from limbeck.core.formats import check_installed
+from limbeck.core.formats import TRAINED, check_installed
 from limbeck.export import Interface, as_given, put
 from limbeck.export.logs import converting, heard
 from limbeck.export.quantize import pt2e
 from limbeck.export.quantize.post_training import Cpu, check_quantized, check_runs, this_cpu
 from limbeck.export.trace import trace
 from limbeck.export.workers import elsewhere
-
-TRAINED = ("litert-int8", "onnx-int8", "executorch-int8", "openvino-int8")
 
 
 def lower_qat(

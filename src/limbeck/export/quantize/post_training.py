@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from limbeck.core.errors import UserError, did_you_mean
-from limbeck.core.formats import check_quantizer
+from limbeck.core.formats import QUANTIZED, FileFormat, check_quantizer, file_format
 from limbeck.core.runtime import write_text
-from limbeck.export import Interface, Served, form_of, put, suffix, to
+from limbeck.export import Interface, Served, put, suffix, to
 from limbeck.export.logs import drop_empty, log_path
 from limbeck.export.quantize.calibration import Rows, check_rows
 from limbeck.export.quantize.layer_errors import LayerError
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Cpu = Literal["x86", "arm"]
-QUANTIZED = (
-    "litert-int8", "litert-fp16", "litert-w8", "litert-w4", "onnx-int8", "executorch-int8", "openvino-int8",
-    "openvino-fp16",
-)  # fmt: skip
 _LOOKED_AT = 64  # rows that layers are compared on
 
 
@@ -52,7 +48,7 @@ class Kept:
     tried: tuple[tuple[int, float], ...]
 
 
-def check_quantized(name: str) -> tuple[str, str]:
+def check_quantized(name: str) -> FileFormat:
     """The format and the precision in a name, if that can be made here.
 
     Raises:
@@ -60,9 +56,8 @@ def check_quantized(name: str) -> tuple[str, str]:
     """
     if name not in QUANTIZED:
         raise UserError(f"unknown quantized format {name!r}", where="quantize", hint=did_you_mean(name, QUANTIZED))
-    form, _, precision = name.partition("-")
     check_quantizer(name)
-    return form, precision
+    return file_format(name)
 
 
 def source(form: str, model: nn.Module, example: Tensor, folder: Path, interface: Interface | None = None) -> Path:
@@ -78,7 +73,7 @@ def source(form: str, model: nn.Module, example: Tensor, folder: Path, interface
     Raises:
         UserError: the model cannot be exported.
     """
-    form = form_of(form)
+    form = file_format(form).form
     if form != "executorch":
         return to(form, model, example, Path(folder) / f"model{suffix(form)}", interface)
     import torch

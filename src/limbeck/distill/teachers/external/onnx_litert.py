@@ -14,7 +14,7 @@ from torch import nn
 from limbeck.core.errors import UserError
 from limbeck.core.runtime import fingerprint_file
 from limbeck.data import Data
-from limbeck.export import SESSIONS, Session
+from limbeck.export import Session, session
 from limbeck.models import ExternalModel
 
 Rows = NDArray[Any]
@@ -22,12 +22,12 @@ Rows = NDArray[Any]
 
 def load_onnx(path: Path, data: Data) -> nn.Module:
     """An ONNX file asked in ONNX Runtime on all threads; as `_asked` takes it."""
-    return _asked(path, data, SESSIONS["onnx"](path, torch.get_num_threads()))
+    return _asked(path, data, session("onnx", path, torch.get_num_threads()))
 
 
 def load_litert(path: Path, data: Data) -> nn.Module:
     """A LiteRT file asked in its interpreter on all threads; as `_asked` takes it."""
-    return _asked(path, data, SESSIONS["litert"](path, torch.get_num_threads()))
+    return _asked(path, data, session("litert", path, torch.get_num_threads()))
 
 
 def _asked(path: Path, data: Data, session: Session) -> nn.Module:
