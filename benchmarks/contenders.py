@@ -20,7 +20,7 @@ from plain_loop import train as train_plainly
 from torch import Tensor, nn
 from turns import WARM_UP, Turns
 
-from limbeck.core.runtime import keep_heap
+from limbeck.core.machine import keep_heap
 from limbeck.core.types import Batch, Fetch, Teacher
 from limbeck.data import Data, fetcher, pixels
 from limbeck.distill import cache

@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ColorJitter, Compose, GaussianBlur, RandomRotation, Resize, ToTensor
 
-from limbeck.core.runtime import environment, keep_heap
+from limbeck.core.machine import environment, keep_heap
 from limbeck.core.types import Fetch
 from limbeck.data import Data, load, pixels, targets
 from limbeck.data.augment import keyed

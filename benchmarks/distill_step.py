@@ -31,8 +31,9 @@ from peers.environments import PEERS, command
 from turns import HERE, Contender, core_to_pin, in_rounds, quartiles, ratio, table
 
 from limbeck import evaluate
+from limbeck.core.files import write_json
+from limbeck.core.machine import environment, keep_heap
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import environment, keep_heap, write_json
 from limbeck.data import Data
 
 # Ratio -> (the most it should be) or (the least it should be).

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from limbeck.core.files import cache_dir
+from limbeck.core.hashing import fingerprint
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import cache_dir, fingerprint, seed_everything
+from limbeck.core.seeding import seed_everything
 from limbeck.data import Data, load
 from limbeck.distill.objective import Objective, Term
 from limbeck.distill.train import fit

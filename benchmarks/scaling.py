@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from mnist_distiller import BATCH, distilling, load_data, network, recipe, student
 
-from limbeck.core.runtime import environment, keep_heap
+from limbeck.core.machine import environment, keep_heap
 from limbeck.core.types import Teacher
 from limbeck.data import fetcher
 from limbeck.distill import cache

@@ -33,7 +33,8 @@ from PIL import Image
 from turns import quartiles, ratio, table
 
 from limbeck import recipe
-from limbeck.core.runtime import environment, write_json, write_text
+from limbeck.core.files import write_json, write_text
+from limbeck.core.machine import environment
 
 BARE = "python -c pass"
 KEPT, NOTHING_KEPT = "", ", nothing kept"

@@ -31,8 +31,9 @@ from distill_step import write_rows
 from peers.environments import PEERS, command
 from turns import HERE, ONE_THREAD, WARM_UP, Contender, core_to_pin, table
 
+from limbeck.core.files import write_json
+from limbeck.core.machine import environment, keep_heap
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import environment, keep_heap, write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

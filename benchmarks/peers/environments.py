@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from limbeck.core.runtime import cache_dir, fingerprint
+from limbeck.core.files import cache_dir
+from limbeck.core.hashing import fingerprint
 
 HERE = Path(__file__).parent
 KERAS = "keras==3.15.1"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from limbeck import data, recipe
 from limbeck.core.errors import UserError
-from limbeck.core.files.images import decode, guarded
+from limbeck.core.readers.images import decode, guarded
 
 UNITS = next(iter(sorted(Path("/usr/share/games/wesnoth").glob("*/data/core/images/units"))), None)
 COLOURS = {"red": (200, 0, 0), "blue": (0, 0, 200)}

@@ -11,7 +11,7 @@ import torch
 
 from limbeck import data, recipe
 from limbeck.core.errors import UserError
-from limbeck.core.files.tables import BLOCK, GAPS, column_names
+from limbeck.core.readers.tables import BLOCK, GAPS, column_names
 from limbeck.core.types import Column
 
 

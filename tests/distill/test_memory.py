@@ -24,7 +24,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
-from limbeck import cache, losses
+from limbeck import losses
+from limbeck.distill import cache
 from limbeck.data.augment import keyed
 from limbeck.data import from_arrays, load, pixels, targets
 from limbeck.distill.objective import Objective, Term
@@ -148,19 +149,19 @@ def test_a_heap_full_of_gaps_does_not_grow_without_end(seconds: float) -> None:
     """Of 40 blocks each time 10 stay. The next ones are larger and do not fit between them."""
     program = f"""
 import time
-from limbeck import runtime
+from limbeck.core import machine
 
-runtime.TRIM_SECONDS = {seconds}
-if not runtime.keep_heap():
+machine.TRIM_SECONDS = {seconds}
+if not machine.keep_heap():
     raise SystemExit("no glibc")
 kept, idle = [], []
-before = runtime._resident_bytes()
+before = machine._resident_bytes()
 for turn in range(40):
     blocks = [b"x" * ({MB} + turn * 16384) for _ in range(40)]
     kept += blocks[::4]
     blocks = None
     time.sleep(0.06)
-    idle.append(runtime._resident_bytes() - before - sum(map(len, kept)))
+    idle.append(machine._resident_bytes() - before - sum(map(len, kept)))
 print(max(idle))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import limbeck
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import derive_seed
+from limbeck.core.seeding import derive_seed
 from limbeck.core.types import Batch
 from limbeck.data import Data, batches, fetcher, from_arrays
 from limbeck.distill.objective import Objective, Term

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import cache_dir
+from limbeck.core.files import cache_dir
 from limbeck.distill.cache.store import Array, building, entries, in_words, open_store, outputs_dir, prune, room, verify
 
 IDENTITY = {"teacher": {"weights": "abc"}, "data": "d1"}

@@ -13,7 +13,7 @@ from torch import nn
 
 import limbeck
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import derive_seed
+from limbeck.core.seeding import derive_seed
 from limbeck.core.types import Batch, Output
 from limbeck.data import fetcher, from_arrays, pixels, targets
 from limbeck.distill.objective import Objective, Term

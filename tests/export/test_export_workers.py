@@ -23,12 +23,12 @@ from torch import nn
 
 from limbeck import export
 from limbeck.core.errors import UserError
+from limbeck.core.formats import file_format
 from limbeck.export import (
     Interface,
     as_given,
     as_seen,
     files,
-    form_of,
     process,
     put,
     quantize,
@@ -263,7 +263,7 @@ def test_names_of_files() -> None:
     assert suffix("litert") == ".tflite"
     assert suffix("litert-int8") == ".int8.tflite"
     assert suffix("openvino-fp16") == ".fp16.xml"
-    assert form_of("executorch-int8") == "executorch"
+    assert file_format("executorch-int8") == ("executorch", "int8")
     assert files(Path("a/b.c.xml")) == (Path("a/b.c.xml"), Path("a/b.c.bin"))
     assert files(Path("a/b.onnx")) == (Path("a/b.onnx"),)
     with pytest.raises(UserError, match="unknown format 'int8'"):

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 import limbeck
 from limbeck import compress, data, evaluate, recipe
 from limbeck.core.errors import UserError
+from limbeck.core.files import read_json
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import read_json
 from limbeck.core.types import Column
 from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.evaluate import costs

@@ -18,7 +18,7 @@ import limbeck
 from limbeck import recipe
 from limbeck.cli import app
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import read_json
+from limbeck.core.files import read_json
 from limbeck.distill.train.loop import _Loop
 from limbeck.pipeline import setup
 from limbeck.pipeline.tune import tune

@@ -193,8 +193,8 @@ def _go_on(
     trust: bool,
     quiet: bool,
 ) -> None:
+    from limbeck.core.machine import keep_heap
     from limbeck.core.progress import Progress
-    from limbeck.core.runtime import keep_heap
     from limbeck.recipe import needs
     from limbeck.recipe.adopt import adopt, continued, is_run
 

@@ -29,8 +29,8 @@ def run(
       limbeck run quickstart
       limbeck run mnist-distiller data.source=fashion-mnist seeds=5 --out runs/fashion
     """  # noqa: D301 - Click wants the character itself
+    from limbeck.core.machine import keep_heap
     from limbeck.core.progress import Progress
-    from limbeck.core.runtime import keep_heap
     from limbeck.recipe import needs
 
     checked = needs.load(recipe, overrides or (), out)
@@ -72,8 +72,8 @@ def doctor(
     import json as writer
     from dataclasses import asdict
 
+    from limbeck.core.machine import keep_heap
     from limbeck.core.progress import Progress
-    from limbeck.core.runtime import keep_heap
     from limbeck.recipe import needs
 
     checked = needs.load(recipe, overrides or (), out)
@@ -131,8 +131,8 @@ def tune(
       limbeck tune my.yaml --trials 50 --losses kd,dkd,at --seeds 3
       limbeck run runs/my/tune/best.yaml seeds=5     # what the winner is worth on the test split
     """  # noqa: D301 - Click wants the character itself
+    from limbeck.core.machine import keep_heap
     from limbeck.core.progress import Progress
-    from limbeck.core.runtime import keep_heap
     from limbeck.recipe import needs
 
     checked, several = needs.load(recipe, overrides or (), out), _seeds(seeds)
@@ -204,7 +204,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this one.")] 
 @app.command()
 def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run, or a search.")]) -> None:
     """Build the page of a finished run again from its result.json, or that of a search from its tune.json."""
-    from limbeck.core.runtime import read_json
+    from limbeck.core.files import read_json
     from limbeck.report import write_report
     from limbeck.report.search import write_search
 

@@ -4,8 +4,8 @@ Every source ends as one `Data`: inputs decoded once (uint8 images, or a float t
 and the row numbers of the training, validation and test split. Nothing is ever unpickled.
 """
 
-from limbeck.core.files.images import read_images
-from limbeck.core.files.tables import read_rows, read_table
+from limbeck.core.readers.images import read_images
+from limbeck.core.readers.tables import read_rows, read_table
 from limbeck.data.class_weights import class_weights
 from limbeck.data.dataset import (
     Data,

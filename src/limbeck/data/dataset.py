@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import derive_seed
+from limbeck.core.seeding import derive_seed
 from limbeck.core.types import IGNORED, Batch, Column, Fetch, Task
 
 BEYOND = 1.0  # how far answers may leave the logarithms learned from, in their standard deviations

@@ -15,7 +15,7 @@ import numpy as np
 
 from limbeck.core.errors import UserError, did_you_mean
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import derive_seed
+from limbeck.core.seeding import derive_seed
 from limbeck.data.sources.folder import choose, group_keys, scan
 from limbeck.data.split import draw
 

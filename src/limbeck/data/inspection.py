@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.errors import AbsentError
-from limbeck.core.files.images import guarded, probe
-from limbeck.core.files.tables import read_table
+from limbeck.core.machine import cores
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import cores
+from limbeck.core.readers.images import guarded, probe
+from limbeck.core.readers.tables import read_table
 from limbeck.data.sources.arrays import archive, read_array
 from limbeck.data.sources.cifar import read_binary, read_python
 from limbeck.data.sources.folder import File, Tree, files_below, scan

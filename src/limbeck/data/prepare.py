@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import cache_dir, fingerprint, fingerprint_tensors, read_json, write_json
+from limbeck.core.files import cache_dir, read_json, write_json
+from limbeck.core.hashing import fingerprint, fingerprint_tensors
 from limbeck.core.types import UNLABELLED, Column, Kind, Task
 from limbeck.data.dataset import Data, Keys, Scaling, digests, measure, measure_log
 from limbeck.data.multilabel import missing, strata

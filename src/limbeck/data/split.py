@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import derive_seed
+from limbeck.core.seeding import derive_seed
 
 Rows = NDArray[np.int64]
 DEFAULT_TEST = 0.2

@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from limbeck import __version__
 from limbeck.core.errors import UserError
+from limbeck.core.files import read_json, write_json
 from limbeck.core.formats import file_format
-from limbeck.core.runtime import read_json, write_json
 from limbeck.core.types import THRESHOLD, Column, Kind, Task
 from limbeck.export.files import files, size_bytes
 from limbeck.export.interface import LARGEST_BATCH, Interface

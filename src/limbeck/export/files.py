@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from limbeck.core.errors import UserError
+from limbeck.core.files import read_json, write_atomic
 from limbeck.core.formats import FORMATS, file_format
-from limbeck.core.runtime import read_json, write_atomic
 
 
 def suffix(name: str) -> str:

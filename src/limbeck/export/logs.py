@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import write_text
+from limbeck.core.files import write_text
 
 _STDOUT, _STDERR = 1, 2
 

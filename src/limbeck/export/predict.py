@@ -11,7 +11,7 @@ import numpy as np
 
 from limbeck import export
 from limbeck.core.errors import UserError
-from limbeck.core.files.tables import read_rows
+from limbeck.core.readers.tables import read_rows
 from limbeck.core.types import THRESHOLD
 
 
@@ -35,7 +35,7 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[st
     if not inputs:
         raise UserError("there is nothing to predict", hint="give images, or a table")
     if len(card.shape) == 3:
-        from limbeck.core.files.images import read_images
+        from limbeck.core.readers.images import read_images
 
         paths = [path for given in inputs for path in (sorted(_images(given)) if given.is_dir() else [given])]
         names = [str(path) for path in paths]
@@ -55,7 +55,7 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[st
 
 
 def _images(folder: Path) -> list[Path]:
-    from limbeck.core.files.images import SUFFIXES
+    from limbeck.core.readers.images import SUFFIXES
 
     return [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
 

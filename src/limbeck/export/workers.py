@@ -95,7 +95,7 @@ def elsewhere(
         UserError: it failed; the message says why, or which signal ended it, and where the log is.
     """
     order = {"task": task, "arguments": dict(arguments), "log": str(log.absolute()), "folder": _here()}
-    start = partial(_start, FORMATS[family].imports if family in FORMATS else ())
+    start = partial(_start, ())  # a job imports what it needs, which for some is little
     answer: dict[str, Any] = {}
     before = abandoned()
     with turns.passed():
@@ -174,12 +174,13 @@ def work() -> None:
     for module in sys.argv[1:]:
         with contextlib.suppress(Exception):  # the job that needs it says it better
             importlib.import_module(module)
-    own = psutil.Process()
-    born = own.memory_info().rss
+    own, born = psutil.Process(), 0
     for order, _ in orders:
         answer = _done(order)
         gc.collect()
-        told = {"born": born, "bytes": own.memory_info().rss}
+        now = own.memory_info().rss
+        born = born or now  # with what its first job imported
+        told = {"born": born, "bytes": now}
         try:
             send(answers, {**answer, **told})
         except (TypeError, ValueError) as error:  # JSON cannot hold what the function gives

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import write_bytes
+from limbeck.core.files import write_bytes
 from limbeck.models.normalization import Normalized, plain
 
 

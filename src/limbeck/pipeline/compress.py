@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from limbeck import compress, evaluate, export
 from limbeck.compress import qat
 from limbeck.core.errors import UserError, within
+from limbeck.core.files import read_json, write_json
+from limbeck.core.hashing import fingerprint
 from limbeck.core.metrics import main_metric
-from limbeck.core.runtime import derive_seed, fingerprint, read_json, seed_everything, write_json
+from limbeck.core.seeding import derive_seed, seed_everything
 from limbeck.core.types import Batch, Role
 from limbeck.data import batches
 from limbeck.evaluate import costs

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from limbeck import __version__, evaluate, recipe
+from limbeck.core.files import read_json, write_json, write_text
+from limbeck.core.machine import environment
 from limbeck.core.metrics import Metric, main_metric
-from limbeck.core.runtime import environment, read_json, write_json, write_text
 from limbeck.core.types import Role
 from limbeck.data import Data, class_counts
 from limbeck.distill.teachers import DEFAULT

@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from limbeck.core.hashing import fingerprint, fingerprint_file
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import fingerprint, fingerprint_file
 from limbeck.data import Data
 from limbeck.distill.objective.feature_matching import Matching
 from limbeck.distill.teachers import external

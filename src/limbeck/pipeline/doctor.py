@@ -14,8 +14,8 @@ from torch import Tensor
 
 from limbeck import evaluate, recipe
 from limbeck.core.errors import UserError
+from limbeck.core.files import locked, read_json
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import locked, read_json
 from limbeck.data import targets
 from limbeck.distill import cache
 from limbeck.distill.teachers import diagnose

@@ -14,7 +14,7 @@ from torch import nn
 
 from limbeck import evaluate
 from limbeck.core.formats import file_format
-from limbeck.core.runtime import cores
+from limbeck.core.machine import cores
 from limbeck.data import Data
 from limbeck.evaluate import costs
 from limbeck.evaluate.file_latency import BATCH_ROUNDS, BATCH_SECONDS, CALLS

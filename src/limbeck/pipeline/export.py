@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from limbeck import evaluate, export
 from limbeck.compress import qat
 from limbeck.core.formats import file_format
+from limbeck.core.hashing import fingerprint
+from limbeck.core.machine import cores
 from limbeck.core.metrics import main_metric
-from limbeck.core.runtime import cores, fingerprint
 from limbeck.core.types import Artifact, Cost, ModelForm, Parity
 from limbeck.data import Scaling, pixels, targets
 from limbeck.evaluate import costs

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import evaluate
-from limbeck.core.runtime import cache_dir
+from limbeck.core.files import cache_dir
 from limbeck.core.types import Batch, Fetch, Output, Teacher
 from limbeck.core.words import duration
 from limbeck.distill.cache.store import free_bytes, in_words, room

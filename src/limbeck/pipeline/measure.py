@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import evaluate
-from limbeck.core.runtime import fingerprint, fingerprint_file
+from limbeck.core.hashing import fingerprint, fingerprint_file
 from limbeck.core.types import Artifact, Cost, Role
 from limbeck.data import Data, pixels, targets
 from limbeck.distill.teachers import Combine

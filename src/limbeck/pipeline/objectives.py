@@ -13,7 +13,7 @@ from torch import nn
 from limbeck import losses, recipe
 from limbeck.core import signatures
 from limbeck.core.errors import UserError, within
-from limbeck.core.runtime import derive_seed
+from limbeck.core.seeding import derive_seed
 from limbeck.core.types import Batch
 from limbeck.data import pixels, targets
 from limbeck.distill.objective import Objective, Term

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from limbeck import export
+from limbeck.core.files import write_json
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import write_json
 from limbeck.distill.teachers.external import Function
 from limbeck.pipeline import train_teachers
 from limbeck.pipeline.compress import compress_students, starts

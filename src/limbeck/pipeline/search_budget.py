@@ -13,9 +13,11 @@ from torch import Tensor
 
 from limbeck import evaluate, export
 from limbeck.core.errors import DivergedError, UserError
+from limbeck.core.files import write_json
 from limbeck.core.formats import FORMATS, TRAINED, file_format
+from limbeck.core.hashing import fingerprint
 from limbeck.core.metrics import main_metric
-from limbeck.core.runtime import derive_seed, fingerprint, write_json
+from limbeck.core.seeding import derive_seed
 from limbeck.data import targets
 from limbeck.pipeline.compress import Variant, rebuild, run_steps
 from limbeck.pipeline.context import RunContext

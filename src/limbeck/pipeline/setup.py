@@ -14,8 +14,8 @@ from accelerate import Accelerator
 
 from limbeck import __version__, recipe
 from limbeck.core.errors import UserError
+from limbeck.core.files import locked, write_text
 from limbeck.core.progress import LOG, Progress
-from limbeck.core.runtime import locked, write_text
 from limbeck.data import class_weights, load, on_device
 from limbeck.distill import cache
 from limbeck.distill.objective.feature_matching import Matching

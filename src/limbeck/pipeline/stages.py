@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from limbeck.core.course import Course
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import read_json, write_json
+from limbeck.core.files import read_json, write_json
 
 
 class Stages:

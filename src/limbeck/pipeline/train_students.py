@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from limbeck import evaluate
-from limbeck.core.runtime import derive_seed, seed_everything
+from limbeck.core.seeding import derive_seed, seed_everything
 from limbeck.core.types import Role
 from limbeck.distill.teachers import diagnose
 from limbeck.distill.train import History, fit_mutual

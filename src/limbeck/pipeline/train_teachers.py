@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import evaluate
+from limbeck.core.hashing import fingerprint_tensors
 from limbeck.core.metrics import main_metric
-from limbeck.core.runtime import fingerprint_tensors, seed_everything
+from limbeck.core.seeding import seed_everything
 from limbeck.core.types import Teacher
 from limbeck.data import targets
 from limbeck.distill.objective import Objective

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from limbeck.core.errors import UserError
+from limbeck.core.files import write_text
 from limbeck.core.metrics import METRICS, Metric
-from limbeck.core.runtime import write_text
 from limbeck.core.statistics import interval
 from limbeck.core.words import duration, finite
 from limbeck.report import budget, figures, files, labels, methods, pareto, roles, scores, smaller, values, words

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import UserError
+from limbeck.core.files import write_text
 from limbeck.core.metrics import METRICS
-from limbeck.core.runtime import write_text
 from limbeck.core.words import NOTHING, duration, finite
 from limbeck.report import words
 from limbeck.report.figures import axis_title, plain, text

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from limbeck.core.errors import AbsentError, UserError, did_you_mean
-from limbeck.core.runtime import fingerprint
+from limbeck.core.hashing import fingerprint
 from limbeck.core.types import IGNORED, Kind
 from limbeck.data.dataset import Data
 from limbeck.data.multilabel import answers, check_answers

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError
-from limbeck.core.files.published import find_cifar10
+from limbeck.core.readers.published import find_cifar10
 from limbeck.data.prepare import Raw, check_labels
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -18,9 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import AbsentError, UserError, did_you_mean
-from limbeck.core.files.images import SUFFIXES, decode, guarded
+from limbeck.core.files import cache_dir, read_json, write_atomic, write_json
+from limbeck.core.hashing import fingerprint
+from limbeck.core.machine import cores
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import cache_dir, cores, derive_seed, fingerprint, read_json, write_atomic, write_json
+from limbeck.core.readers.images import SUFFIXES, decode, guarded
+from limbeck.core.seeding import derive_seed
 from limbeck.data.dataset import Keys
 from limbeck.data.prepare import Raw, share_limit
 from limbeck.data.split import subset

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError
-from limbeck.core.files.published import PARTS, find_idx
+from limbeck.core.readers.published import PARTS, find_idx
 from limbeck.data.prepare import Raw, check_labels
 
 FASHION = (

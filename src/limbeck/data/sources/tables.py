@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError, did_you_mean
-from limbeck.core.files.tables import read_table
+from limbeck.core.readers.tables import read_table
 from limbeck.core.types import Column, Kind
 from limbeck.data.dataset import Keys
 from limbeck.data.multilabel import answers, check_answers, strata

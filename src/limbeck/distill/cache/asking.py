@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.core.errors import UserError, did_you_mean
+from limbeck.core.hashing import fingerprint, fingerprint_tensors
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import fingerprint, fingerprint_tensors
 from limbeck.core.types import Batch, Fetch, Kind, Output, Teacher
 from limbeck.distill.cache.codec import FLOATS, arrays_of, decode, encode
 from limbeck.distill.cache.reading import Pixels, Stored

@@ -7,7 +7,7 @@ import inspect
 import torch
 from torch import nn
 
-from limbeck.core.runtime import fingerprint, fingerprint_tensors
+from limbeck.core.hashing import fingerprint, fingerprint_tensors
 from limbeck.models import Normalized, plain
 
 

@@ -18,8 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from limbeck import evaluate
 from limbeck.core.errors import UserError
+from limbeck.core.files import write_text
 from limbeck.core.metrics import main_metric
-from limbeck.core.runtime import write_text
 from limbeck.core.types import Batch, Kind, Output
 from limbeck.data import Data, targets
 from limbeck.distill.objective import Objective

@@ -16,9 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from limbeck.core.errors import DivergedError, UserError
+from limbeck.core.files import write_bytes
 from limbeck.core.metrics import main_metric
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import derive_seed, seed_everything, write_bytes
+from limbeck.core.seeding import derive_seed, seed_everything
 from limbeck.core.types import IGNORED, Batch, Fetch, Output, Teacher
 from limbeck.data import Data, again, count_labels, fetcher, parts, shuffled
 from limbeck.distill.objective import Objective

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import derive_seed
+from limbeck.core.seeding import derive_seed
 
 Rows = np.ndarray[Any, Any]
 

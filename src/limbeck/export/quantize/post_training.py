@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from limbeck.core.errors import UserError, did_you_mean
+from limbeck.core.files import write_text
 from limbeck.core.formats import QUANTIZED, FileFormat, check_quantizer, file_format
-from limbeck.core.runtime import write_text
 from limbeck.export import Interface, Served, put, suffix, to
 from limbeck.export.logs import drop_empty, log_path
 from limbeck.export.quantize.calibration import Rows, check_rows

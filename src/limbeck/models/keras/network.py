@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import fingerprint
+from limbeck.core.hashing import fingerprint
 from limbeck.models.keras.backend import library
 
 NAMING = ("name", "keras_history", "input_layers", "output_layers")  # where a configuration names layers

@@ -11,9 +11,10 @@ from typing import Any
 from limbeck import __version__, recipe
 from limbeck.core.course import Part
 from limbeck.core.errors import DivergedError, UserError
+from limbeck.core.files import read_json, write_json, write_text
+from limbeck.core.machine import environment
 from limbeck.core.metrics import main_metric
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import environment, read_json, write_json, write_text
 from limbeck.distill.teachers.external import Function
 from limbeck.pipeline import train_teachers
 from limbeck.pipeline.context import RunContext

@@ -10,8 +10,8 @@ from typing import Any
 
 from limbeck import recipe
 from limbeck.core.errors import AbsentError, UserError, did_you_mean
-from limbeck.core.files.tables import column_names
 from limbeck.core.formats import check_format, check_installed, check_quantizer
+from limbeck.core.readers.tables import column_names
 from limbeck.recipe import Data, Network, Recipe
 from limbeck.recipe.needs.catalogue import misnamed
 from limbeck.recipe.needs.weights import unfetchable
@@ -139,7 +139,7 @@ def _found(spec: Data) -> list[str] | None:
     """
     path = Path(spec.path or "").expanduser()
     if spec.source in ("mnist", "fashion-mnist", "cifar10"):
-        from limbeck.core.files.published import find
+        from limbeck.core.readers.published import find
 
         find(spec.source, spec.path)
     elif spec.source == "table":

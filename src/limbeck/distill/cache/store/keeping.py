@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import UserError, did_you_mean
-from limbeck.core.runtime import cache_dir
+from limbeck.core.files import cache_dir
 from limbeck.distill.cache.store.layout import ELSEWHERE, DamagedError, Journal, read_header, sound
 
 RESERVE = 2**30  # bytes of the disk that are never taken, or a twentieth of a small disk

@@ -17,7 +17,8 @@ import numpy as np
 
 from limbeck import __version__
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import fingerprint, write_json
+from limbeck.core.files import write_json
+from limbeck.core.hashing import fingerprint
 
 FORMAT = 1
 Shard = tuple[int, int]  # view, block of rows

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError, did_you_mean, require
+from limbeck.core.files import write_atomic
+from limbeck.core.hashing import fingerprint_file
 from limbeck.core.progress import Progress
-from limbeck.core.runtime import fingerprint_file, write_atomic
 from limbeck.data import Data, pixels, read_array, targets
 from limbeck.distill.teachers.external.predictions import by_number
 from limbeck.distill.teachers.external.tree_files import label_probabilities

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import fingerprint, fingerprint_tensors
+from limbeck.core.hashing import fingerprint, fingerprint_tensors
 from limbeck.data import Data, pixels
 from limbeck.models import ExternalModel
 

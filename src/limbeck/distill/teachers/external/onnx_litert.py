@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from limbeck.core.errors import UserError
-from limbeck.core.runtime import fingerprint_file
+from limbeck.core.hashing import fingerprint_file
 from limbeck.data import Data
 from limbeck.export import Session, session
 from limbeck.models import ExternalModel

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError, did_you_mean
-from limbeck.core.runtime import fingerprint, fingerprint_file, fingerprint_tensors
+from limbeck.core.hashing import fingerprint, fingerprint_file, fingerprint_tensors
 from limbeck.data import Data, Keys, archive, read_array, read_table
 from limbeck.models import ExternalModel
 from limbeck.recipe import Network

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.core.errors import UserError, did_you_mean, require
-from limbeck.core.runtime import fingerprint_file
+from limbeck.core.hashing import fingerprint_file
 from limbeck.core.types import Column
 from limbeck.data import Data
 from limbeck.models import ExternalModel

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from limbeck.core.errors import AbsentError
-from limbeck.core.runtime import cache_dir
+from limbeck.core.files import cache_dir
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 PARTS = ("train-images", "train-labels", "t10k-images", "t10k-labels")
