@@ -2,21 +2,25 @@
 
 import math
 import random
+import re
 
 from limbeck import recipe
+from limbeck.core.result import parse_result
 from limbeck.evaluate import compare
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 def model(name, role, seed, metrics, file=None, fmt="pytorch", scale=1.0, parity=None):
+    told = re.fullmatch(r"(.+?)(?:-alone)?-seed\d+(?:-(?:gen|peer)(\d+))?", name)
+    own = told[1] if told and role in ("compared", "compressed", "compressed-alone") else ""
     return {
         "name": name, "role": role, "seed": seed, "format": fmt, "file": file, "metrics": metrics,
         "cost": {
             "params": round(1_210_000 * scale), "macs": round(14_300_000 * scale),
             "size_bytes": round(4_850_000 * scale), "latency_ms": 1.9 * scale,
         },
-        "parity": parity,
+        "parity": parity, "variant": own, "number": int(told[2]) if told and told[2] else None,
     }  # fmt: skip
 
 
@@ -57,13 +61,14 @@ def environment():
 
 
 def result_of(spec, data, models, comparison, curves, chosen):
-    return {
+    whole = {
         "schema": 1, "name": spec.name, "about": spec.about, "created": "2026-11-21T10:00:00+00:00", "limbeck": "0.1.0",
         "recipe": spec.model_dump(mode="json"), "recipe_yaml": recipe.dump(spec), "environment": environment(),
         "data": data, "models": models, "comparison": comparison, "chosen": chosen, "curves": curves,
         "teachers": [{"name": t.name, "val": {}, "notes": []} for t in spec.teachers],
         "seconds": {"data": 1.2, "teacher": 130.1, "students": 95.0, "measured": 21.0}, "notes": [],
     }  # fmt: skip
+    return parse_result(whole, "result.json").content()
 
 
 def classification(names=CLOTHES, seeds=5):
@@ -282,7 +287,9 @@ def compared(count=7, seeds=5, n=1000):
     models = [model("teacher", "teacher", None, classified(CLOTHES, 0.93, n, 1), "teacher/best.safetensors")]
     models += students("student", 0.85, seeds, n, offset=1) + students("distilled", 0.885, seeds, n, offset=2)
     for i, (name, (_, gain)) in enumerate(chosen.items()):
-        models += [m | {"role": "compared"} for m in students(name, 0.85 + gain, seeds, n, offset=3 + i)]
+        models += [
+            m | {"role": "compared", "variant": name} for m in students(name, 0.85 + gain, seeds, n, offset=3 + i)
+        ]
     result = taught(spec, models)
     for name, rows in result["curves"].items():
         for row in rows:

@@ -97,7 +97,7 @@ def compressed(seeds=3, n=1000, ways=tuple(WAYS), formats=FORMATS, files=None):
                     + 0.001 * ((seed * (2 if ending else 1) + i) % 3 - 1)
                 )
                 row["metrics"]["accuracy"] = round(n * right) / n
-                row["name"] = f"{name}{ending}-seed{seed}"
+                row |= {"name": f"{name}{ending}-seed{seed}", "variant": name}
                 row["file"] = f"{row['name']}/model.safetensors"
             shared = (round(params * PARAMS), round(macs * MACS), 0.05 + 0.11 * macs if not ending else None)
             models += [sized(row, *shared) for row in rows]

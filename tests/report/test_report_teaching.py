@@ -249,8 +249,8 @@ def test_nothing_asked_is_said_so():
 
 
 def test_a_result_of_an_earlier_version_has_none_of_it(tmp_path):
-    result = classification(seeds=2)
-    assert not result.keys() & {"ensemble", "comparisons", "cache", "views"}
+    later = {"ensemble", "comparisons", "cache", "views"}
+    result = {key: value for key, value in classification(seeds=2).items() if key not in later}
     text, plots = page_of(result, tmp_path / "report.html")
     assert set(plots) == {"gains", "metric-curves", "loss-curves", "confusion"}
     for name in ("comparisons", "ensemble", "stored"):

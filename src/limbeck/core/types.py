@@ -158,6 +158,8 @@ class Artifact:
         precision: of a file's numbers: float32, fp16, int8, w8 or w4.
         source: the network that a file was made of.
         notes: what the user must be told.
+        variant: of a student, its name in `compare` or `compress`, or "budget"; "" for that of `losses`.
+        number: of a generation or a peer.
     """
 
     name: str
@@ -171,3 +173,5 @@ class Artifact:
     precision: str = "float32"
     source: str | None = None
     notes: tuple[str, ...] = ()
+    variant: str = ""
+    number: int | None = None

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from limbeck.core.errors import UserError
-from limbeck.core.files import read_json, write_atomic
+from limbeck.core.files import write_atomic
 from limbeck.core.formats import FORMATS, file_format
 
 
@@ -43,13 +43,15 @@ def shipped(path: Path) -> list[Path]:
     """
     if not (path / "recipe.yaml").is_file():
         return [path]
-    result = read_json(path / "result.json")
-    rows = [m for m in result["models"] if m["role"] == "exported"]
+    from limbeck.core.result import read_result  # a file alone need not wait for it
+
+    result = read_result(path / "result.json")
+    rows = [row for row in result.models if row.role == "exported"]
     if not rows:
         raise UserError("this run has no exported files", where=str(path), hint=f"limbeck export {path} --to onnx")
-    chosen = result["chosen"]["name"]
-    rows.sort(key=lambda m: (m.get("source", chosen) != chosen, m.get("precision", "float32") != "float32"))
-    return [path / m["file"] for m in rows]
+    chosen = result.chosen.name if result.chosen else None
+    rows.sort(key=lambda row: (row.source not in (None, chosen), row.precision != "float32"))
+    return [path / str(row.file) for row in rows]
 
 
 def put(made: Path, path: Path) -> None:

@@ -11,12 +11,14 @@ from limbeck import __version__, evaluate, recipe
 from limbeck.core.files import read_json, write_json, write_text
 from limbeck.core.machine import environment
 from limbeck.core.metrics import Metric, main_metric
+from limbeck.core.result import SCHEMA as RESULT_SCHEMA
+from limbeck.core.result import Result
 from limbeck.core.types import Role
 from limbeck.data import Data, class_counts
 from limbeck.distill.teachers import DEFAULT
 from limbeck.pipeline import train_teachers
 from limbeck.pipeline.candidates import measured_models
-from limbeck.pipeline.context import SCHEMA, RunContext
+from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.train_teachers import Teachers
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe.stages import MEASURED
@@ -50,38 +52,41 @@ def conclude(
         own = f"the teacher ({metric.name} {told[-1]:.4f} on test)"
         notes.append(f"{own} is worse than the student alone ({mean:.4f} on average)")
     trained = {**taught, **{s.name: s.result for s in students}, **{s.name: s.result for s in compressed}}
-    result = {
-        "schema": SCHEMA,
-        "name": checked.name,
-        "about": checked.about,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "limbeck": __version__,
-        "recipe": checked.model_dump(mode="json"),
-        "recipe_yaml": recipe.dump(checked),
-        "environment": environment(),
-        "data": _describe(data),
-        "models": models,
-        "teachers": [{"name": n, "val": t["val"], "notes": t["notes"]} for n, t in taught.items() if "val" in t],
-        "ensemble": _ensemble(job, teachers, measured["disagreement"]),
-        "comparison": comparison,
-        "comparisons": comparisons,
-        "weights": {name: t["weights_found"] for name, t in trained.items() if t.get("weights_found")},
-        "methods": _methods(job, students, scores),
-        "compressed": _compressed(job, compressed, scores),
-        "budget": searched,
-        "chosen": chosen,
-        "predictions": measured.get("predictions"),
-        "views": job.views,
-        "cache": [stored for t in trained.values() for stored in t.get("cache", [])],
-        "curves": {name: t["epochs"] for name, t in trained.items() if t.get("epochs")},
-        "seconds": job.stages.seconds,
-        "notes": notes,
-    }
+    result = Result.model_validate(
+        {
+            "schema": RESULT_SCHEMA,
+            "name": checked.name,
+            "about": checked.about,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "limbeck": __version__,
+            "recipe": checked.model_dump(mode="json"),
+            "recipe_yaml": recipe.dump(checked),
+            "environment": environment(),
+            "data": _describe(data),
+            "models": models,
+            "teachers": [{"name": n, "val": t["val"], "notes": t["notes"]} for n, t in taught.items() if "val" in t],
+            "ensemble": _ensemble(job, teachers, measured["disagreement"]),
+            "comparison": comparison,
+            "comparisons": comparisons,
+            "weights": {name: t["weights_found"] for name, t in trained.items() if t.get("weights_found")},
+            "methods": _methods(job, students, scores),
+            "compressed": _compressed(job, compressed, scores),
+            "budget": searched,
+            "chosen": chosen,
+            "predictions": measured.get("predictions"),
+            "views": job.views,
+            "cache": [stored for t in trained.values() for stored in t.get("cache", [])],
+            "curves": {name: t["epochs"] for name, t in trained.items() if t.get("epochs")},
+            "seconds": job.stages.seconds,
+            "notes": notes,
+        }
+    )
     # Only now: what was added to a finished run and failed must not stand in its way.
     write_text(job.folder / "recipe.yaml", recipe.dump(checked))
-    write_json(job.folder / "result.json", result)
+    content = result.content()
+    write_json(job.folder / "result.json", content)
     write_report(read_json(job.folder / "result.json"), job.folder / "report.html")
-    return result
+    return content
 
 
 def _comparisons(
@@ -94,7 +99,7 @@ def _comparisons(
     metric = main_metric(job.data.task)
 
     def of(role: Role, generation: int | None = None) -> list[float]:
-        return [scores[s.name] for s in students if s.role == role and generation in (None, s.generation)]
+        return [scores[s.name] for s in students if s.role == role and generation in (None, s.number)]
 
     final = of("distilled")
     subject = "the teacher"

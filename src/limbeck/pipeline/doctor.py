@@ -14,8 +14,9 @@ from torch import Tensor
 
 from limbeck import evaluate, recipe
 from limbeck.core.errors import UserError
-from limbeck.core.files import locked, read_json
+from limbeck.core.files import locked
 from limbeck.core.progress import Progress
+from limbeck.core.result import read_result
 from limbeck.data import targets
 from limbeck.distill import cache
 from limbeck.distill.teachers import diagnose
@@ -90,7 +91,7 @@ def recheck(
     Raises:
         UserError: no finished run, one without teachers, or one whose teacher is asked live.
     """
-    read_json(folder / "result.json")
+    read_result(folder / "result.json")
     checked, progress = recipe.load(folder / "recipe.yaml"), progress or Progress(quiet=True)
     with locked(folder):
         accelerator = make_accelerator(checked.run, folder)

@@ -93,7 +93,8 @@ def measure(
             if (inner := external_model(network)) is None:
                 cost = Cost(costs.parameters(network), costs.macs(network, example), size_bytes, None)
             seed = None if model.role in ("teacher", "assistant") else model.seed
-            found.append(Artifact(model.name, model.role, seed, "pytorch", file, metrics, cost))
+            row = Artifact(model.name, model.role, seed, "pytorch", file, metrics, cost)
+            found.append(replace(row, variant=model.variant, number=model.number))
             if candidate.drawn:
                 drawn[model.name, model.role] = prediction
             if candidate.timed and not (inner and inner.keyed):

@@ -124,7 +124,7 @@ def _generations(job: RunContext, seed: int, source: TeacherSource | None, alone
         name = stages.generation(seed, number, count)
         role: Role = "distilled" if last else "generation"
         made = train_student(job, name, role, seed, source, generation=generation)
-        found.append(replace(made, generation=number))
+        found.append(replace(made, number=number))
         source = student_as_teacher(job, found[-1], [*source.keys, name])
         generation += 1
     return found
@@ -153,7 +153,7 @@ def _peers(job: RunContext, seed: int) -> list[TrainedModel]:
         role: Role = "peer" if number else "distilled"
         file = job.weights(f"{stage}/peer{number}", spec.train)
         build = partial(job.network, spec, file)
-        found.append(TrainedModel(stages.peer(seed, number), role, seed, file, build, outcome))
+        found.append(TrainedModel(stages.peer(seed, number), role, seed, file, build, outcome, number=number))
     return found
 
 

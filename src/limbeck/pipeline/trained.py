@@ -25,7 +25,7 @@ class TrainedModel:
         build: builds it again with these weights.
         result: of its stage: epochs, scores on validation, ...
         variant: a name in `compare` or `compress`, or "budget"; "" for the student of `losses`.
-        generation: of students that learn from each other in turn, from 1 on.
+        number: of a generation, from 1 on, or of a peer.
         start: the student that a compressed one was made of.
         steps: what was done to that.
         changes: the same in words, with what came of it.
@@ -38,7 +38,7 @@ class TrainedModel:
     build: Callable[[], nn.Module]
     result: Mapping[str, Any] = field(default_factory=dict)
     variant: str = ""
-    generation: int = 1
+    number: int | None = None
     start: str = ""
     steps: Sequence[Step] = ()
     changes: Sequence[str] = ()

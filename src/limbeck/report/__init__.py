@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from limbeck.core.errors import UserError
 from limbeck.core.files import write_text
 from limbeck.core.metrics import METRICS, Metric
+from limbeck.core.result import parse_result
 from limbeck.core.statistics import interval
 from limbeck.core.words import duration, finite
 from limbeck.report import budget, figures, files, labels, methods, pareto, roles, scores, smaller, values, words
@@ -45,10 +45,9 @@ def write_report(result: Mapping[str, Any], path: Path) -> None:
         path: the HTML file. Links to model files are relative, so it belongs beside result.json.
 
     Raises:
-        UserError: this is no result of a run, or the place cannot be written, or the disk is full.
+        UserError: this is no result of a run, or a damaged one, or the place cannot be written, or the disk is full.
     """
-    if not isinstance(result, Mapping) or not {"data", "models", "recipe", "environment"} <= result.keys():
-        raise UserError("is not the result of a run", where=str(Path(path).with_name("result.json")))
+    result = parse_result(result, str(Path(path).with_name("result.json"))).content()
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -112,7 +111,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "smaller": [group for group in groups if variants and group["role"] in roles.SMALLER],
         "variants": variants,
         "helped": any(variant["help"] for variant in variants),
-        "said_of_ways": smaller.said(result),
+        "said_of_variants": smaller.said(result),
         "told_of_variants": smaller.lines(result),
         "files": files.groups(made, metric, name, on_front),
         "protocol": files.protocol(result),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,20 +58,21 @@ def lesson(result: Mapping[str, Any]) -> Lesson:
 def named(name: str, role: str, result: Mapping[str, Any]) -> tuple[str, str]:
     """What a model's row is called: in full, and in short."""
     said = lesson(result)
-    number = re.search(r"-(?:gen|peer)(\d+)$", name)
-    alone, variant = bool(result.get("comparison")), re.sub(r"-seed-?\d+$", "", name)
+    row: Mapping[str, Any] = next((model for model in result.get("models") or () if model["name"] == name), {})
+    number, variant = row.get("number"), row.get("variant") or name
+    alone = bool(result.get("comparison"))
     return {
         "teacher": ("Teachers together" if name == "ensemble" else "Teacher", name),
         "student": ("Student alone" if alone else "Student", "student alone" if alone else "student"),
         "direct": ("Student of the teacher itself", "student + teacher"),
-        "generation": (f"Generation {number[1]}", f"generation {number[1]}") if number else ("Generation", name),
+        "generation": (f"Generation {number}", f"generation {number}") if number else ("Generation", name),
         "distilled": (said.title, said.short),
-        "peer": (f"Peer {number[1]}", f"peer {number[1]}") if number else ("Peer", name),
+        "peer": (f"Peer {number}", f"peer {number}") if number else ("Peer", name),
         "compared": (variant,) * 2,
         "compressed": (variant,) * 2,
         "compressed-alone": (
-            f"{variant.removesuffix('-alone')} without the teacher",
-            f"{variant.removesuffix('-alone')} alone",
+            f"{variant} without the teacher",
+            f"{variant} alone",
         ),
     }.get(role, (role.capitalize(), name))
 

@@ -44,7 +44,7 @@ def _smaller(result: Mapping[str, Any]) -> str | None:
     quantized = {e["name"] for e in result.get("compressed") or [] if e["steps"] and e["steps"][-1].get("quantize")}
     sources = {m.get("source") for m in result["models"] if m["role"] == "exported"}
     rows = [m for m in result["models"] if m["role"] == "compressed" and m.get("file")]
-    rows = [m for m in rows if re.sub(r"-seed-?\d+$", "", m["name"]) not in quantized]
+    rows = [m for m in rows if m["variant"] not in quantized]
     rows.sort(key=lambda m: m["name"] not in sources)
     return str(rows[0]["file"]) if rows else None
 

@@ -1,0 +1,207 @@
+"""What a run found, as result.json holds it, with a number that says how it is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from limbeck.core.errors import UserError
+from limbeck.core.files import read_json
+from limbeck.core.types import Kind, ModelForm, Role
+
+SCHEMA = 3
+
+
+class _Part(BaseModel):
+    # What a newer version adds is kept.
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
+
+
+class Spread(_Part):
+    """Values of a metric over seeds, and the 95 % interval of their mean; None for a single seed."""
+
+    mean: float
+    ci95: tuple[float, float] | None = None
+    values: list[float] = []
+    n: int | None = None
+
+
+class Comparison(_Part):
+    """Students without something and with it, seed by seed; see `statistics.compare`."""
+
+    metric: str
+    higher_is_better: bool
+    student: Spread
+    distilled: Spread
+    gain: Spread
+    verdict: Literal["helps", "no evidence", "hurts"]
+    words: str
+    title: str | None = None
+
+
+class Method(Comparison):
+    """A set of losses out of `compare`, held against the student alone."""
+
+    name: str
+    losses: dict[str, Any]
+    weights: list[dict[str, Any]]
+    seconds: list[float]
+
+
+class CompressedVariant(_Part):
+    """A way to a smaller student: what was done, what it lost, and what the teacher's help in recovery was worth."""
+
+    name: str
+    steps: list[dict[str, Any]]
+    told: dict[str, list[str]]
+    start: dict[str, str]
+    against_start: Comparison
+    with_teacher: Comparison | None = None
+
+
+class ModelCost(_Part):
+    """What a model costs; see `types.Cost`."""
+
+    params: int | None = None
+    macs: int | None = None
+    size_bytes: int | None = None
+    latency_ms: float | None = None
+    fastest_ms: float | None = None
+    batch_ms: float | None = None
+    memory_mb: float | None = None
+
+
+class ModelRow(_Part):
+    """One model and what was measured of it; see `types.Artifact`.
+
+    Attributes:
+        variant: of a student, its name in `compare` or `compress`, or "budget"; "" for that of `losses`.
+        number: of a generation or a peer.
+    """
+
+    name: str
+    role: Role
+    seed: int | None
+    format: ModelForm
+    file: str | None
+    metrics: dict[str, Any]
+    cost: ModelCost
+    parity: dict[str, Any] | None = None
+    precision: str = "float32"
+    source: str | None = None
+    notes: list[str] = []
+    variant: str = ""
+    number: int | None = None
+
+
+class DataSummary(_Part):
+    """The data a run learned from: what its rows are, and how many there are in each split."""
+
+    name: str
+    task: Kind
+    shape: list[int]
+    counts: dict[str, int]
+    classes: list[str]
+    fingerprint: str
+    notes: list[str] = []
+
+
+class Chosen(_Part):
+    """The student to ship, and why."""
+
+    name: str
+    why: str
+
+
+class Result(_Part):
+    """The content of result.json.
+
+    Attributes:
+        version: how it is written, see `SCHEMA`.
+        weights: weights of losses that were found, by the name of the student.
+        curves: a row for each epoch, by the name of what was trained.
+        cache: a row for each time that stored outputs of a teacher were opened.
+        seconds: by the name of the stage.
+    """
+
+    version: int = Field(alias="schema")
+    name: str
+    about: str = ""
+    created: str
+    limbeck: str
+    recipe: dict[str, Any]
+    recipe_yaml: str = ""
+    environment: dict[str, Any]
+    data: DataSummary
+    models: list[ModelRow]
+    teachers: list[dict[str, Any]] = []
+    ensemble: dict[str, Any] | None = None
+    comparison: Comparison | None = None
+    comparisons: list[Comparison] = []
+    weights: dict[str, Any] = {}
+    methods: list[Method] = []
+    compressed: list[CompressedVariant] = []
+    budget: dict[str, Any] | None = None
+    chosen: Chosen | None = None
+    predictions: dict[str, Any] | None = None
+    views: int | None = None
+    cache: list[dict[str, Any]] = []
+    curves: dict[str, list[dict[str, Any]]] = {}
+    seconds: dict[str, float] = {}
+    notes: list[str] = []
+
+    def content(self) -> dict[str, Any]:
+        """The same as plain values, as they are written."""
+        return self.model_dump(by_alias=True)
+
+
+def parse_result(content: object, where: str) -> Result:
+    """The result in the content of a result.json, of whatever version.
+
+    Args:
+        content: what was read.
+        where: the file, for the message.
+
+    Raises:
+        UserError: this is no result of a run, or a part of it is damaged.
+    """
+    if not isinstance(content, Mapping) or not {"data", "models", "recipe", "environment"} <= content.keys():
+        raise UserError("is not the result of a run", where=where)
+    if isinstance(content.get("schema"), int) and content["schema"] > SCHEMA:
+        what = f"was written by a newer version (schema {content['schema']}, and this one knows {SCHEMA})"
+        raise UserError(what, where=where, hint="pip install --upgrade limbeck")
+    try:
+        return Result.model_validate(_migrated(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"is damaged: {place}: {first['msg']}", where=where) from error
+
+
+def read_result(path: Path) -> Result:
+    """The result in a file.
+
+    Raises:
+        UserError: it cannot be read, is no result of a run, or is damaged.
+    """
+    return parse_result(read_json(path), str(path))
+
+
+def _migrated(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content as this version writes it: until schema 3, variants and numbers stood in the names of models only."""
+    if content.get("schema", 1) >= SCHEMA:
+        return dict(content)
+    models = []
+    for row in content["models"]:
+        known = dict(row)
+        name = str(known["name"])
+        if match := re.search(r"-(?:gen|peer)(\d+)$", name):
+            known.setdefault("number", int(match[1]))
+        if known["role"] in ("compared", "compressed", "compressed-alone"):
+            known.setdefault("variant", re.sub(r"-seed-?\d+$", "", name).removesuffix("-alone"))
+        models.append(known)
+    return {**content, "schema": SCHEMA, "models": models}
