@@ -27,6 +27,8 @@ DEPTH = {room: depth for depth, row in enumerate(ROWS) for room in row}
 # The same inside a room that has an order of its own.
 WITHIN = {"distill": ("train", "cache", "teachers", "objective")}
 
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 70
+
 # The public names and `python -m limbeck`: they may import any room.
 EXEMPT = ("limbeck", "limbeck.__main__")
 
@@ -147,6 +149,21 @@ def test_the_rooms_are_those_of_the_rows() -> None:
     assert {room_of(name) for name in modules() if name not in EXEMPT} == set(DEPTH)
     for room, parts in WITHIN.items():
         assert {part_of(name) for name in modules() if room_of(name) == room} == {"", *parts}
+
+
+def test_files_and_functions_are_short() -> None:
+    """A function's lines are those below its signature and its docstring."""
+    long = []
+    for module, path in modules().items():
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > MOST_LINES:
+            long.append(f"{module}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+                if node.end_lineno - body[0].lineno >= MOST_LINES_OF_A_FUNCTION:
+                    long.append(f"{module}:{node.name}")
+    assert not long, long
 
 
 def test_no_circle_is_closed_inside_a_room() -> None:

@@ -61,7 +61,7 @@ def measure(
     Raises:
         UserError: a file computes something else than the network it was made from.
     """
-    data, device = job.data, job.device
+    data = job.data
     example, truth = pixels(data, data.test[:1], "cpu"), targets(data, data.test, "cpu")
     found: list[Artifact] = []
     told: list[Tensor] = []
@@ -77,38 +77,21 @@ def measure(
             advance(len(found) + FILE * (len(files) + made), note)
 
         for candidate in candidates:
-            model = candidate.model
-            network = model.build().eval()
-            prediction = evaluate.predict(network.to(device), data, data.test, device=device)
-            network.cpu()
-            metrics = evaluate.metrics(data.task, prediction, truth, data.targets)
+            model, network = candidate.model, candidate.model.build().eval()
+            prediction = evaluate.predict(network.to(job.device), data, data.test, device=job.device)
+            together = _together(told, combine) if told and model.role != "teacher" else None
+            found.append(_tested(job, model, network.cpu(), prediction, truth, together, example))
             if model.role == "teacher":
                 told.append(prediction)
-            elif told:
-                metrics |= evaluate.agreement(data.task, prediction, _together(told, combine), data.targets)
-            here = model.file is not None and model.file.is_relative_to(job.folder)
-            file = str(model.file.relative_to(job.folder)) if model.file and here else None
-            size_bytes = model.file.stat().st_size if model.file else None
-            cost = Cost(None, None, size_bytes, None)
-            if (inner := external_model(network)) is None:
-                cost = Cost(costs.parameters(network), costs.macs(network, example), size_bytes, None)
-            seed = None if model.role in ("teacher", "assistant") else model.seed
-            row = Artifact(model.name, model.role, seed, "pytorch", file, metrics, cost)
-            found.append(replace(row, variant=model.variant, number=model.number))
             if candidate.drawn:
                 drawn[model.name, model.role] = prediction
+            inner = external_model(network)
             if candidate.timed and not (inner and inner.keyed):
                 timed[model.name] = network
             shown(0, model.name)
-            if not candidate.formats:
-                continue
-            if device.type != "cpu":
-                # Files run on the CPU; a GPU's shorter float formats would look like a fault of theirs.
-                prediction = evaluate.predict(network, data, data.test)
-            key = fingerprint(fingerprint_file(model.weights), SCHEMA, job.recipe.student.model_dump(mode="json"))
-            one = Shipped(found[-1], network, prediction, key, model.quantized, model.changes)
-            shown(0, f"making {len(candidate.formats)} files of {model.name}")
-            files += ship(job, one, candidate.formats, shown)
+            if candidate.formats:
+                shown(0, f"making {len(candidate.formats)} files of {model.name}")
+                files += ship(job, _shipped(job, model, network, found[-1], prediction), candidate.formats, shown)
         advance(total, f"{len(found)} networks" + (f", {len(files)} files" if files else ""))
     apart = None
     if combine:
@@ -125,6 +108,40 @@ def measure(
     if told:
         drawn = {(found[len(told) - (not combine)].name, "teacher"): _together(told, combine), **drawn}
     return rows, apart, _drawn(data, drawn)
+
+
+def _tested(
+    job: RunContext,
+    model: TrainedModel,
+    network: nn.Module,
+    prediction: Tensor,
+    truth: Tensor,
+    teacher: Tensor | None,
+    example: Tensor,
+) -> Artifact:
+    """What a network is worth on the test split, held against the teacher's prediction where it has one, and costs."""
+    data = job.data
+    metrics = evaluate.metrics(data.task, prediction, truth, data.targets)
+    if teacher is not None:
+        metrics |= evaluate.agreement(data.task, prediction, teacher, data.targets)
+    here = model.file is not None and model.file.is_relative_to(job.folder)
+    file = str(model.file.relative_to(job.folder)) if model.file and here else None
+    size_bytes = model.file.stat().st_size if model.file else None
+    cost = Cost(None, None, size_bytes, None)
+    if external_model(network) is None:
+        cost = Cost(costs.parameters(network), costs.macs(network, example), size_bytes, None)
+    seed = None if model.role in ("teacher", "assistant") else model.seed
+    row = Artifact(model.name, model.role, seed, "pytorch", file, metrics, cost)
+    return replace(row, variant=model.variant, number=model.number)
+
+
+def _shipped(job: RunContext, model: TrainedModel, network: nn.Module, row: Artifact, prediction: Tensor) -> Shipped:
+    """A measured network as what files are made of."""
+    if job.device.type != "cpu":
+        # Files run on the CPU; a GPU's shorter float formats would look like a fault of theirs.
+        prediction = evaluate.predict(network, job.data, job.data.test)
+    key = fingerprint(fingerprint_file(model.weights), SCHEMA, job.recipe.student.model_dump(mode="json"))
+    return Shipped(row, network, prediction, key, model.quantized, model.changes)
 
 
 def _drawn(data: Data, predictions: Mapping[tuple[str, Role], Tensor]) -> dict[str, Any] | None:
