@@ -228,7 +228,7 @@ MUTANTS = [
     Mutant("scaling: measured on all rows", "limbeck.data.dataset:measure", "chunks = torch.split(rows, step)", "chunks = torch.split(torch.arange(len(x)), step)", DATA),
     Mutant("files: written in place", "limbeck.core.files:write_atomic", "write(part)", "write(path) or write(part)", RUNTIME),
     # the report
-    Mutant("report: seeds of a generation not told apart from another's", "limbeck.report.roles:named", 'f"generation {number[1]}") if number', '"generation") if number', REPORT),
+    Mutant("report: seeds of a generation not told apart from another's", "limbeck.report.roles:named", 'f"generation {number}") if number', '"generation") if number', REPORT),
     Mutant("report: size of a store counted at every opening", "limbeck.report.stored:stored", "for key in keys)", 'for key in (o["key"] for o in group))', REPORT),
     Mutant("report: intervals of the ensemble's students forgotten", "limbeck.report.scores:members", "reach or (mean, mean), name", "(mean, mean), name", REPORT),
     Mutant("report: verdicts of methods not corrected", "limbeck.report.methods:methods", 'adjusted = holm([p_value(entry["gain"]["values"]) for entry in entries])', 'adjusted = [p_value(entry["gain"]["values"]) for entry in entries]', METHODS),

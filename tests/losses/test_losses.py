@@ -142,15 +142,16 @@ def test_families_and_their_oracles_go_together() -> None:
     assert sum(len(family.LOSSES) for family in FAMILIES.values()) == len(LOSSES)
 
 
-def test_default_weights_and_taps_are_of_losses_of_the_family() -> None:
+def test_rows_of_the_tables_are_read_without_importing_them() -> None:
     for family in FAMILIES.values():
-        weights, taps = getattr(family, "WEIGHTS", {}), getattr(family, "TAPS", {})
-        assert {*weights, *taps} <= set(family.LOSSES)
-        assert all(math.isfinite(weight) and weight > 0 for weight in weights.values())
-        assert set(taps.values()) <= {"stages", "joint", "last", "middle", "pooled"}
-        for name in family.LOSSES:
-            assert signatures.losses()[name].weight == weights.get(name, 1.0)
-            assert signatures.losses()[name].taps == taps.get(name, "")
+        for name, row in family.LOSSES.items():
+            read = signatures.losses()[name]
+            for fact in ("weight", "taps", "needs_labels", "tasks", "gaussian"):
+                assert getattr(read, fact) == getattr(row, fact), (name, fact)
+            assert math.isfinite(row.weight)
+            assert row.weight > 0
+            assert row.taps in ("", "stages", "joint", "last", "middle", "pooled")
+            assert row.make is LOSSES[name]
 
 
 @every_loss

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,11 @@ class Signature:
         options: option name -> (annotation as text, default or REQUIRED).
         needs_teacher: False for a loss whose teacher argument begins with an underscore.
         about: first line of its docstring.
-        weight: the published weight of a loss's term, from WEIGHTS; 1 where it has no row there.
-        taps: which features a loss compares if it is not told, from TAPS; empty for predictions.
-        needs_labels: whether a loss that learns from the teacher needs the row's label as well, from NEEDS_LABELS.
+        weight: the published weight of a loss's term.
+        taps: which features a loss compares if it is not told; empty for predictions.
+        needs_labels: whether a loss that learns from the teacher needs the row's label as well.
+        tasks: that a loss fits.
+        gaussian: whether the network gives a variance for each value.
         source: the docstring's line of that name: who published it, where.
         blind_to: the docstring's line of that name: what it does not see.
         extra_cost: the docstring's line of that name: what it takes beyond the two networks.
@@ -47,6 +49,8 @@ class Signature:
     weight: float = 1.0
     taps: str = ""
     needs_labels: bool = False
+    tasks: tuple[str, ...] = ("classification", "multilabel", "regression")
+    gaussian: bool = False
     source: str = ""
     blind_to: str = ""
     extra_cost: str = ""
@@ -98,33 +102,33 @@ def _fits(value: Any, annotation: str) -> bool:
 
 
 def _table(path: Path, name: str) -> dict[str, Signature]:
+    """The rows of a table in a module: `{"kd": kd}`, or `{"kd": LossRow(kd, weight=2.0)}` with what the row says."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     definitions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    weights, taps, labels = (_literal(tree, table) for table in ("WEIGHTS", "TAPS", "NEEDS_LABELS"))
-    return {
-        key: _signature(
-            path.stem, definitions[function], float(weights.get(key, 1.0)), taps.get(key, ""), key in labels
-        )
-        for key, function in _literal(tree, name).items()
-    }
+    found = {}
+    for key, value in _items(tree, name):
+        row = value if isinstance(value, ast.Call) else None
+        named = row.args[0] if row else value
+        assert isinstance(named, ast.Name)
+        facts = {k.arg: ast.literal_eval(k.value) for k in row.keywords if k.arg} if row else {}
+        found[key] = replace(_signature(path.stem, definitions[named.id]), **facts)
+    return found
 
 
-def _literal(tree: ast.Module, name: str) -> dict[str, Any]:
-    """A module's dict literal of that name, in which `{"kd": kd}` reads as `{"kd": "kd"}`; empty if there is none."""
+def _items(tree: ast.Module, name: str) -> Iterator[tuple[str, ast.expr]]:
+    """The keys and values of a module's dict literal of that name; nothing if there is none."""
     for node in tree.body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if any(isinstance(t, ast.Name) and t.id == name for t in targets):
-            table = node.value  # type: ignore[attr-defined]
-            values = [ast.Constant(v.id) if isinstance(v, ast.Name) else v for v in table.values]
-            return dict(ast.literal_eval(ast.Dict(table.keys, values)))
-    return {}
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                yield from (
+                    (ast.literal_eval(key), value)
+                    for key, value in zip(node.value.keys, node.value.values, strict=True)
+                    if key
+                )
 
 
-def _signature(
-    family: str, node: ast.FunctionDef | ast.ClassDef, weight: float, taps: str, needs_labels: bool
-) -> Signature:
+def _signature(family: str, node: ast.FunctionDef | ast.ClassDef) -> Signature:
     function, call = node, node
     if isinstance(node, ast.ClassDef):
         methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
@@ -137,9 +141,10 @@ def _signature(
     }
     positional = [a.arg for a in call.args.args if a.arg != "self"]
     text = ast.get_docstring(node) or ""
-    told = (_told(text, head) for head in ("Source", "Blind to", "Extra cost"))
+    source, blind_to, extra_cost = (_told(text, head) for head in ("Source", "Blind to", "Extra cost"))
     about = text.split("\n", 1)[0]
-    return Signature(family, options, "teacher" in positional, about, weight, taps, needs_labels, *told)
+    taught = "teacher" in positional
+    return Signature(family, options, taught, about, source=source, blind_to=blind_to, extra_cost=extra_cost)
 
 
 def _told(text: str, head: str) -> str:

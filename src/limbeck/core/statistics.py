@@ -16,7 +16,7 @@ SHARES = {  # metrics in per cent, and what they are called in words
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % Student-t interval of the mean of `values`; None for fewer than two, which show no spread."""
-    from scipy.special import stdtrit
+    from scipy.special import stdtrit  # scipy.stats has it whole, and takes a second to import
 
     n = len(values)
     if n < 2:

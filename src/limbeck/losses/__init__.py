@@ -37,7 +37,7 @@ __all__ = ["LOSSES", "Each", "adjust", "bind", "fitted", "needs_index", "needs_t
 
 FITTED = ("student", "teacher", "rows", "classes", "head")  # what a loss with weights may have to fit
 
-LOSSES: dict[str, Callable[..., Any]] = {
+_ROWS = {
     **logit.LOSSES,
     **decoupled.LOSSES,
     **batchwise.LOSSES,
@@ -51,6 +51,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
     **multilabel.LOSSES,
     **ordinal.LOSSES,
 }
+LOSSES: dict[str, Callable[..., Any]] = {name: row.make for name, row in _ROWS.items()}
 
 
 def bind(name: str, **options: Any) -> Loss:

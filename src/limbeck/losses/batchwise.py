@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,6 +9,7 @@ from limbeck.core.errors import UserError
 from limbeck.losses.autocast import in_full_precision
 from limbeck.losses.checks import counted, everywhere, taught
 from limbeck.losses.divergences import kl, softened
+from limbeck.losses.row import LossRow
 
 
 def dist(
@@ -149,6 +147,7 @@ def _rows_of_all(student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tens
     return everywhere(student), everywhere(teacher)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {"dist": dist, "mlld": mlld}
-
-WEIGHTS: dict[str, float] = {"dist": 2.0, "mlld": 0.9}
+LOSSES: dict[str, LossRow] = {
+    "dist": LossRow(dist, weight=2.0, tasks=("classification",)),
+    "mlld": LossRow(mlld, weight=0.9, tasks=("classification",)),
+}

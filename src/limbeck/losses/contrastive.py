@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +13,7 @@ from limbeck.losses.autocast import in_full_precision
 from limbeck.losses.checks import counted, everywhere
 from limbeck.losses.projection import Shape, entered
 from limbeck.losses.relation import unit
+from limbeck.losses.row import LossRow
 
 UNSEEN = torch.iinfo(torch.int64).max  # as a row's class: sorts behind all others
 
@@ -154,7 +153,6 @@ class CRD(nn.Module):
         return -F.logsigmoid(logits[:, 0]) - F.logsigmoid(-logits[:, 1:]).sum(dim=1)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {"crd": CRD}
-WEIGHTS: dict[str, float] = {"crd": 0.8}
-TAPS: dict[str, str] = {"crd": "pooled"}
-NEEDS_LABELS: dict[str, bool] = {"crd": True}
+LOSSES: dict[str, LossRow] = {
+    "crd": LossRow(CRD, weight=0.8, taps="pooled", needs_labels=True),
+}

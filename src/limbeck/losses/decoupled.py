@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from limbeck.core.errors import UserError
 from limbeck.losses.checks import class_shares, mean, taught
 from limbeck.losses.divergences import kl, softened
+from limbeck.losses.row import LossRow
 
 
 def dkd(
@@ -124,5 +122,7 @@ def _others(log_p: Tensor, label: Tensor) -> Tensor:
     return torch.log_softmax(log_p.masked_fill(label, -torch.inf), dim=-1)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {"dkd": dkd, "nkd": nkd}
-NEEDS_LABELS: dict[str, bool] = {"dkd": True, "nkd": True}
+LOSSES: dict[str, LossRow] = {
+    "dkd": LossRow(dkd, needs_labels=True, tasks=("classification",)),
+    "nkd": LossRow(nkd, needs_labels=True, tasks=("classification",)),
+}

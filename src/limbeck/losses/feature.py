@@ -6,8 +6,6 @@ Where the sizes or kinds of the two differ, `projectors` says how they are broug
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +15,7 @@ from limbeck.core.errors import UserError
 from limbeck.losses.autocast import in_full_precision
 from limbeck.losses.checks import counted, features, mean
 from limbeck.losses.projection import Shape, aligned, entered, projector, shapes, with_space
+from limbeck.losses.row import LossRow
 
 
 class FitNet(nn.Module):
@@ -291,13 +290,11 @@ class Vid(nn.Module):
         return mean(surprise.flatten(1).mean(dim=1) / 2, target)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {"fitnet": FitNet, "at": at, "nst": nst, "cwd": Cwd, "mgd": Mgd, "vid": Vid}
-WEIGHTS: dict[str, float] = {"fitnet": 100.0, "at": 1000.0, "nst": 50.0, "cwd": 5.0, "mgd": 0.00007}
-TAPS: dict[str, str] = {
-    "fitnet": "middle",
-    "at": "stages",
-    "nst": "stages",
-    "cwd": "last",
-    "mgd": "last",
-    "vid": "stages",
+LOSSES: dict[str, LossRow] = {
+    "fitnet": LossRow(FitNet, weight=100.0, taps="middle"),
+    "at": LossRow(at, weight=1000.0, taps="stages"),
+    "nst": LossRow(nst, weight=50.0, taps="stages"),
+    "cwd": LossRow(Cwd, weight=5.0, taps="last"),
+    "mgd": LossRow(Mgd, weight=0.00007, taps="last"),
+    "vid": LossRow(Vid, taps="stages"),
 }

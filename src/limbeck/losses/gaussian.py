@@ -6,14 +6,12 @@ would otherwise overflow. Beyond these a logarithm has no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from limbeck.core.errors import UserError
 from limbeck.losses.checks import exact, mean, measured, taught
+from limbeck.losses.row import LossRow
 
 BOUND = 30.0
 LOG_TWO_PI = 1.8378770664093453
@@ -87,4 +85,7 @@ def _parts(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return means, logs.clamp(-BOUND, BOUND)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {"label_gaussian_nll": label_gaussian_nll, "gaussian_kl": gaussian_kl}
+LOSSES: dict[str, LossRow] = {
+    "label_gaussian_nll": LossRow(label_gaussian_nll, tasks=("regression",), gaussian=True),
+    "gaussian_kl": LossRow(gaussian_kl, tasks=("regression",), gaussian=True),
+}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +13,7 @@ from limbeck.core.types import IGNORED
 from limbeck.losses.checks import class_shares, exact, mean, taught, weights_of
 from limbeck.losses.decoupled import dkd
 from limbeck.losses.divergences import jensen_shannon, kl, softened
+from limbeck.losses.row import LossRow
 
 
 def hard(
@@ -351,15 +350,12 @@ class CTKD(nn.Module):
         return mean(temperature**2 * rows, target)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {
-    "hard": hard,
-    "kd": kd,
-    "soft_cross_entropy": soft_cross_entropy,
-    "lskd": lskd,
-    "wsld": wsld,
-    "tf_kd": tf_kd,
-    "ctkd": CTKD,
+LOSSES: dict[str, LossRow] = {
+    "hard": LossRow(hard, tasks=("classification",)),
+    "kd": LossRow(kd, tasks=("classification",)),
+    "soft_cross_entropy": LossRow(soft_cross_entropy, tasks=("classification",)),
+    "lskd": LossRow(lskd, weight=9.0, tasks=("classification",)),
+    "wsld": LossRow(wsld, weight=2.5, needs_labels=True, tasks=("classification",)),
+    "tf_kd": LossRow(tf_kd, tasks=("classification",)),
+    "ctkd": LossRow(CTKD, tasks=("classification",)),
 }
-
-WEIGHTS: dict[str, float] = {"lskd": 9.0, "wsld": 2.5}
-NEEDS_LABELS: dict[str, bool] = {"wsld": True}

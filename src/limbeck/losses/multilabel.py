@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +9,7 @@ from torch import Tensor
 from limbeck.core.errors import UserError
 from limbeck.losses.checks import mean, measured, taught, weights_of
 from limbeck.losses.divergences import kl
+from limbeck.losses.row import LossRow
 
 
 def label_binary(
@@ -91,4 +89,7 @@ def _yes_and_no(logits: Tensor) -> Tensor:
     return torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=-1)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {"label_binary": label_binary, "binary_kd": binary_kd}
+LOSSES: dict[str, LossRow] = {
+    "label_binary": LossRow(label_binary, tasks=("multilabel",)),
+    "binary_kd": LossRow(binary_kd, tasks=("multilabel",)),
+}

@@ -5,10 +5,9 @@ Student and teacher are sequences of features, from the first stage to the last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from limbeck.core.errors import UserError
 from limbeck.losses.autocast import in_full_precision
 from limbeck.losses.checks import counted, features, mean
 from limbeck.losses.projection import Shape, aligned, entered, normed, paired, projector, shapes, shrunk
+from limbeck.losses.row import LossRow
 
 Shapes = Sequence[Shape]
 
@@ -253,6 +253,8 @@ def _entered(
     return list(zip(parts[::2], parts[1::2], strict=True)), target
 
 
-LOSSES: dict[str, Callable[..., Any]] = {"ofd": Ofd, "reviewkd": ReviewKD, "fsp": Fsp}
-WEIGHTS: dict[str, float] = {"ofd": 0.001, "fsp": 50.0}
-TAPS: dict[str, str] = {"ofd": "joint", "reviewkd": "joint", "fsp": "joint"}
+LOSSES: dict[str, LossRow] = {
+    "ofd": LossRow(Ofd, weight=0.001, taps="joint"),
+    "reviewkd": LossRow(ReviewKD, taps="joint"),
+    "fsp": LossRow(Fsp, weight=50.0, taps="joint"),
+}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from limbeck.losses.checks import class_shares, exact, mean, taught
 from limbeck.losses.divergences import kl, softened
+from limbeck.losses.row import LossRow
 
 
 def label_emd(student: Tensor, _teacher: Tensor | None, target: Tensor) -> Tensor:
@@ -80,4 +78,7 @@ def _thresholds(logs: Tensor) -> Tensor:
     return torch.stack([up_to, beyond], dim=-1)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {"label_emd": label_emd, "ordinal_kd": ordinal_kd}
+LOSSES: dict[str, LossRow] = {
+    "label_emd": LossRow(label_emd, tasks=("classification",)),
+    "ordinal_kd": LossRow(ordinal_kd, tasks=("classification",)),
+}

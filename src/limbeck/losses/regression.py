@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import UserError
 from limbeck.losses.checks import everywhere, mean, measured, taught
+from limbeck.losses.row import LossRow
 
 
 def label_mse(student: Tensor, _teacher: Tensor | None, target: Tensor) -> Tensor:
@@ -197,12 +195,11 @@ def label_quantile(student: Tensor, _teacher: Tensor | None, target: Tensor, *, 
     return mean(torch.maximum(quantile * missing, (quantile - 1) * missing).mean(dim=-1), target)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {
-    "label_mse": label_mse,
-    "label_smooth_l1": label_smooth_l1,
-    "label_quantile": label_quantile,
-    "mse": mse,
-    "teacher_bounded": teacher_bounded,
-    "attentive_imitation": AttentiveImitation,
+LOSSES: dict[str, LossRow] = {
+    "label_mse": LossRow(label_mse, tasks=("regression",)),
+    "label_smooth_l1": LossRow(label_smooth_l1, tasks=("regression",)),
+    "label_quantile": LossRow(label_quantile, tasks=("regression",)),
+    "mse": LossRow(mse),
+    "teacher_bounded": LossRow(teacher_bounded, needs_labels=True, tasks=("regression",)),
+    "attentive_imitation": LossRow(AttentiveImitation, needs_labels=True, tasks=("regression",)),
 }
-NEEDS_LABELS: dict[str, bool] = {"teacher_bounded": True, "attentive_imitation": True}

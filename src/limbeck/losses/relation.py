@@ -7,8 +7,6 @@ see `inputs.everywhere`. A batch of one row has no relations: they are 0 there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from limbeck.losses.autocast import in_full_precision
 from limbeck.losses.checks import counted, everywhere, features, maps, mean
 from limbeck.losses.projection import Shape, entered, projector
+from limbeck.losses.row import LossRow
 
 AT_ONCE = 2**24  # numbers of one array that `rkd_angle` holds at a time: 64 MiB in float32
 
@@ -286,27 +285,11 @@ def _mean(x: Tensor) -> Tensor:
     return x.sum() / max(x.numel(), 1)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {
-    "sp": sp,
-    "pkt": pkt,
-    "cc": CC,
-    "rkd_distance": rkd_distance,
-    "rkd_angle": rkd_angle,
-    "ickd": ICKD,
-}
-WEIGHTS: dict[str, float] = {
-    "sp": 3000.0,
-    "pkt": 30000.0,
-    "cc": 0.02,
-    "rkd_distance": 25.0,
-    "rkd_angle": 50.0,
-    "ickd": 2.5,
-}
-TAPS: dict[str, str] = {
-    "sp": "last",
-    "pkt": "pooled",
-    "cc": "pooled",
-    "rkd_distance": "pooled",
-    "rkd_angle": "pooled",
-    "ickd": "last",
+LOSSES: dict[str, LossRow] = {
+    "sp": LossRow(sp, weight=3000.0, taps="last"),
+    "pkt": LossRow(pkt, weight=30000.0, taps="pooled"),
+    "cc": LossRow(CC, weight=0.02, taps="pooled"),
+    "rkd_distance": LossRow(rkd_distance, weight=25.0, taps="pooled"),
+    "rkd_angle": LossRow(rkd_angle, weight=50.0, taps="pooled"),
+    "ickd": LossRow(ICKD, weight=2.5, taps="last"),
 }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +10,7 @@ from limbeck.core.errors import UserError
 from limbeck.losses.autocast import in_full_precision
 from limbeck.losses.checks import counted, maps, mean, pooled
 from limbeck.losses.projection import Shape, aligned, entered, normed, shapes
+from limbeck.losses.row import LossRow
 
 
 class SimKD(nn.Module):
@@ -121,5 +119,7 @@ class Srrl(nn.Module):
         return mean(rows, target)
 
 
-LOSSES: dict[str, Callable[..., Any]] = {"simkd": SimKD, "srrl": Srrl}
-TAPS: dict[str, str] = {"simkd": "last", "srrl": "pooled"}
+LOSSES: dict[str, LossRow] = {
+    "simkd": LossRow(SimKD, taps="last"),
+    "srrl": LossRow(Srrl, taps="pooled"),
+}

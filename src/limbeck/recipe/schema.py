@@ -174,9 +174,7 @@ class Recipe(Strict):
     def predicts_variance(self) -> bool:
         """Whether networks say how sure they are of each value, as the losses on Gaussians ask."""
         known = signatures.losses()
-        return any(
-            known[t.loss].family == "gaussian" for ts in (self.losses, *self.compare.values()) for t in ts.values()
-        )
+        return any(known[t.loss].gaussian for ts in (self.losses, *self.compare.values()) for t in ts.values())
 
     def _teachers_fit(self) -> None:
         for number, teacher in enumerate(self.teachers):
@@ -249,10 +247,9 @@ class Recipe(Strict):
             if term.loss == "hard" and term.options and place == "losses":
                 what = "give `label_smoothing` in student.train and `class_weights` beside `task`, for all to have them"
                 raise MisfitError(f"{place}.{name}", what)
-            family = known[term.loss].family
             if wrong := loss_misfit(term.loss, self.task):
                 raise MisfitError(f"{place}.{name}", wrong)
-            if family == "gaussian" and len(self.teachers) > 1:
+            if known[term.loss].gaussian and len(self.teachers) > 1:
                 raise MisfitError(f"{place}.{name}", "compares Gaussians, and those of several teachers are none")
             if self.data.unlabelled and term.learns and term.needs_labels:
                 what = "needs the label of every row it learns from, and those of `data.unlabelled` have none"

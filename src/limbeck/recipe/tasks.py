@@ -15,7 +15,6 @@ JOINS: dict[Kind, tuple[str, ...]] = {
     "multilabel": ("average", "logits-average", "weighted"),
     "regression": ("mean", "median", "weighted", "stacked"),
 }
-_ONE_CLASS = ("logit", "decoupled", "batchwise", "ordinal")  # families for rows of one class
 
 
 def source_misfit(data: Data, task: Kind) -> str | None:
@@ -31,17 +30,17 @@ def source_misfit(data: Data, task: Kind) -> str | None:
 
 def loss_misfit(loss: str, task: Kind) -> str | None:
     """Why a loss does not suit a task, if it does not."""
-    family = signatures.losses()[loss].family
-    if family in _ONE_CLASS and task == "regression":
-        return "compares classes: it does not fit `task: regression`"
-    if family in _ONE_CLASS and task == "multilabel":
-        instead = "binary_kd" if signatures.losses()[loss].needs_teacher else "label_binary"
-        return f"takes one class a row, and `task: multilabel` has several labels: use `{instead}`"
-    if family in ("regression", "gaussian") and task != "regression" and loss != "mse":
+    known = signatures.losses()[loss]
+    if task in known.tasks:
+        return None
+    if known.tasks == ("regression",):
         return f"compares measured values: it does not fit `task: {task}`"
-    if family == "multilabel" and task != "multilabel":
+    if known.tasks == ("multilabel",):
         return "takes rows of several labels, each a yes or no: say `task: multilabel`"
-    return None
+    if task == "regression":
+        return "compares classes: it does not fit `task: regression`"
+    instead = "binary_kd" if known.needs_teacher else "label_binary"
+    return f"takes one class a row, and `task: multilabel` has several labels: use `{instead}`"
 
 
 def combine_misfit(combine: Combine, task: Kind) -> tuple[str, str] | None:

@@ -1,0 +1,33 @@
+"""What stands beside a loss in the table of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from limbeck.core.types import Kind
+
+EVERY: tuple[Kind, ...] = ("classification", "multilabel", "regression")
+
+
+@dataclass(frozen=True, slots=True)
+class LossRow:
+    """A loss that a recipe can name. Read from the source as well, without torch: write plain values.
+
+    Attributes:
+        make: the function, or the class of a loss with weights of its own.
+        weight: the usual one beside a loss on labels of weight 1, from the paper where it gives one.
+        taps: which features it compares where a recipe says `auto`: "stages", "middle", "last", "joint" or "pooled"; ""
+            for predictions.
+        needs_labels: whether a loss that learns from the teacher needs the row's label as well.
+        tasks: that it fits.
+        gaussian: whether the network gives a variance for each value.
+    """
+
+    make: Callable[..., Any]
+    weight: float = 1.0
+    taps: str = ""
+    needs_labels: bool = False
+    tasks: tuple[Kind, ...] = EVERY
+    gaussian: bool = False
