@@ -25,9 +25,10 @@ from limbeck.pipeline.outline import files, learning
 Clock = Callable[[], float]
 IMPORTS = "libraries for files"
 LONG_SECONDS = 5.0  # after which one measurement has to do
-# Seconds of a processor. Once for each family of files, until its libraries are imported.
-LIBRARIES: Mapping[str, float] = {"litert": 13.0, "onnx": 6.0, "executorch": 14.0, "openvino": 7.0, "keras": 9.0}
-TRACING = 4.0  # the first graph
+# Seconds of a processor, between those of two machines of which one is half as fast.
+# Once for each family of files, until its libraries are imported.
+LIBRARIES: Mapping[str, float] = {"litert": 9.0, "onnx": 5.0, "executorch": 12.0, "openvino": 5.0, "keras": 7.0}
+TRACING = 2.0  # the first graph
 # For a float file and for what quantizing to int8 adds: whatever the network, and for each of its layers with weights.
 CONVERTING: Mapping[str, tuple[float, float]] = {
     "litert": (0.9, 0.15), "onnx": (0.7, 0.07), "executorch": (1.0, 0.17), "openvino": (0.2, 0.07), "keras": (0.5, 0.0),
@@ -36,7 +37,7 @@ QUANTIZING: Mapping[str, tuple[float, float]] = {
     "litert": (0.1, 0.06), "onnx": (0.1, 0.06), "executorch": (3.3, 0.4), "openvino": (0.3, 0.06),
 }  # fmt: skip
 # Until a runtime stands ready in a fresh process, in which each file is run once.
-STARTING: Mapping[str, float] = {"litert": 0.3, "onnx": 0.3, "executorch": 3.0, "openvino": 0.6, "keras": 9.0}
+STARTING: Mapping[str, float] = {"litert": 0.3, "onnx": 0.3, "executorch": 3.0, "openvino": 0.5, "keras": 7.0}
 
 
 def measuring(job: RunContext, networks: Mapping[str, nn.Module], clock: Clock = time.perf_counter) -> dict[str, float]:

@@ -34,7 +34,7 @@ WARM_STEPS, FEWEST, MOST = 3, 3, 60  # steps of one kind
 ENOUGH_SECONDS = 5.0  # after which no more than the fewest are taken
 BATCHES = 4  # that steps are taken on, in turn
 EPOCHS = 5  # of one step, to see what an epoch adds
-START_UP = 10.0  # seconds of a processor until all that trains is imported: a guess
+START_UP = 8.0  # seconds of a processor until all that trains is imported: a guess
 SCORED = 2000  # validation rows that a pass over them is timed on
 Clock = Callable[[], float]
 
