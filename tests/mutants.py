@@ -293,7 +293,7 @@ MUTANTS = [
     Mutant("doctor: answers in other company compared with other rows'", "limbeck.distill.teachers.diagnose.steadiness:steadiness", "batch_size=24)[order.argsort()]", "batch_size=24)", DOCTOR),
     Mutant("doctor: a run does not look at what is brought along", "limbeck.pipeline.train_teachers:train_teacher", "None if spec.train else spec)", "None)", ("pipeline/test_run_doctor.py::test_a_run_says_the_same_before_anybody_learns",)),
     Mutant("forecast: one student whatever the seeds", "limbeck.pipeline.outline:_everything", "for seed in checked.seeds:", "for seed in checked.seeds[:1]:", ("pipeline/test_run_doctor.py::test_every_training_is_counted",)),
-    Mutant("forecast: libraries for every file", "limbeck.pipeline.expected:importing", "for form in forms)", "for form in [form_of(name) for names in shipped for name in names])", ("pipeline/test_run_doctor.py::test_libraries_are_counted_once_however_many_files_there_are",)),
+    Mutant("forecast: libraries for every file", "limbeck.pipeline.expected:importing", "for form in forms)", "for form in [file_format(name).form for names in shipped for name in names])", ("pipeline/test_run_doctor.py::test_libraries_are_counted_once_however_many_files_there_are",)),
     Mutant("forecast: peers train for nothing", "limbeck.pipeline.forecast:_training_seconds", "one.count * one.plan.epochs * epoch", "one.plan.epochs * epoch", ("pipeline/test_run_doctor.py::test_peers_take_the_time_of_as_many_trainings",)),
     # the progress
     Mutant("progress: steps of an earlier run set the pace", "limbeck.core.course:Course.skip", "self._now.done = done", "self.reach(done)", PROGRESS),
