@@ -201,9 +201,7 @@ def _with_latency(rows: list[Artifact], timed: dict[str, nn.Module], example: Te
 
     with costs.threads(1):
         speed = costs.latency({name: once(network) for name, network in timed.items()})
-    alike = {
-        (row.cost.params, row.cost.macs, row.role == "teacher"): speed[row.name] for row in rows if row.name in speed
-    }
+    alike = {_build(row): speed[row.name] for row in rows if row.name in speed}
     members = [speed[r.name]["median_ms"] for r in rows if r.role == "teacher" and r.name in speed]
 
     def found(row: Artifact) -> Artifact:
@@ -217,6 +215,10 @@ def _with_latency(rows: list[Artifact], timed: dict[str, nn.Module], example: Te
     return [found(row) for row in rows]
 
 
-def _build(row: Artifact) -> tuple[int | None, int | None, bool]:
-    """What two networks of the same architecture have in common."""
-    return row.cost.params, row.cost.macs, row.role == "teacher"
+def _build(row: Artifact) -> tuple[int | None, int | None, bool, str]:
+    """What two networks of the same architecture have in common.
+
+    A network that learned quantized counts as many parameters as the one it was made of, and takes ten times as long.
+    """
+    variant = row.variant if row.role in ("compressed", "compressed-alone") else ""
+    return row.cost.params, row.cost.macs, row.role == "teacher", variant
