@@ -41,6 +41,7 @@ def test_the_folder_holds_what_the_contract_says(finished):
     for model in result["models"]:
         assert set(model) == {
             "name", "role", "seed", "format", "file", "metrics", "cost", "parity", "precision", "source", "notes",
+            "variant", "number",
         }  # fmt: skip
         file = folder / model["file"]
         assert file.stat().st_size == model["cost"]["size_bytes"]
