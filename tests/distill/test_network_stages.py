@@ -7,7 +7,7 @@ from torch import nn
 
 from limbeck.core.errors import UserError
 from limbeck.distill.objective.feature_taps import Taps
-from limbeck.distill.objective.network_stages import Stage, anatomy, pairs
+from limbeck.distill.objective.network_stages import Stage, _watch, anatomy, pairs
 from limbeck.models.reference import NETWORKS
 
 
@@ -107,3 +107,10 @@ def test_pairs_are_of_equal_depth(few, many, chosen):
     large = [Stage(f"t{n}", (n,)) for n in range(many)]
     assert pairs(small, large) == [(small[n], large[m]) for n, m in enumerate(chosen)]
     assert pairs(large, small) == [(large[m], small[n]) for n, m in enumerate(chosen)]
+
+
+def test_what_is_overwritten_later_is_not_offered():
+    """A ReLU in place leaves other numbers in what the convolution gave."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Conv2d(2, 2, 3))
+    calls, _ = _watch(network, torch.zeros(2, 1, 8, 8))
+    assert [call.name for call in calls] == ["1", "2"]

@@ -51,6 +51,9 @@ def test_a_teacher_is_a_copy_in_eval_mode_that_nothing_changes():
     first = teacher(batch(16, 6)).prediction
     assert torch.equal(first, teacher(batch(16, 6)).prediction)
     assert not first.requires_grad
+    watched = batch(16, 6)
+    watched.x.requires_grad_()
+    assert not teacher(watched).prediction.requires_grad  # nor through what it is given
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
     for name, value in model.state_dict().items():
