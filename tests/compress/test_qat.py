@@ -19,6 +19,7 @@ from limbeck.compress import qat
 from limbeck.compress.qat import FakeQuantized
 from limbeck.compress.qat.prepare import converted
 from limbeck.core.errors import UserError
+from limbeck.core.formats import TRAINED
 from limbeck.export import quantize
 from limbeck.export.quantize import pt2e
 from limbeck.models import Normalized, load_weights, save_weights
@@ -204,7 +205,7 @@ def test_refusals(x: Tensor, prepared: FakeQuantized, tmp_path: Path) -> None:
         qat.lower_qat(prepared, x, tmp_path / "a.tflite", "litert-w4")
 
 
-@pytest.mark.parametrize("name", qat.TRAINED)
+@pytest.mark.parametrize("name", TRAINED)
 def test_files_compute_what_was_trained(name: str, prepared: FakeQuantized, x: Tensor, tmp_path: Path) -> None:
     module = copy.deepcopy(prepared)
     train(module, x, 5)

@@ -283,7 +283,7 @@ def test_a_forest_is_fitted_on_the_training_rows_and_teaches(tmp_path):
     kept = sio.load(tmp_path / "run" / row["file"], trusted=["sklearn.tree._tree.Tree"])
     columns = pd.DataFrame(x[data.train], columns=list(data.columns))
     assert np.allclose(kept.predict_proba(columns), forest.predict_proba(x[data.train]))
-    # What it fitted is a teacher of its own, and a finished run goes on without matching it again.
+    # What it fitted is a teacher of its own, and a finished run goes on without fitting it again.
     (tmp_path / "run" / "teacher" / "model.skops").write_bytes(bytes(row["cost"]["size_bytes"]))  # it is not opened
     more = limbeck.run({**raw, "seeds": [0, 5]}, out=tmp_path / "run")
     assert one(more, "teacher")["metrics"] == row["metrics"]

@@ -103,7 +103,7 @@ def test_as_combine_is_a_frozen_copy():
     assert not isinstance(combine, nn.Module)
 
 
-# --- matching ---------------------------------------------------------------------------------------
+# --- fitting ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hidden", [(), (8,)])

@@ -213,10 +213,10 @@ def _go_on(
         folder = out or Path("runs") / checked.name
     needs.check(checked, out=folder)
     keep_heap()
-    from limbeck.pipeline import run
+    from limbeck.pipeline.run import run as run_recipe
     from limbeck.report.terminal import show
 
-    result = run.run(checked, out=folder, trust=trust, progress=Progress(quiet=quiet))
+    result = run_recipe(checked, out=folder, trust=trust, progress=Progress(quiet=quiet))
     if result:
         show(result, folder)
 

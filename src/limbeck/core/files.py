@@ -9,14 +9,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.core.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
-TRIM_SECONDS = 5.0
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:

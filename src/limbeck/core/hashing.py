@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-TRIM_SECONDS = 5.0
-
 
 def fingerprint(*parts: object) -> str:
     """A short hash of JSON-like values: the same values give the same text in any process."""

@@ -21,6 +21,7 @@ class Metric:
         about: what it means, in words.
         higher: whether higher values are better.
         percent: whether it is a fraction that is shown in percent.
+        spoken: its name in a sentence, of one in percent that students are compared by.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Metric:
     about: str
     higher: bool = True
     percent: bool = False
+    spoken: str = ""
 
     @property
     def sign(self) -> int:
@@ -54,18 +56,20 @@ class Metric:
 
 # In the order of a table's columns.
 _ALL = (
-    Metric("accuracy", "Accuracy", "share of test rows whose class is right", percent=True),
+    Metric("accuracy", "Accuracy", "share of test rows whose class is right", percent=True, spoken="accuracy"),
     Metric(
         "balanced_accuracy",
         "Balanced accuracy",
         "mean of the classes' own accuracies: rare ones count alike",
         percent=True,
+        spoken="balanced accuracy",
     ),
     Metric(
         "map",
         "mAP",
         "mean over labels of average precision: how well the rows with a label are put before others",
         percent=True,
+        spoken="mean average precision",
     ),
     Metric("f1", "Macro F1", "mean over labels of the F1 score at a probability of 0.5", percent=True),
     Metric("micro_f1", "Micro F1", "F1 score of all answers together at a probability of 0.5", percent=True),
@@ -96,6 +100,7 @@ _ALL = (
     Metric("rmse_to_teacher", "RMSE to teacher", "how far from what the teacher says", higher=False),
 )
 METRICS = {metric.name: metric for metric in _ALL}
+SHARES = {metric.name: metric.spoken for metric in _ALL if metric.spoken}  # differences of these are points
 
 
 def main_metric(task: Task) -> Metric:

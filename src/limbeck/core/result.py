@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from limbeck.core.errors import UserError
 from limbeck.core.files import read_json
-from limbeck.core.types import Kind, ModelForm, Role
+from limbeck.core.types import Artifact, Kind
 
 SCHEMA = 3
 
@@ -63,43 +63,14 @@ class CompressedVariant(_Part):
     with_teacher: Comparison | None = None
 
 
-class ModelCost(_Part):
-    """What a model costs; see `types.Cost`."""
-
-    params: int | None = None
-    macs: int | None = None
-    size_bytes: int | None = None
-    latency_ms: float | None = None
-    fastest_ms: float | None = None
-    batch_ms: float | None = None
-    memory_mb: float | None = None
-
-
-class ModelRow(_Part):
-    """One model and what was measured of it; see `types.Artifact`.
+class DataSummary(_Part):
+    """The data a run learned from: what its rows are, and how many there are in each split.
 
     Attributes:
-        variant: of a student, its name in `compare` or `compress`, or "budget"; "" for that of `losses`.
-        number: of a generation or a peer.
+        outputs: how many numbers a network gives for a row; None in results before schema 3.
+        metric: what students are selected by; None in older results.
+        class_counts: rows of each class by split; None for measured values.
     """
-
-    name: str
-    role: Role
-    seed: int | None
-    format: ModelForm
-    file: str | None
-    metrics: dict[str, Any]
-    cost: ModelCost
-    parity: dict[str, Any] | None = None
-    precision: str = "float32"
-    source: str | None = None
-    notes: list[str] = []
-    variant: str = ""
-    number: int | None = None
-
-
-class DataSummary(_Part):
-    """The data a run learned from: what its rows are, and how many there are in each split."""
 
     name: str
     task: Kind
@@ -108,6 +79,11 @@ class DataSummary(_Part):
     classes: list[str]
     fingerprint: str
     notes: list[str] = []
+    outputs: int | None = None
+    log_target: bool = False
+    metric: str | None = None
+    class_weights: list[float] | None = None
+    class_counts: dict[str, list[int]] | None = None
 
 
 class Chosen(_Part):
@@ -137,7 +113,7 @@ class Result(_Part):
     recipe_yaml: str = ""
     environment: dict[str, Any]
     data: DataSummary
-    models: list[ModelRow]
+    models: list[Artifact]
     teachers: list[dict[str, Any]] = []
     ensemble: dict[str, Any] | None = None
     comparison: Comparison | None = None
@@ -156,7 +132,7 @@ class Result(_Part):
 
     def content(self) -> dict[str, Any]:
         """The same as plain values, as they are written."""
-        return self.model_dump(by_alias=True)
+        return self.model_dump(mode="json", by_alias=True)
 
 
 def parse_result(content: object, where: str) -> Result:

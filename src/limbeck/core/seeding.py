@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-TRIM_SECONDS = 5.0
 
 
 def derive_seed(*parts: object) -> int:

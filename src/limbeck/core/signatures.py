@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import did_you_mean
+from limbeck.core.types import TASKS, Kind
 
 HERE = Path(__file__).parents[1]
 REQUIRED = object()
@@ -49,7 +50,7 @@ class Signature:
     weight: float = 1.0
     taps: str = ""
     needs_labels: bool = False
-    tasks: tuple[str, ...] = ("classification", "multilabel", "regression")
+    tasks: tuple[Kind, ...] = TASKS
     gaussian: bool = False
     source: str = ""
     blind_to: str = ""

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limbeck.core.errors import UserError
+from limbeck.core.metrics import SHARES
 
 CONFIDENCE = 0.95
-SHARES = {  # metrics in per cent, and what they are called in words
-    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "map": "mean average precision",
-}  # fmt: skip
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -1,6 +1,7 @@
 """What a network is worth on rows it has not learned from, and whether the teacher helped."""
 
-from limbeck.core.statistics import CONFIDENCE, SHARES, compare, holm, interval, p_value
+from limbeck.core.metrics import SHARES
+from limbeck.core.statistics import CONFIDENCE, compare, holm, interval, p_value
 from limbeck.evaluate.paired import Loss, loss
 from limbeck.evaluate.scores import agreement, assess, disagreement, means, metrics, predict
 

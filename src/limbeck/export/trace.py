@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from limbeck.core.errors import UserError
+from limbeck.core.formats import FORMATS, check_format
 from limbeck.export.files import put
 from limbeck.export.interface import LARGEST_BATCH, Interface
 from limbeck.export.logs import converting, heard
@@ -21,27 +22,27 @@ from limbeck.export.workers import elsewhere
 
 
 def make(
-    target: str, form: str, model: nn.Module, example: Tensor, path: Path, interface: Interface, **options: Any
+    form: str, model: nn.Module, example: Tensor, path: Path, interface: Interface | None = None, **options: Any
 ) -> Path:
     """Trace a model here, let the converter's process make the file, and put that in its place.
 
     Args:
-        target: name of the format, for messages.
-        form: the module beside this one whose `lower` gets `graph`, the path of the traced graph, `lowered`, the path
+        form: the format whose `lower` gets `graph`, the path of the traced graph, `lowered`, the path
             of the file to make, and the options.
         model: maps one tensor [B, ...] to one tensor [B, C] or [B, K]; it is left as it is.
         example: at least one row of input, [B, ...], as the model takes it; its values do not matter.
         path: where the file will stand; the log is beside it. It is replaced in one step or not at all.
-        interface: what the file takes.
+        interface: what the file takes; what the model takes where it is absent.
         options: what else the function is given, as JSON can hold it.
 
     Returns:
         The path.
 
     Raises:
-        UserError: the model cannot be converted, or the place cannot be written.
+        UserError: the extra is missing, the model cannot be converted, or the place cannot be written.
     """
-    path = Path(path)
+    check_format(form)
+    path, target = Path(path), FORMATS[form].title
     with converting(target, path) as log, tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
         graph, lowered = Path(folder) / "graph.pt2", Path(folder) / f"model{path.suffix}"
         with heard(log):

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.core.types import Kind
-
-EVERY: tuple[Kind, ...] = ("classification", "multilabel", "regression")
+from limbeck.core.types import TASKS, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +27,5 @@ class LossRow:
     weight: float = 1.0
     taps: str = ""
     needs_labels: bool = False
-    tasks: tuple[Kind, ...] = EVERY
+    tasks: tuple[Kind, ...] = TASKS
     gaussian: bool = False

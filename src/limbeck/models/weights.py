@@ -53,7 +53,7 @@ def load_weights(model: nn.Module, path: Path, *, fresh_head: bool = True) -> li
         What was understood, a sentence each; empty when everything fitted as it was.
 
     Raises:
-        UserError: unreadable, holding code, or not matching (which tensors).
+        UserError: unreadable, holding code, or not fitting (which tensors).
     """
     path, model = Path(path), plain(model)
     own, given, notes = model.state_dict(), _read(path), []

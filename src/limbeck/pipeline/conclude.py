@@ -129,8 +129,7 @@ def _methods(job: RunContext, students: Sequence[TrainedModel], scores: Mapping[
     alone = [scores[s.name] for s in students if s.role == "student"]
     found = []
     for name, terms in {"distilled": checked.losses, **checked.compare}.items():
-        role: Role = "distilled" if name == "distilled" else "compared"
-        own = [s for s in students if s.role == role and s.variant == ("" if role == "distilled" else name)]
+        own = [s for s in students if (s.variant or s.role) == name]
         weights = [s.result.get("weights_found") or {} for s in own]
         found.append(
             {

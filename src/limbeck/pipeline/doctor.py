@@ -107,10 +107,8 @@ def recheck(
         found = {}
         for teacher_name, (name, build_it, dtype) in members:
             network = build_it()
-            stored, fetch = (
-                teacher_outputs.stored(job, teacher_name, name, network, dtype),
-                teacher_outputs.fetch(job, stored=False),
-            )
+            stored = teacher_outputs.stored(job, teacher_name, name, network, dtype)
+            fetch = teacher_outputs.fetch(job, stored=False)
             found[name] = cache.reask(stored, teacher_outputs.frozen(job, teacher_name, network, dtype), fetch, sample)
     return found
 

@@ -36,7 +36,7 @@ def taught(
     weights: Path | None = None,
     network: nn.Module | None = None,
 ) -> Objective:
-    """What a learner minimises beside a teacher_name.
+    """What a learner minimises beside a teacher.
 
     Args:
         job: with the matches that `rehearse` gives for this learner and teacher.
@@ -45,7 +45,7 @@ def taught(
         plan: of the learner.
         variant: a name in `compare`, or "" for `losses`.
         seed: the learner's, from which weights of losses follow.
-        weights: the teacher_name's file, for losses that take its classifier.
+        weights: the teacher's file, for losses that take its classifier.
         network: the learner, where it is no longer as the recipe builds it.
     """
     matching = job.matches[learner, teacher_name, variant]

@@ -11,7 +11,7 @@ from limbeck.core.formats import TRAINED
 from limbeck.recipe import Deployable, Plan, Recipe, stages
 from limbeck.recipe.stages import ENSEMBLE, MEASURED, SEARCH
 
-Kind = tuple[str, str, str]  # learner, teacher_name ("" for labels alone), variant
+Kind = tuple[str, str, str]  # learner, its teacher ("" for labels alone), variant
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,9 @@ def _smaller(checked: Recipe, teacher_name: str) -> Iterator[Training]:
 def _walks(checked: Recipe, name: str, epochs: int) -> list[tuple[str, bool]]:
     """The stages of a compressed variant, and whether each recovers with a teacher."""
     both = bool(epochs) and learns_from_teacher(checked)
-    seeds = checked.seeds
-    if not both:
-        return [(stages.recovered(name, seed, taught=True), False) for seed in seeds]
-    return [(stages.recovered(name, seed, taught=taught), taught) for seed in seeds for taught in (True, False)]
+    endings = (True, False) if both else (True,)
+    found = [(seed, taught) for seed in checked.seeds for taught in endings]
+    return [(stages.recovered(name, seed, taught=taught), taught and both) for seed, taught in found]
 
 
 def learns_from_teacher(checked: Recipe) -> bool:

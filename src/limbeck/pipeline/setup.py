@@ -106,15 +106,15 @@ def open_run(
     Raises:
         UserError: it is held by another run, or belongs to something else.
     """
-    accelerator, quiet = make_accelerator(checked.run, folder), Progress(quiet=True)
-    if not accelerator.is_main_process:
-        yield begin(checked, folder, accelerator, quiet, trust=trust, callables=callables)
-        return
-    progress = progress or quiet
-    with locked(folder):
-        claim(folder, checked)
-        with progress.kept(folder / LOG, f"{doing} {checked.name}, limbeck {__version__}"):
-            yield begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
+    accelerator = make_accelerator(checked.run, folder)
+    first, quiet = accelerator.is_main_process, Progress(quiet=True)
+    progress = (progress or quiet) if first else quiet
+    with contextlib.ExitStack() as stack:
+        if first:
+            stack.enter_context(locked(folder))
+            claim(folder, checked)
+            stack.enter_context(progress.kept(folder / LOG, f"{doing} {checked.name}, limbeck {__version__}"))
+        yield begin(checked, folder, accelerator, progress, trust=trust, callables=callables)
 
 
 def begin(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.core.statistics import SHARES
+from limbeck.core.metrics import SHARES
 from limbeck.core.words import NOTHING, finite
 from limbeck.report import files, words
 from limbeck.report.figures import axis_title, plain, rgba, text

@@ -8,8 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.core.metrics import METRICS
-from limbeck.core.statistics import SHARES
+from limbeck.core.metrics import METRICS, SHARES
 from limbeck.core.words import finite
 from limbeck.report.roles import ORDER, SMALLER, named
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.core.metrics import METRICS
-from limbeck.core.statistics import SHARES, interval
+from limbeck.core.metrics import METRICS, SHARES
+from limbeck.core.statistics import interval
 from limbeck.core.words import finite
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text

@@ -231,7 +231,7 @@ def _pytorch(file: str, result: Mapping[str, Any], *, smaller: bool = False) -> 
     data = result["data"]
     shape = tuple(data["shape"])
     # Older results lack it: with a Gaussian head, which gives twice as many, the weights then do not fit.
-    outputs = data.get("outputs", len(data["classes"]))
+    outputs = data.get("outputs") or len(data["classes"])
     framework = ', framework="keras"' if result["recipe"].get("framework") == "keras" else ""
     built = f"build(spec, {shape}, {outputs}{framework})"
     if smaller:
@@ -276,4 +276,4 @@ def _called(result: Mapping[str, Any]) -> str:
 
 def _gaussian(data: Mapping[str, Any]) -> bool:
     """Whether the student gives a variance beside each value."""
-    return bool(data.get("outputs", 0) > len(data["classes"]))
+    return bool((data.get("outputs") or 0) > len(data["classes"]))

@@ -2,6 +2,5 @@
 
 from limbeck.compress.qat.lower import lower_qat
 from limbeck.compress.qat.prepare import FakeQuantized, prepare_qat
-from limbeck.core.formats import TRAINED
 
-__all__ = ["TRAINED", "FakeQuantized", "lower_qat", "prepare_qat"]
+__all__ = ["FakeQuantized", "lower_qat", "prepare_qat"]

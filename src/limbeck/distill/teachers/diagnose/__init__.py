@@ -59,10 +59,10 @@ def examine(
         spec = spec.model_copy(update={"classes": list(inner.classes)})
     if inner is None or not inner.keyed:
         found.append(steadiness(name, network, data, few, device))
-        inputs, matching = misfit(name, network, data, few, given, device)
+        inputs, fitting = misfit(name, network, data, few, given, device)
         found.append(inputs)
-        if matching is not given:  # its outputs mean little until that is put right
-            prediction, rows = matching, few
+        if fitting is not given:  # its outputs mean little until that is put right
+            prediction, rows = fitting, few
     if data.task.kind == "classification" and not data.per_token:
         read_as = next((module.how for module in network.modules() if isinstance(module, Read)), "")
         readings = softmax(name, prediction, spec, read_as=read_as), class_order(name, prediction, data, rows, spec)

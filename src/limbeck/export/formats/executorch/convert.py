@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.errors import UserError, require
-from limbeck.core.formats import check_format
 from limbeck.export.interface import Interface, Rows
 from limbeck.export.session import Session
 
@@ -33,8 +32,7 @@ def to_executorch(model: nn.Module, example: Tensor, path: Path, interface: Inte
     """
     from limbeck.export.trace import make
 
-    check_format("executorch")
-    return make("ExecuTorch", "executorch", model, example, path, interface or Interface())
+    return make("executorch", model, example, path, interface)
 
 
 def lower(graph: str, lowered: str) -> None:

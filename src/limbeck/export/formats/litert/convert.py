@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limbeck.core.errors import UserError, require
-from limbeck.core.formats import check_format
 from limbeck.export.interface import Interface, Rows
 from limbeck.export.logs import captured
 from limbeck.export.session import Session
@@ -35,10 +34,8 @@ def to_litert(model: nn.Module, example: Tensor, path: Path, interface: Interfac
     """
     from limbeck.export.trace import make
 
-    check_format("litert")
-    interface = interface or Interface()
-    batches = sorted(interface.batches)
-    return make("LiteRT", "litert", model, example, path, interface, batches=batches)
+    batches = sorted((interface or Interface()).batches)
+    return make("litert", model, example, path, interface, batches=batches)
 
 
 def lower(graph: str, lowered: str, batches: list[int]) -> None:

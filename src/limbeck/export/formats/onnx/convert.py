@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limbeck.core.errors import UserError, require
-from limbeck.core.formats import check_format
 from limbeck.export.interface import Interface, Rows
 from limbeck.export.session import Session
 
@@ -33,8 +32,7 @@ def to_onnx(model: nn.Module, example: Tensor, path: Path, interface: Interface 
     """
     from limbeck.export.trace import make
 
-    check_format("onnx")
-    return make("ONNX", "onnx", model, example, path, interface or Interface())
+    return make("onnx", model, example, path, interface)
 
 
 def lower(graph: str, lowered: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.errors import UserError, require
-from limbeck.core.formats import check_format
 from limbeck.export.interface import Interface, Rows
 from limbeck.export.process import no_telemetry
 from limbeck.export.session import Session
@@ -40,10 +39,9 @@ def to_openvino(model: nn.Module, example: Tensor, path: Path, interface: Interf
     """
     from limbeck.export.trace import make
 
-    check_format("openvino")
     if Path(path).suffix != ".xml":
         raise UserError("an OpenVINO file is called .xml", where=str(path), hint="its weights go to a .bin beside it")
-    return make("OpenVINO", "openvino", model, example, path, interface or Interface())
+    return make("openvino", model, example, path, interface)
 
 
 def lower(graph: str, lowered: str) -> None:
