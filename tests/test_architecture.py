@@ -20,6 +20,7 @@ ROWS = (
     ("models",),
     ("data", "losses"),
     ("recipe",),
+    ("tasks",),
     ("core",),
 )
 DEPTH = {room: depth for depth, row in enumerate(ROWS) for room in row}
@@ -51,7 +52,7 @@ HEAVY = {
 }
 
 # Where `limbeck check`, `report` and `--help` pass through, which must not wait for torch.
-WITHOUT_TORCH = ("limbeck", "cli", "report", "recipe", "core")
+WITHOUT_TORCH = ("limbeck", "cli", "report", "recipe", "tasks", "core")
 TORCH = {"torch", "torchvision", "timm", "accelerate", "torchmetrics"}
 
 

@@ -14,9 +14,10 @@ from torch import nn
 
 from limbeck import evaluate
 from limbeck.core.errors import UserError
-from limbeck.core.metrics import METRICS, main_metric
+from limbeck.core.metrics import METRICS
 from limbeck.core.types import Task
 from limbeck.data import Scaling, dataset, from_arrays
+from limbeck.tasks import main_metric
 
 COLOURS = Task("classification", ("red", "green", "blue"))
 PAIR = Task("regression", ("weight", "height"))

@@ -13,10 +13,11 @@ from torch import nn
 import limbeck
 from limbeck import evaluate, recipe
 from limbeck.core.errors import UserError
-from limbeck.core.metrics import METRICS, main_metric
+from limbeck.core.metrics import METRICS
 from limbeck.core.types import Task
 from limbeck.data import class_weights, from_arrays
 from limbeck.losses import bind
+from limbeck.tasks import main_metric
 
 RARE = Task("classification", ("many", "some", "few"), weights=(0.5, 1.0, 4.0))
 

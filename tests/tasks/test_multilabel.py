@@ -15,18 +15,19 @@ from torch import nn
 import limbeck
 from limbeck import evaluate, export, recipe
 from limbeck.core.errors import UserError
-from limbeck.core.metrics import METRICS, main_metric
+from limbeck.core.metrics import METRICS
 from limbeck.core.types import Batch, Task
 from limbeck.data import from_arrays, load, targets
 from limbeck.data.multilabel import strata
 from limbeck.distill.objective import Objective, Term
 from limbeck.distill.teachers import Frozen, combiner, weighted
 from limbeck.distill.train import fit
-from limbeck.evaluate.multilabel import average_precision
 from limbeck.export.predict import predict
 from limbeck.losses import bind
 from limbeck.models import as_logits, probable, to_logits
 from limbeck.recipe import Plan
+from limbeck.tasks import main_metric
+from limbeck.tasks.multilabel import average_precision
 
 NAMES = ("sun", "sea", "dog")
 SKY = Task("multilabel", NAMES)
@@ -309,7 +310,7 @@ losses:
         ("label_binary: 0.2", "hard: 0.2", "use `label_binary`"),
         ("label_binary: 0.2", "label_mse: 0.2", "it does not fit `task: multilabel`"),
         ("binary_kd: {weight: 0.8, temperature: 2}", "dkd: 0.8", "use `binary_kd`"),
-        ("{source: arrays, path: sky.npz}", "{source: digits}", "data.source: 'digits' has one class a row"),
+        ("{source: arrays, path: sky.npz}", "{source: digits}", "data.source: 'digits' is for `task: classification`"),
         ("{epochs: 2}", "{epochs: 2, label_smoothing: 0.1}", "label_smoothing: has no effect with `task: multilabel`"),
         ("losses:", "cache: {top_k: 2}\nlosses:", "cache.top_k: cuts the logits of classes"),
         ("task: multilabel", "task: classification", "say `task: multilabel`"),

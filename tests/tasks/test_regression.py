@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 import limbeck
 from limbeck import cli, evaluate, export, recipe, report
 from limbeck.core.errors import UserError
-from limbeck.core.metrics import METRICS, main_metric
+from limbeck.core.metrics import METRICS
 from limbeck.core.types import Column, Task
 from limbeck.data import Scaling, load
 from limbeck.export.predict import predict
 from limbeck.pipeline.export import Rescale
 from limbeck.report import values
 from limbeck.report.terminal import show
+from limbeck.tasks import main_metric
 
 WIDE = (torch.tensor(-50.0), torch.tensor(50.0))
 PRICE = Task("regression", ("price",))

@@ -67,7 +67,7 @@ def drawn(seed=0, rows=4, classes=3):
 def test_ids_stay_whole_numbers_on_the_way_to_the_network():
     x, y = sequences(each=True)
     data = limbeck.from_arrays(x, y, tokens=True)
-    assert (data.x.dtype, data.per_token, data.task.names) == (torch.int64, True, ("0", "1", "2"))
+    assert (data.x.dtype, data.places, data.task.names) == (torch.int64, (LENGTH,), ("0", "1", "2"))
     batch = next(batches(data, data.train, 32))
     assert batch.x.dtype == torch.int64
     assert torch.equal(batch.x, torch.from_numpy(x)[batch.index])

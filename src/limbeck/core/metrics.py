@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from limbeck.core.types import Task
-
 T = TypeVar("T")
 
 
@@ -101,13 +99,3 @@ _ALL = (
 )
 METRICS = {metric.name: metric for metric in _ALL}
 SHARES = {metric.name: metric.spoken for metric in _ALL if metric.spoken}  # differences of these are points
-
-
-def main_metric(task: Task) -> Metric:
-    """The metric that students are selected and compared by."""
-    if task.kind == "classification":
-        return METRICS["balanced_accuracy" if task.weights else "accuracy"]
-    if task.kind == "multilabel":
-        return METRICS["map"]
-    # Of pounds and inches the mean would be that of the pounds: outputs count alike in their standard deviations.
-    return METRICS["nrmse" if task.width > 1 else "rmse"]

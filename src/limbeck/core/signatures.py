@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import did_you_mean
-from limbeck.core.types import TASKS, Kind
+from limbeck.core.types import Predicts
 
 HERE = Path(__file__).parents[1]
 REQUIRED = object()
@@ -36,7 +36,7 @@ class Signature:
         weight: the published weight of a loss's term.
         taps: which features a loss compares if it is not told; empty for predictions.
         needs_labels: whether a loss that learns from the teacher needs the row's label as well.
-        tasks: that a loss fits.
+        predicts: what the networks predict that a loss fits.
         gaussian: whether the network gives a variance for each value.
         source: the docstring's line of that name: who published it, where.
         blind_to: the docstring's line of that name: what it does not see.
@@ -50,7 +50,7 @@ class Signature:
     weight: float = 1.0
     taps: str = ""
     needs_labels: bool = False
-    tasks: tuple[Kind, ...] = TASKS
+    predicts: tuple[Predicts, ...] = ("classes", "labels", "values")
     gaussian: bool = False
     source: str = ""
     blind_to: str = ""

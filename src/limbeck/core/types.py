@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -100  # PyTorch's label for "no label here"
 Kind = Literal["classification", "multilabel", "regression"]
-TASKS: tuple[Kind, ...] = get_args(Kind)
+Predicts = Literal["classes", "labels", "values"]  # one class of C, a yes or no to each of C labels, K values
 THRESHOLD = 0.5  # a label is said to be there where its probability is above it, the logit above 0
 UNLABELLED = -1  # the class index of a row without a label; measured values and yes or no have NaN
 Framework = Literal["torch", "keras"]

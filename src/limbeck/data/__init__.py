@@ -6,11 +6,11 @@ and the row numbers of the training, validation and test split. Nothing is ever 
 
 from limbeck.core.readers.images import read_images
 from limbeck.core.readers.tables import read_rows, read_table
+from limbeck.core.scaling import Scaling
 from limbeck.data.class_weights import class_weights
 from limbeck.data.dataset import (
     Data,
     Keys,
-    Scaling,
     again,
     batches,
     class_counts,

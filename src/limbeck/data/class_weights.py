@@ -9,6 +9,7 @@ import torch
 
 from limbeck.core.errors import UserError, did_you_mean
 from limbeck.data.dataset import Data, class_counts
+from limbeck.tasks import rules
 
 
 def class_weights(data: Data, asked: Literal["balanced"] | Mapping[str, float]) -> tuple[float, ...]:
@@ -32,10 +33,10 @@ def class_weights(data: Data, asked: Literal["balanced"] | Mapping[str, float]) 
         UserError: measured values have no classes, or there is no class of a name.
     """
     task = data.task
-    if task.kind == "regression":
+    if rules(task).predicts == "values":
         raise UserError("measured values have no classes to weigh", where="class_weights")
-    several, rows = task.kind == "multilabel", len(data.train)
-    counts = class_counts(data, data.train).double()
+    several, counts = rules(task).predicts == "labels", class_counts(data, data.train).double()
+    rows = len(data.train) if several else int(counts.sum())
     if asked == "balanced":
         found = (rows - counts) / counts if several else rows / (task.width * counts)
         return tuple(found.tolist())

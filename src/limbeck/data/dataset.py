@@ -14,48 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.core.errors import UserError
+from limbeck.core.scaling import Scaling
 from limbeck.core.seeding import derive_seed
 from limbeck.core.types import IGNORED, Batch, Column, Fetch, Task
+from limbeck.tasks import rules
 
 BEYOND = 1.0  # how far answers may leave the logarithms learned from, in their standard deviations
-
-
-@dataclass(frozen=True, eq=False)
-class Scaling:
-    """Mean and standard deviation, float32, for each channel (of pixels in [0, 1]), column or regression target.
-
-    `std` is never 0: something constant gets 1, so that dividing by it leaves zeros rather than infinities.
-
-    With `bounds` all are those of the natural logarithm of regression targets, which are above 0: the least and the
-    greatest logarithm, each [K], that an answer may have. One row unlike all others may take a network a few standard
-    deviations too far, which is an error in a straight scale and in an exponential one a ruin of every mean.
-    """
-
-    mean: Tensor
-    std: Tensor
-    bounds: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def log(self) -> bool:
-        """Whether the logarithm of the values is learned."""
-        return self.bounds is not None
-
-    def standardise(self, values: Tensor) -> Tensor:
-        """Values [B, K] in their own units as networks learn them."""
-        mean, std = self.mean.to(values), self.std.to(values)
-        return ((values.log() if self.log else values) - mean) / std
-
-    def restore(self, values: Tensor) -> Tensor:
-        """Values [B, K] as networks give them in their own units: the inverse of `standardise`, within the bounds."""
-        own = values * self.std.to(values) + self.mean.to(values)
-        if self.bounds is None:
-            return own
-        low, high = (end.to(values) for end in self.bounds)
-        return own.maximum(low).minimum(high).exp()
-
-    def with_spread(self) -> Scaling:
-        """The same for K values followed by the logarithms of their variances, which only move with the unit."""
-        return Scaling(torch.cat((self.mean, 2 * self.std.log())), torch.cat((self.std, torch.ones_like(self.std))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +95,9 @@ class Data:
         return self.x.ndim == 4
 
     @property
-    def per_token(self) -> bool:
-        """Whether every token of a sample has a class of its own."""
-        return self.task.kind == "classification" and self.y.ndim == 2
+    def places(self) -> tuple[int, ...]:
+        """What of a sample has a class of its own each: () for the sample as a whole, (tokens,) or (H, W)."""
+        return tuple(self.y.shape[1:]) if rules(self.task).predicts == "classes" else ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -231,13 +195,15 @@ def again(data: Data, seed: int) -> Tensor:
 
 def count_labels(data: Data, rows: Tensor) -> int:
     """How many labels some rows have, by which the means of batches are weighted: of tokens only those that count."""
-    return int((data.y[rows.to(data.y.device)] != IGNORED).sum()) if data.per_token else len(rows)
+    return int((data.y[rows.to(data.y.device)] != IGNORED).sum()) if data.places else len(rows)
 
 
 def class_counts(data: Data, rows: Tensor) -> Tensor:
-    """How many of some rows are of each class, or have each label: int64 [C]."""
+    """How many of some rows, tokens or pixels are of each class, or have each label: int64 [C]."""
     y = data.y[rows.to(data.y.device)].cpu()
-    return y.sum(0).long() if data.task.kind == "multilabel" else torch.bincount(y, minlength=data.task.width)
+    if rules(data.task).predicts == "labels":
+        return y.sum(0).long()
+    return torch.bincount(y[y != IGNORED].long(), minlength=data.task.width)
 
 
 def digests(x: Tensor, rows: Tensor) -> list[bytes]:

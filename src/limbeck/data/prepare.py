@@ -16,10 +16,12 @@ from torch import Tensor
 from limbeck.core.errors import UserError
 from limbeck.core.files import cache_dir, read_json, write_json
 from limbeck.core.hashing import fingerprint, fingerprint_tensors
+from limbeck.core.scaling import Scaling
 from limbeck.core.types import UNLABELLED, Column, Kind, Task
-from limbeck.data.dataset import Data, Keys, Scaling, digests, measure, measure_log
+from limbeck.data.dataset import Data, Keys, digests, measure, measure_log
 from limbeck.data.multilabel import missing, strata
 from limbeck.data.split import Rows, Splits, subset, three_way
+from limbeck.tasks import rules
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ def finish(
         x = x.reshape(len(x), -1)  # bytes stay bytes, and a mapped file stays one
         columns, identity = tuple(f"pixel_{i}" for i in range(x.shape[1])), identity and f"{identity}-flat"
     inputs = _measured(x, train, identity) if mean is None or std is None else _given(mean, std, x)
-    scales = (measure_log if log_target else measure)(raw.y, train) if kind == "regression" else None
+    scales = (measure_log if log_target else measure)(raw.y, train) if rules(kind).predicts == "values" else None
     rows = {"y": y, "train": train, "val": val_rows, "test": test_rows, "mean": inputs.mean, "std": inputs.std}
     rows |= {"unlabelled": unlabelled} if len(unlabelled) else {}
     contents = fingerprint_tensors(rows if identity else {**rows, "x": x})
@@ -162,8 +164,9 @@ def divided(
         how: the rest of its arguments.
     """
     shared: dict[str, Any] = {"groups": groups, "published_test": published_test, **how}
-    if kind != "multilabel":
-        return three_way(y.numpy() if kind == "classification" and y.ndim == 1 else None, len(y), names=names, **shared)
+    if rules(kind).predicts != "labels":
+        one = rules(kind).predicts == "classes" and y.ndim == 1
+        return three_way(y.numpy() if one else None, len(y), names=names, **shared)
     labels = None
     if groups is None:
         drawn = np.ones(len(y), dtype=bool)  # rows that stand in the test split already need no stratum
@@ -211,9 +214,10 @@ def _limited(raw: Raw, kind: Kind, limit: int, seed: int) -> Raw:
 
 
 def _strata(y: Tensor, kind: Kind) -> Rows:
-    if kind == "multilabel":
+    if rules(kind).predicts == "labels":
         return strata(y)
-    return y.numpy() if kind == "classification" else np.zeros(len(y), dtype=np.int64)
+    one = rules(kind).predicts == "classes" and y.ndim == 1
+    return y.numpy() if one else np.zeros(len(y), dtype=np.int64)
 
 
 def _measured(x: Tensor, train: Tensor, identity: str | None) -> Scaling:

@@ -3,7 +3,8 @@
 from limbeck.core.metrics import SHARES
 from limbeck.core.statistics import CONFIDENCE, compare, holm, interval, p_value
 from limbeck.evaluate.paired import Loss, loss
-from limbeck.evaluate.scores import agreement, assess, disagreement, means, metrics, predict
+from limbeck.evaluate.scores import agreement, assess, disagreement, metrics, predict
+from limbeck.tasks.regression import means
 
 __all__ = [
     "CONFIDENCE",

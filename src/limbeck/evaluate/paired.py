@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.core.errors import UserError
-from limbeck.core.metrics import main_metric
 from limbeck.core.types import Task
-from limbeck.evaluate.multilabel import average_precision
-from limbeck.evaluate.scores import means
+from limbeck.tasks import rules
 
 DRAWS = 10_000
 LEVEL = 0.05
@@ -63,42 +62,30 @@ def loss(task: Task, before: Tensor, after: Tensor, target: Tensor, *, allowed: 
         what = f"{len(before)} predictions, {len(after)} predictions and {len(target)} rows cannot be held together"
         raise UserError(what, where="evaluate")
     before, after, target = (t.detach().cpu() for t in (before, after, target))
-    if main_metric(task).name in ("balanced_accuracy", "map"):
-        return _recomputed(task, before.double(), after.double(), target, allowed, seed)
-    if task.kind == "classification":
-        right = [(given.argmax(1) == target).double() for given in (before, after)]
-        gone, won = ((right[0] - right[1]) == sign for sign in (1, -1))
-        lost = right[0] - right[1]
-        return Loss(float(lost.mean()), _exceeds(lost - allowed, seed), _mcnemar(int(gone.sum()), int(won.sum())))
-    errors = [((means(task, given) - target).double() ** 2).mean(1) for given in (before, after)]
-    drop = float((errors[1].mean() / errors[0].mean()).sqrt()) - 1
-    return Loss(drop, _exceeds(errors[1] - errors[0] * (1 + allowed) ** 2, seed), None)
+    asked = rules(task)
+    scores = [asked.row_scores(task, given, target) for given in (before, after)]
+    if scores[0] is None or scores[1] is None:
+        drawn = [asked.drawn_scores(task, given.double(), target) for given in (before, after)]
+        return _recomputed(drawn[0], drawn[1], len(target), allowed, seed)
+    if asked.predicts == "values":
+        drop = float((scores[1].mean() / scores[0].mean()).sqrt()) - 1
+        return Loss(drop, _exceeds(scores[1] - scores[0] * (1 + allowed) ** 2, seed), None)
+    lost = scores[0] - scores[1]
+    gone, won = (int((lost == sign).sum()) for sign in (1, -1))
+    return Loss(float(lost.mean()), _exceeds(lost - allowed, seed), _mcnemar(gone, won))
 
 
-def _recomputed(task: Task, before: Tensor, after: Tensor, target: Tensor, allowed: float, seed: int) -> Loss:
+def _recomputed(
+    before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor], count: int, allowed: float, seed: int
+) -> Loss:
     """The drop of a metric that is no mean over rows, computed of each drawing of these."""
-    pair, several = (before, after), task.kind == "multilabel"
-    # Of either model what a drawing's score is made of is found once.
-    right = [] if several else [(given.argmax(1) == target).double() for given in pair]
-    classes = nn.functional.one_hot(target.long(), task.width).double() if not several else target.double()
-
-    def drops(counts: Tensor) -> Tensor:
-        rows = counts @ classes
-        if several:
-            scores = [average_precision(given, target, counts) for given in pair]
-        else:
-            scores = [(counts * hit) @ classes / rows.clamp_min(1) for hit in right]
-        there = (rows > 0).double()  # a label or class that is not drawn has no score
-        first, second = ((score * there).sum(1) / there.sum(1).clamp_min(1) for score in scores)
-        return first - second
-
-    count, draw = len(target), np.random.default_rng(seed)
-    parts = [
-        drops(torch.from_numpy(draw.multinomial(count, np.full(count, 1 / count), size=PART)).double())
-        for _ in range(REDRAWS // PART)
-    ]
-    drop = float(drops(torch.ones(1, count, dtype=torch.float64)))
-    return Loss(drop, float((torch.cat(parts) <= allowed).double().mean()), None)
+    draw = np.random.default_rng(seed)
+    parts = []
+    for _ in range(REDRAWS // PART):
+        counts = torch.from_numpy(draw.multinomial(count, np.full(count, 1 / count), size=PART)).double()
+        parts.append(before(counts) - after(counts))
+    whole = torch.ones(1, count, dtype=torch.float64)
+    return Loss(float(before(whole) - after(whole)), float((torch.cat(parts) <= allowed).double().mean()), None)
 
 
 def _mcnemar(gone: int, won: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from limbeck import __version__
 from limbeck.core.errors import UserError
@@ -14,6 +14,7 @@ from limbeck.core.formats import file_format
 from limbeck.core.types import THRESHOLD, Column, Kind, Task
 from limbeck.export.files import files, size_bytes
 from limbeck.export.interface import LARGEST_BATCH, Interface
+from limbeck.tasks import TASKS, rules
 
 VERSION = 1
 
@@ -92,11 +93,11 @@ def write_card(
         "format": file_format(format).form,
         "precision": precision,
         "task": task.kind,
-        "values" if task.kind == "regression" else "classes": list(task.names),
-        **({"threshold": THRESHOLD} if task.kind == "multilabel" else {}),
+        _names(task.kind): list(task.names),
+        **({"threshold": THRESHOLD} if rules(task).predicts == "labels" else {}),
         "spread": task.predicts_variance,
         "input": _input(interface, tuple(shape), columns, table, format),
-        "output": {"shape": ["rows", task.outputs], "dtype": "float32", "meaning": _meaning(task)},
+        "output": {"shape": ["rows", task.outputs], "dtype": "float32", "meaning": rules(task).meaning(task)},
         "metrics": dict(metrics),
         "made": {"limbeck": __version__, **made},
         "bytes": size_bytes(path),
@@ -148,16 +149,9 @@ def _table(table: Sequence[Column]) -> list[dict[str, Any]]:
     return told
 
 
-def _meaning(task: Task) -> str:
-    if task.kind == "classification":
-        return "one logit for each class; softmax makes probabilities of them, the largest is the predicted class"
-    if task.kind == "multilabel":
-        return (
-            "one logit for each label; 1 / (1 + exp(-logit)) is its probability, and the row has the label where "
-            f"that is above {THRESHOLD} (the logit above 0)"
-        )
-    spread = ", then the logarithm of the variance of each" if task.predicts_variance else ""
-    return f"one number for each value, in its own unit{spread}"
+def _names(kind: Kind) -> str:
+    """The key of the names of what is predicted."""
+    return "values" if rules(kind).predicts == "values" else "classes"
 
 
 def read_card(path: Path) -> Card:
@@ -200,9 +194,9 @@ def read_card(path: Path) -> Card:
 def _card(path: Path, told: Mapping[str, Any]) -> Card:
     given = told["input"]
     kind = told["task"]
-    if kind not in get_args(Kind):
+    if kind not in TASKS:
         raise ValueError(f"task {kind!r}")
-    names = tuple(str(name) for name in told["values" if kind == "regression" else "classes"])
+    names = tuple(str(name) for name in told[_names(kind)])
     rows = given["rows"]
     interface = Interface(
         given["dtype"], given["layout"] or "nchw", tuple(rows) if isinstance(rows, list) else Interface().batches

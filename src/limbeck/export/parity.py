@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from limbeck.core.errors import UserError
 from limbeck.core.types import Kind, Parity
+from limbeck.tasks import rules
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,7 @@ def parity(reference: Tensor, exported: Tensor, kind: Kind) -> Parity:
     Args:
         reference: what the PyTorch model gives, [N, width].
         exported: what the file gives in its own runtime for the same rows, [N, width].
-        kind: classification adds the share of rows with the same predicted class, multilabel that with the same labels.
+        kind: of the task, which says what share of the rows (or pixels) predict the same.
 
     Raises:
         UserError: the two have other shapes, or there are no rows.
@@ -30,11 +31,10 @@ def parity(reference: Tensor, exported: Tensor, kind: Kind) -> Parity:
             where="export",
         )
     reference, exported = reference.detach().cpu().double(), exported.detach().cpu().double()
-    agreement = None
-    if kind == "classification":
-        agreement = (reference.argmax(-1) == exported.argmax(-1)).double().mean().item()
-    if kind == "multilabel":
-        agreement = ((reference > 0) == (exported > 0)).all(1).double().mean().item()
+    asked, agreement = rules(kind), None
+    if asked.same:
+        same = asked.same(reference, exported)
+        agreement = (same.all(1) if asked.predicts == "labels" else same).double().mean().item()
     return Parity(max_abs_error=(reference - exported).abs().max().item(), agreement=agreement)
 
 

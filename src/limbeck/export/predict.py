@@ -12,7 +12,7 @@ import numpy as np
 from limbeck import export
 from limbeck.core.errors import UserError
 from limbeck.core.readers.tables import read_rows
-from limbeck.core.types import THRESHOLD
+from limbeck.tasks import rules
 
 
 def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[str, Any]]:
@@ -50,7 +50,8 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1) -> list[dict[st
         raise UserError("there is no image and no row in it", where=str(inputs[0]))
     with export.Served(file, card.format) as served:
         told = served.predict(np.ascontiguousarray(rows))
-    said = [_said(card, name, row, top) for name, row in zip(names, told, strict=True)]
+    asked, known = rules(card.task), card.task.names
+    said = [{"input": name} | asked.said(known, row, top) for name, row in zip(names, told, strict=True)]
     return [one | {"unknown": words} if words else one for one, words in zip_longest(said, unknown)]
 
 
@@ -58,19 +59,3 @@ def _images(folder: Path) -> list[Path]:
     from limbeck.core.readers.images import SUFFIXES
 
     return [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
-
-
-def _said(card: export.Card, name: str, row: np.ndarray[Any, Any], top: int) -> dict[str, Any]:
-    if card.task.kind == "regression":
-        return {"input": name, "values": dict(zip(card.task.names, map(float, row), strict=False))}
-    if card.task.kind == "multilabel":
-        likely = 1 / (1 + np.exp(-np.clip(row.astype(np.float64), -700, 700)))
-        found = [(float(p), label) for p, label in zip(likely, card.task.names, strict=True) if p > THRESHOLD]
-        return {
-            "input": name,
-            "labels": [{"name": label, "probability": p} for p, label in sorted(found, reverse=True)],
-        }
-    shares = np.exp(row - row.max())
-    shares /= shares.sum()
-    best = np.argsort(-shares)[:top]
-    return {"input": name, "classes": [{"name": card.task.names[n], "probability": float(shares[n])} for n in best]}

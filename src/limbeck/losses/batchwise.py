@@ -148,6 +148,6 @@ def _rows_of_all(student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tens
 
 
 LOSSES: dict[str, LossRow] = {
-    "dist": LossRow(dist, weight=2.0, tasks=("classification",)),
-    "mlld": LossRow(mlld, weight=0.9, tasks=("classification",)),
+    "dist": LossRow(dist, weight=2.0, predicts=("classes",)),
+    "mlld": LossRow(mlld, weight=0.9, predicts=("classes",)),
 }

@@ -123,6 +123,6 @@ def _others(log_p: Tensor, label: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, LossRow] = {
-    "dkd": LossRow(dkd, needs_labels=True, tasks=("classification",)),
-    "nkd": LossRow(nkd, needs_labels=True, tasks=("classification",)),
+    "dkd": LossRow(dkd, needs_labels=True, predicts=("classes",)),
+    "nkd": LossRow(nkd, needs_labels=True, predicts=("classes",)),
 }

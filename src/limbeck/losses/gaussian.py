@@ -86,6 +86,6 @@ def _parts(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 LOSSES: dict[str, LossRow] = {
-    "label_gaussian_nll": LossRow(label_gaussian_nll, tasks=("regression",), gaussian=True),
-    "gaussian_kl": LossRow(gaussian_kl, tasks=("regression",), gaussian=True),
+    "label_gaussian_nll": LossRow(label_gaussian_nll, predicts=("values",), gaussian=True),
+    "gaussian_kl": LossRow(gaussian_kl, predicts=("values",), gaussian=True),
 }

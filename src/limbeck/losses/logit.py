@@ -351,11 +351,11 @@ class CTKD(nn.Module):
 
 
 LOSSES: dict[str, LossRow] = {
-    "hard": LossRow(hard, tasks=("classification",)),
-    "kd": LossRow(kd, tasks=("classification",)),
-    "soft_cross_entropy": LossRow(soft_cross_entropy, tasks=("classification",)),
-    "lskd": LossRow(lskd, weight=9.0, tasks=("classification",)),
-    "wsld": LossRow(wsld, weight=2.5, needs_labels=True, tasks=("classification",)),
-    "tf_kd": LossRow(tf_kd, tasks=("classification",)),
-    "ctkd": LossRow(CTKD, tasks=("classification",)),
+    "hard": LossRow(hard, predicts=("classes",)),
+    "kd": LossRow(kd, predicts=("classes",)),
+    "soft_cross_entropy": LossRow(soft_cross_entropy, predicts=("classes",)),
+    "lskd": LossRow(lskd, weight=9.0, predicts=("classes",)),
+    "wsld": LossRow(wsld, weight=2.5, needs_labels=True, predicts=("classes",)),
+    "tf_kd": LossRow(tf_kd, predicts=("classes",)),
+    "ctkd": LossRow(CTKD, predicts=("classes",)),
 }

@@ -90,6 +90,6 @@ def _yes_and_no(logits: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, LossRow] = {
-    "label_binary": LossRow(label_binary, tasks=("multilabel",)),
-    "binary_kd": LossRow(binary_kd, tasks=("multilabel",)),
+    "label_binary": LossRow(label_binary, predicts=("labels",)),
+    "binary_kd": LossRow(binary_kd, predicts=("labels",)),
 }

@@ -79,6 +79,6 @@ def _thresholds(logs: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, LossRow] = {
-    "label_emd": LossRow(label_emd, tasks=("classification",)),
-    "ordinal_kd": LossRow(ordinal_kd, tasks=("classification",)),
+    "label_emd": LossRow(label_emd, predicts=("classes",)),
+    "ordinal_kd": LossRow(ordinal_kd, predicts=("classes",)),
 }

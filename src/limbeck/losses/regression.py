@@ -196,10 +196,10 @@ def label_quantile(student: Tensor, _teacher: Tensor | None, target: Tensor, *, 
 
 
 LOSSES: dict[str, LossRow] = {
-    "label_mse": LossRow(label_mse, tasks=("regression",)),
-    "label_smooth_l1": LossRow(label_smooth_l1, tasks=("regression",)),
-    "label_quantile": LossRow(label_quantile, tasks=("regression",)),
+    "label_mse": LossRow(label_mse, predicts=("values",)),
+    "label_smooth_l1": LossRow(label_smooth_l1, predicts=("values",)),
+    "label_quantile": LossRow(label_quantile, predicts=("values",)),
     "mse": LossRow(mse),
-    "teacher_bounded": LossRow(teacher_bounded, needs_labels=True, tasks=("regression",)),
-    "attentive_imitation": LossRow(AttentiveImitation, needs_labels=True, tasks=("regression",)),
+    "teacher_bounded": LossRow(teacher_bounded, needs_labels=True, predicts=("values",)),
+    "attentive_imitation": LossRow(AttentiveImitation, needs_labels=True, predicts=("values",)),
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.core.types import TASKS, Kind
+from limbeck.core.types import Predicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class LossRow:
         taps: which features it compares where a recipe says `auto`: "stages", "middle", "last", "joint" or "pooled"; ""
             for predictions.
         needs_labels: whether a loss that learns from the teacher needs the row's label as well.
-        tasks: that it fits.
+        predicts: what the networks predict that it fits.
         gaussian: whether the network gives a variance for each value.
     """
 
@@ -27,5 +27,5 @@ class LossRow:
     weight: float = 1.0
     taps: str = ""
     needs_labels: bool = False
-    tasks: tuple[Kind, ...] = TASKS
+    predicts: tuple[Predicts, ...] = ("classes", "labels", "values")
     gaussian: bool = False

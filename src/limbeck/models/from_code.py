@@ -17,6 +17,7 @@ from limbeck.core.errors import UserError, did_you_mean
 from limbeck.data import Data
 from limbeck.models import KerasNetwork
 from limbeck.models.keras.backend import is_keras, making, on_torch
+from limbeck.tasks import rules
 
 
 def make(path: Path, name: str, data: Data, options: Mapping[str, Any]) -> nn.Module:
@@ -49,7 +50,7 @@ def make(path: Path, name: str, data: Data, options: Mapping[str, Any]) -> nn.Mo
     except Exception as error:
         raise UserError(f"fails ({type(error).__name__}: {error})", where=where) from error
     if is_keras(model):
-        return KerasNetwork(model, data.shape, logits=data.task.kind != "regression")
+        return KerasNetwork(model, data.shape, logits=rules(data.task).predicts != "values")
     if not isinstance(model, nn.Module):
         raise UserError(f"gives a {type(model).__name__}, not a torch.nn.Module", where=where)
     return model

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.types import Kind
+from limbeck.tasks import rules
 
 LOOKED_AT = 16  # answers of labels; fewer could lie in [0, 1] by chance
 
@@ -41,14 +42,13 @@ def log_odds(probabilities: Tensor) -> Tensor:
 
 def probable(prediction: Tensor, kind: Kind) -> bool:
     """Whether the outputs of a network for this kind of task are probabilities."""
-    if kind == "classification":
-        return gives_probabilities(prediction)
-    return kind == "multilabel" and gives_answers(prediction)
+    asked = rules(kind).predicts
+    return gives_probabilities(prediction) if asked == "classes" else asked == "labels" and gives_answers(prediction)
 
 
 def to_logits(probabilities: Tensor, kind: Kind) -> Tensor:
     """Probabilities of classes, or of labels, as logits."""
-    return log_odds(probabilities) if kind == "multilabel" else log_probabilities(probabilities)
+    return log_odds(probabilities) if rules(kind).predicts == "labels" else log_probabilities(probabilities)
 
 
 def log_probabilities(probabilities: Tensor) -> Tensor:
@@ -70,17 +70,17 @@ def as_logits(model: nn.Module, example: Tensor, kind: Kind = "classification") 
         kind: of the task. Values of a regression are never taken for probabilities.
     """
     outputs = _look(model, example)
-    name, last = list(model.named_modules())[-1]
-    final = {"classification": nn.Softmax, "multilabel": nn.Sigmoid}.get(kind)
+    (name, last), predicts = list(model.named_modules())[-1], rules(kind).predicts
+    final = {"classes": nn.Softmax, "labels": nn.Sigmoid}.get(predicts)
     ends = bool(name) and final is not None and isinstance(last, final)
     # That the last module is a sigmoid, and the outputs are what it gave, says more than where they lie.
-    if not probable(outputs, kind) and not (ends and kind == "multilabel"):
+    if not probable(outputs, kind) and not (ends and predicts == "labels"):
         return model
     if ends:
         changed = copy.deepcopy(model)
-        changed.set_submodule(name, nn.LogSoftmax(-1) if kind == "classification" else nn.Identity())
+        changed.set_submodule(name, nn.LogSoftmax(-1) if predicts == "classes" else nn.Identity())
         given = _look(changed, example)
-        if torch.allclose(given.exp() if kind == "classification" else given.sigmoid(), outputs, atol=1e-6):
+        if torch.allclose(given.exp() if predicts == "classes" else given.sigmoid(), outputs, atol=1e-6):
             return changed
     return _Logits(model, kind) if probable(outputs, kind) else model
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.formats import TRAINED
-from limbeck.core.metrics import main_metric
 from limbeck.pipeline.compress import starts
 from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.measure import Candidate, measure
@@ -17,6 +16,7 @@ from limbeck.pipeline.train_teachers import Teachers
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe import Deployable
 from limbeck.recipe.stages import ENSEMBLE, SEARCH
+from limbeck.tasks import main_metric
 
 
 def measured_models(

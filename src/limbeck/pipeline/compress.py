@@ -17,7 +17,6 @@ from limbeck.compress import qat
 from limbeck.core.errors import UserError, within
 from limbeck.core.files import read_json, write_json
 from limbeck.core.hashing import fingerprint
-from limbeck.core.metrics import main_metric
 from limbeck.core.seeding import derive_seed, seed_everything
 from limbeck.core.types import Batch, Role
 from limbeck.data import batches
@@ -31,6 +30,7 @@ from limbeck.pipeline.trained import TrainedModel
 from limbeck.pipeline.training import train_network
 from limbeck.recipe import Factorise, Plan, Prune, Recover, Step
 from limbeck.recipe.stages import SEARCH, recovered
+from limbeck.tasks import main_metric, rules
 
 LOOKED_AT = 1024  # training rows by which channels are judged, and by which batch norms are measured anew
 PART = 32  # rows a batch of these: many small batches tell more of a channel than few large ones
@@ -253,15 +253,11 @@ def _edit(
 def _prune(
     job: RunContext, spec: Prune, rounds: Sequence[compress.Edit], network: nn.Module, seed: int
 ) -> compress.Edit:
+    task = job.data.task
+
     def losses(pruned: nn.Module) -> Iterator[Tensor]:
         for batch in _rows(job):
-            prediction = pruned(batch.x)
-            if job.data.task.kind == "classification":
-                yield nn.functional.cross_entropy(prediction, batch.y)
-            elif job.data.task.kind == "multilabel":
-                yield nn.functional.binary_cross_entropy_with_logits(prediction, batch.y)
-            else:
-                yield nn.functional.mse_loss(evaluate.means(job.data.task, prediction), batch.y)
+            yield rules(task).error(task, pruned(batch.x), batch.y)
 
     given: dict[str, Any] = {
         "importance": spec.importance,

@@ -10,12 +10,11 @@ from typing import Any
 from limbeck import __version__, evaluate, recipe
 from limbeck.core.files import read_json, write_json, write_text
 from limbeck.core.machine import environment
-from limbeck.core.metrics import Metric, main_metric
+from limbeck.core.metrics import Metric
 from limbeck.core.result import SCHEMA as RESULT_SCHEMA
 from limbeck.core.result import Result
 from limbeck.core.types import Role
 from limbeck.data import Data, class_counts
-from limbeck.distill.teachers import DEFAULT
 from limbeck.pipeline import train_teachers
 from limbeck.pipeline.candidates import measured_models
 from limbeck.pipeline.context import RunContext
@@ -23,6 +22,7 @@ from limbeck.pipeline.train_teachers import Teachers
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe.stages import MEASURED
 from limbeck.report import write_report
+from limbeck.tasks import main_metric, rules
 
 
 def conclude(
@@ -172,7 +172,7 @@ def _ensemble(
     if teachers is None or teachers.combine is None:
         return None
     joining = job.recipe.combine
-    name = joining.name if joining else DEFAULT[job.data.task.kind]
+    name = joining.name if joining else rules(job.data.task).ensembles[0]
     return {
         "combine": name,
         "words": train_teachers.words(job, teachers),
@@ -205,7 +205,7 @@ def _describe(data: Data) -> dict[str, Any]:
     described["metric"] = main_metric(data.task).name
     if data.task.weights:
         described["class_weights"] = list(data.task.weights)
-    if data.task.kind != "regression":
+    if rules(data.task).predicts != "values":
         splits = {"train": data.train, "val": data.val, "test": data.test}
         described["class_counts"] = {split: class_counts(data, rows).tolist() for split, rows in splits.items()}
     return described

@@ -21,7 +21,6 @@ from limbeck.compress import qat
 from limbeck.core.formats import file_format
 from limbeck.core.hashing import fingerprint
 from limbeck.core.machine import cores
-from limbeck.core.metrics import main_metric
 from limbeck.core.types import Artifact, Cost, ModelForm, Parity
 from limbeck.data import Scaling, pixels, targets
 from limbeck.evaluate import costs
@@ -30,6 +29,7 @@ from limbeck.export import quantize
 from limbeck.export.process import abandon, turns
 from limbeck.pipeline.context import RunContext
 from limbeck.recipe import Deployable
+from limbeck.tasks import main_metric, rules
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def predicted(
 def calibration(job: RunContext) -> Tensor:
     """Training rows that ranges are measured on."""
     data, count = job.data, job.recipe.files.calibration
-    labels = data.y[data.train.to(data.y.device)].cpu() if data.task.kind == "classification" else None
+    labels = data.y[data.train.to(data.y.device)].cpu() if rules(data.task).predicts == "classes" else None
     return data.train[quantize.calibration(len(data.train), labels, count, seed=0)]
 
 

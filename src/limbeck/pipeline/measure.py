@@ -20,6 +20,7 @@ from limbeck.pipeline.context import SCHEMA, RunContext
 from limbeck.pipeline.export import Shipped, ship, with_latency
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe import Deployable
+from limbeck.tasks import rules
 
 FILE = 20  # making and testing one takes as long as testing so many networks
 MOST_POINTS, MOST_OUTPUTS_DRAWN = 2000, 8  # of a model on the page, which holds all of them
@@ -96,7 +97,7 @@ def measure(
     apart = None
     if combine:
         names = [row.name for row in found[: len(told)]]
-        labels = truth if data.task.kind != "regression" else None
+        labels = truth if rules(data.task).predicts != "values" else None
         apart = evaluate.disagreement(data.task, torch.stack(told), names, data.targets, target=labels)
         found.insert(len(told), _ensemble(found[: len(told)], _together(told, combine), truth, data))
     with job.progress.bar("timing", timings, work=unit * timings) as advance:

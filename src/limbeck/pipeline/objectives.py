@@ -23,6 +23,7 @@ from limbeck.distill.teachers import Frozen
 from limbeck.models import plain
 from limbeck.pipeline.context import RunContext
 from limbeck.recipe import Plan
+from limbeck.tasks import rules
 
 
 def taught(
@@ -63,7 +64,7 @@ def alone(job: RunContext, plan: Plan) -> Objective:
     known = signatures.losses()
     own = {n: t for n, t in job.recipe.losses.items() if not known[t.loss].needs_teacher and t.learns}
     if not own:
-        name = {"classification": "hard", "multilabel": "label_binary", "regression": "label_mse"}[job.recipe.task]
+        name = rules(job.recipe.task).label_loss
         name = "label_gaussian_nll" if job.recipe.predicts_variance else name
         own = {name: recipe.Term(loss=name)}
     # One that moves, or is to be found, says nothing of its share: it counts as 1.

@@ -16,7 +16,6 @@ from limbeck.core.errors import DivergedError, UserError
 from limbeck.core.files import write_json
 from limbeck.core.formats import FORMATS, TRAINED, file_format
 from limbeck.core.hashing import fingerprint
-from limbeck.core.metrics import main_metric
 from limbeck.core.seeding import derive_seed
 from limbeck.data import targets
 from limbeck.pipeline.compress import Variant, rebuild, run_steps
@@ -29,6 +28,7 @@ from limbeck.pipeline.trained import TrainedModel
 from limbeck.pipeline.trials import begun, finish, opened
 from limbeck.recipe import Deployable, Recover, Step
 from limbeck.recipe.stages import SEARCH
+from limbeck.tasks import main_metric, rules
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -240,7 +240,7 @@ def _dominates(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _lost(job: RunContext, drop: float) -> str:
-    of = "points" if job.data.task.kind != "regression" else "% of the error"
+    of = "% of the error" if rules(job.data.task).predicts == "values" else "points"
     return f"{100 * drop:.2f} {of} lost" if drop > 0 else "nothing lost"
 
 

@@ -17,6 +17,7 @@ from limbeck.distill.teachers import Frozen
 from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.objectives import teacher_shapes
 from limbeck.recipe import Augment
+from limbeck.tasks import rules
 
 VIEWS_SEED = 0  # one for all students, so that every one of them is shown the same views
 MANY_CLASSES, TOP_K = 1000, 64
@@ -102,7 +103,7 @@ def stored(job: RunContext, teacher_name: str, name: str, network: nn.Module, dt
 def top_k(job: RunContext) -> int | None:
     """How many logits of a row are stored; None for all."""
     asked, width = job.recipe.cache.top_k, job.data.task.width
-    if asked is None and job.data.task.kind == "classification" and width >= MANY_CLASSES:
+    if asked is None and rules(job.data.task).predicts == "classes" and width >= MANY_CLASSES:
         asked = TOP_K
     return asked if asked and asked < width else None
 

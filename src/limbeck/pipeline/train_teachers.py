@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from limbeck import evaluate
 from limbeck.core.hashing import fingerprint_tensors
-from limbeck.core.metrics import main_metric
 from limbeck.core.seeding import seed_everything
 from limbeck.core.types import Teacher
 from limbeck.data import targets
 from limbeck.distill.objective import Objective
 from limbeck.distill.teachers import (
-    DEFAULT,
     Combine,
     Ensemble,
     Joint,
@@ -38,6 +36,7 @@ from limbeck.pipeline.training import train_network
 from limbeck.recipe import Assistant, Network, Plan
 from limbeck.recipe import Teacher as TeacherSpec
 from limbeck.recipe.stages import ENSEMBLE
+from limbeck.tasks import main_metric, rules
 
 TeacherOutputs = tuple[Teacher, list[dict[str, Any]]]  # a teacher, and what is told of its stored outputs
 Member = tuple[str, Callable[[], nn.Module], torch.dtype]  # name, how to build the trained network, its dtype
@@ -247,7 +246,7 @@ def _examined(job: RunContext, name: str, network: nn.Module, brought: Network |
 def words(job: RunContext, teachers: Teachers) -> str:
     """How the teachers became one, in a sentence."""
     joining, count = job.recipe.combine, len(teachers.members)
-    name = joining.name if joining else DEFAULT[job.data.task.kind]
+    name = joining.name if joining else rules(job.data.task).ensembles[0]
     if teachers.weights:
         shares = ", ".join(f"{member} {weight:.2f}" for member, weight in teachers.weights.items())
         how = "by validation score" if joining and joining.weights == "accuracy" else "as the recipe says"

@@ -6,13 +6,12 @@ from limbeck.recipe.networks import ESTIMATORS, Assistant, Combine, Network, Pla
 from limbeck.recipe.reading import bundled, dump, load, parse, where
 from limbeck.recipe.schema import Cache, Recipe, Run
 from limbeck.recipe.sources import Augment, Blur, Data, Jitter, Split
-from limbeck.recipe.tasks import JOINS, WEIGHTED, source_misfit
+from limbeck.recipe.tasks import WEIGHTED, source_misfit
 from limbeck.recipe.terms import AUTO, Ramp, Term
 
 __all__ = [
     "AUTO",
     "ESTIMATORS",
-    "JOINS",
     "WEIGHTED",
     "Assistant",
     "Augment",

@@ -10,17 +10,12 @@ from limbeck import recipe
 from limbeck.core.errors import UserError
 from limbeck.core.types import Kind
 from limbeck.recipe import Recipe
+from limbeck.tasks import rules
 
 TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
 ARRAYS = (".npz",)
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 WHOLE = (".keras", ".h5")
-# What a recovery learns from: the labels and the network as it was.
-TEACHES: dict[Kind, dict[str, Any]] = {
-    "classification": {"hard": 0.1, "kd": {"weight": 0.9}},
-    "multilabel": {"label_binary": 0.1, "binary_kd": 0.9},
-    "regression": {"label_mse": 0.5, "mse": 0.5},
-}
 
 
 def is_run(path: Path) -> bool:
@@ -94,7 +89,7 @@ def adopt(
             "task": task,
             "seeds": 1,
             "student": {**({"model": str(weights)} if whole else network), "train": train},
-            "losses": TEACHES[task],
+            "losses": dict(rules(task).recovery),
             **around,
             **{key: value for key, value in changes.items() if value},
         }

@@ -17,6 +17,7 @@ from limbeck.recipe.sources import Augment, Data, Positive, Strict
 from limbeck.recipe.stages import FOLDER, NO_FOLDER, clash
 from limbeck.recipe.tasks import WEIGHTED, combine_misfit, loss_misfit, source_misfit
 from limbeck.recipe.terms import AUTO, Term
+from limbeck.tasks import rules
 
 
 class MisfitError(ValueError):
@@ -125,14 +126,14 @@ class Recipe(Strict):
             raise MisfitError("seeds", "is a number of seeds, or a list of different ones")
         if wrong := source_misfit(self.data, self.task):
             raise MisfitError("data.source", wrong)
-        if self.data.log_target and self.task != "regression":
+        if self.data.log_target and rules(self.task).predicts != "values":
             raise MisfitError("data.log_target", f"classes have no logarithm: it does not fit `task: {self.task}`")
         if self.data.log_target and self.predicts_variance:
             what = "does not go with losses on Gaussians: of a logarithm's they would be none in the target's own unit"
             raise MisfitError("data.log_target", what)
-        if self.task == "regression" and (self.augment.mixup or self.augment.cutmix):
-            raise MisfitError("augment", "mixup and cutmix mix class labels: they do not fit `task: regression`")
-        if self.cache.top_k and self.task != "classification":
+        if not rules(self.task).mixes and (self.augment.mixup or self.augment.cutmix):
+            raise MisfitError("augment", f"mixup and cutmix mix class labels: they do not fit `task: {self.task}`")
+        if self.cache.top_k and rules(self.task).predicts != "classes":
             raise MisfitError("cache.top_k", f"cuts the logits of classes: it does not fit `task: {self.task}`")
         if not self.augment.active:
             if self.views and self.views > 1:
@@ -219,13 +220,13 @@ class Recipe(Strict):
 
     def _labels_fit(self) -> None:
         """Whether what the recipe says of labels can take effect."""
-        if self.class_weights and self.task == "regression":
+        if self.class_weights and rules(self.task).predicts == "values":
             raise MisfitError("class_weights", "measured values have no classes to weigh")
         named = [("student.train", self.student.train), ("combine.train", self.combine.train if self.combine else None)]
         named += [(f"teachers.{i}.train", teacher.train) for i, teacher in enumerate(self.teachers)]
         named += [(f"assistants.{i}.train", assistant.train) for i, assistant in enumerate(self.assistants)]
         for place, plan in named:
-            if plan and plan.label_smoothing and self.task != "classification":
+            if plan and plan.label_smoothing and rules(self.task).predicts != "classes":
                 raise MisfitError(f"{place}.label_smoothing", f"has no effect with `task: {self.task}`")
         if self.data.unlabelled and not (self.taught or self.smaller):
             raise MisfitError(

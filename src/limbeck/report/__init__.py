@@ -20,6 +20,7 @@ from limbeck.core.words import duration, finite
 from limbeck.report import budget, figures, files, labels, methods, pareto, roles, scores, smaller, values, words
 from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
+from limbeck.tasks import rules
 
 __all__ = ["write_report"]
 
@@ -66,7 +67,7 @@ def write_report(result: Mapping[str, Any], path: Path) -> None:
 
 def _content(result: Mapping[str, Any]) -> dict[str, Any]:
     data, models = result["data"], list(result["models"])
-    classes = data["task"] == "classification"
+    classes = rules(data["task"]).predicts == "classes"
     metric = words.main_metric(result)
     name = (result.get("chosen") or {}).get("name")
     chosen = next((m for m in models if m["name"] == name), None)

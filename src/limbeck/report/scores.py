@@ -10,6 +10,7 @@ from limbeck.core.statistics import interval
 from limbeck.core.words import finite
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
+from limbeck.tasks import rules
 
 
 def members(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
@@ -142,7 +143,7 @@ def apart(result: Mapping[str, Any]) -> dict[str, Any] | None:
     found = (result.get("ensemble") or {}).get("disagreement")
     if not found or len(found.get("names") or []) < 2:
         return None
-    several = result["data"]["task"] == "multilabel"
+    several = rules(result["data"]["task"]).predicts == "labels"
     said = _said_of_classes(found, several) if "all_agree" in found else _said_of_values(found)
     matrix = found.get("pairwise") or []
     largest = max((v for row in matrix for v in row if finite(v)), default=0) or 1

@@ -16,6 +16,7 @@ from limbeck.report.pareto import PLOTS, front, points
 from limbeck.report.smaller import variants
 from limbeck.report.stored import stored
 from limbeck.report.values import outputs
+from limbeck.tasks import rules
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +37,7 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    main, second = words.main_metric(result), "r2" if result["data"]["task"] == "regression" else "agreement"
+    main, second = words.main_metric(result), rules(result["data"]["task"]).beside
     told = any(finite(m["metrics"].get(second)) for m in result["models"])
     metrics = (main, second) if told else (main,)
     count, name = result["data"]["counts"]["test"], result["data"]["name"]

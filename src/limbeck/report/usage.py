@@ -9,6 +9,7 @@ from typing import Any
 
 from limbeck.core.formats import FORMATS
 from limbeck.report.words import TITLES
+from limbeck.tasks import rules
 
 MAX_NAMES_SPELLED = 20
 
@@ -64,10 +65,7 @@ def inputs(result: Mapping[str, Any]) -> str:
         takes = (
             f"Exported files take {_takes(result, exported=True)}; PyTorch weights {_takes(result, exported=False)}."
         )
-    gives = {
-        "classification": "one logit for each class",
-        "multilabel": "one logit for each label, above 0 where its probability is above 0.5",
-    }.get(result["data"]["task"], "values in their own units")
+    gives = rules(result["data"]["task"]).gives
     ready = f" Exported files normalise them inside and give {gives}." if exported else ""
     return takes + ready
 
@@ -135,16 +133,7 @@ def _row(result: Mapping[str, Any]) -> str:
 def _answer(result: Mapping[str, Any], outputs: str) -> str:
     data = result["data"]
     names = list(data["classes"])
-    if data["task"] == "regression":
-        return f"print(dict(zip({_literal(names)}, {outputs}[0].tolist())))"
-    if data["task"] == "multilabel":
-        said = f"print([names[i] for i in ({outputs}[0] > 0).nonzero()[0]])"
-        if len(names) > MAX_NAMES_SPELLED:
-            return f"print(({outputs}[0] > 0).nonzero()[0])  # the numbers of the labels, see classes.json"
-        return f"names = {_literal(names)}\n{said}"
-    if len(names) > MAX_NAMES_SPELLED:
-        return f"print(int({outputs}[0].argmax()))  # the number of the class, see classes.json"
-    return f"names = {_literal(names)}\nprint(names[int({outputs}[0].argmax())])"
+    return rules(data["task"]).program(_literal(names), len(names) <= MAX_NAMES_SPELLED, outputs)
 
 
 def _imports(result: Mapping[str, Any], *modules: str) -> str:
@@ -269,7 +258,7 @@ def _bgr(result: Mapping[str, Any]) -> str:
 def _called(result: Mapping[str, Any]) -> str:
     data = result["data"]
     zeros = f"outputs = model(torch.zeros(1, {', '.join(map(str, data['shape']))}))"
-    if data["task"] != "regression":
+    if rules(data["task"]).predicts != "values":
         return zeros
     return f"{zeros}  # standardised {'means, then logarithms of variances' if _gaussian(data) else 'values'}"
 

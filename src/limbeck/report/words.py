@@ -9,17 +9,21 @@ from typing import Any
 
 from limbeck.core.formats import FORMATS
 from limbeck.core.metrics import METRICS
+from limbeck.core.types import Task
 from limbeck.core.words import NOTHING, finite
+from limbeck.core.words import listed as listed
 from limbeck.recipe import ESTIMATORS
+from limbeck.tasks import rules
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def main_metric(result: Mapping[str, Any]) -> str:
     """The metric that students were selected and compared by."""
-    usual = {"classification": "accuracy", "multilabel": "map", "regression": "rmse"}
     data = result["data"]
-    return str(data.get("metric") or usual[data["task"]])
+    return str(
+        data.get("metric") or rules(data["task"]).main(Task(data["task"], ("",))).name
+    )  # older results do not name it
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -96,11 +100,6 @@ def times(value: float) -> str:
     return f"{value:,.0f}{TIMES}" if value >= 10 else f"{value:.1f}{TIMES}"
 
 
-def listed(items: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
-
-
 def settings(values: Mapping[str, Any]) -> str:
     """Options as `a 1, b 2`; nothing for those that are off."""
     shown = []
@@ -172,10 +171,7 @@ def _data(data: Mapping[str, Any]) -> list[str]:
     else:
         columns = math.prod(shape)
         what = f"{rows} rows of {columns:,} column{'s' if columns != 1 else ''}"
-    goal = {
-        "classification": f"{len(names)} classes",
-        "multilabel": f"{len(names)} labels, of which a row may have several",
-    }.get(data["task"], f"values to predict: {listed(list(names))}")
+    goal = rules(data["task"]).goal(names)
     goal += ", whose logarithm is learned" if data.get("log_target") else ""
     split = (
         f"{counts.get('train', 0):,} rows to learn from, {counts.get('val', 0):,} to choose by, "
@@ -196,7 +192,7 @@ WEIGHTS_TOLD = 12
 
 
 def _counted(data: Mapping[str, Any]) -> str:
-    return "yes" if data["task"] == "multilabel" else "row"
+    return "yes" if rules(data["task"]).predicts == "labels" else rules(data["task"]).each
 
 
 def _weights(names: Sequence[str], weights: Sequence[float]) -> str:

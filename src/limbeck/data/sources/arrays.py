@@ -21,6 +21,7 @@ from limbeck.core.types import IGNORED, Kind
 from limbeck.data.dataset import Data
 from limbeck.data.multilabel import answers, check_answers
 from limbeck.data.prepare import Raw, check_labels, finish
+from limbeck.tasks import rules
 
 if TYPE_CHECKING:
     from limbeck import recipe
@@ -65,7 +66,7 @@ def from_arrays(
     values, labels = _numpy(x), _numpy(y)
     if kind is None:
         kind = "regression" if labels.dtype.kind == "f" else "classification"
-    if log_target and kind != "regression":
+    if log_target and rules(kind).predicts != "values":
         raise UserError("classes have no logarithm", where="log_target", hint="for measured values: kind regression")
     inputs = _tokens(values, "x") if tokens else _inputs(values, "x")
     each = tokens and kind == "classification" and labels.ndim == 2
@@ -292,9 +293,9 @@ def _finite(values: NDArray[Any], where: str) -> Tensor:
 
 def _outputs(y: NDArray[Any], kind: Kind, names: Sequence[str] | None, where: str) -> tuple[Tensor, tuple[str, ...]]:
     """Class indices and class names, or float32 [N, C] or [N, K] and names of labels or values."""
-    if kind == "regression":
+    if rules(kind).predicts == "values":
         return _values(y, names, where)
-    if kind == "multilabel":
+    if rules(kind).predicts == "labels":
         labels = answers(y, where)
         known = tuple(names) if names is not None else tuple(str(i) for i in range(labels.shape[1]))
         check_answers(labels, known, where)

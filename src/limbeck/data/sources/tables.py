@@ -16,6 +16,7 @@ from limbeck.data.dataset import Keys
 from limbeck.data.multilabel import answers, check_answers, strata
 from limbeck.data.prepare import Raw, divided
 from limbeck.data.split import Rows, subset
+from limbeck.tasks import rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,7 @@ def _refuse_gaps(frame: pd.DataFrame, where: str) -> None:
 
 
 def _targets(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) -> tuple[torch.Tensor, tuple[str, ...]]:
-    if kind == "regression":
+    if rules(kind).predicts == "values":
         for name in targets:
             if frame[name].dtype.kind not in "iuf":
                 raise UserError(
@@ -130,7 +131,7 @@ def _targets(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) ->
                 )
         values = np.stack([_float32(frame[name], name, where) for name in targets], axis=1)
         return torch.from_numpy(values), tuple(targets)
-    if kind == "multilabel":
+    if rules(kind).predicts == "labels":
         labels = _answers(frame, targets, where)
         check_answers(labels, targets, where)
         return labels, tuple(targets)
@@ -153,9 +154,10 @@ def _targets(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) ->
 
 
 def _strata(frame: pd.DataFrame, targets: list[str], kind: Kind, where: str) -> Rows:
-    if kind == "multilabel":
+    predicts = rules(kind).predicts
+    if predicts == "labels":
         return strata(_answers(frame, targets, where))
-    return _codes(frame[targets[0]]) if kind == "classification" else np.zeros(len(frame), dtype=np.int64)
+    return _codes(frame[targets[0]]) if predicts == "classes" else np.zeros(len(frame), dtype=np.int64)
 
 
 def _answers(frame: pd.DataFrame, targets: list[str], where: str) -> torch.Tensor:

@@ -22,6 +22,7 @@ from limbeck.core.types import Batch, Fetch, Kind, Output, Teacher
 from limbeck.distill.cache.codec import FLOATS, arrays_of, decode, encode
 from limbeck.distill.cache.reading import Pixels, Stored
 from limbeck.distill.cache.store import SHARD_ROWS, Array, Store, open_store
+from limbeck.tasks import rules
 
 LOOK = 32  # rows asked for to see the shapes of what a teacher gives
 
@@ -81,7 +82,7 @@ def outputs(
     """
     if dtype not in FLOATS:
         raise UserError(f"outputs are stored as float16 or float32, not as '{dtype}'", where="cache.dtype")
-    if top_k and kind != "classification":
+    if top_k and rules(kind).predicts != "classes":
         raise UserError("only the logits of classes can be cut to the largest", where="cache.top_k")
     taps, what = sorted(set(taps)), f"outputs of {label.get('teacher', 'a teacher')}"
 
@@ -218,13 +219,10 @@ def reask(stored: Stored, teacher: Teacher, fetch: Fetch, sample: int = 64, *, s
         pairs = [(now.prediction, then.prediction), *((now.features[n], then.features[n]) for n in stored.taps)]
         worst = max([worst, *(float((a - b.to(a.device)).abs().max()) for a, b in pairs)])
         a, b = now.prediction.cpu(), then.prediction.cpu()
-        if stored.kind == "classification":
-            differ = (a.argmax(-1) != b.argmax(-1)).reshape(len(a), -1).any(1)
-        elif stored.kind == "multilabel":
-            differ = ((a > 0) != (b > 0)).any(1)
-        else:
-            differ = ((a - b).abs() > 0.01 * (a.amax(0) - a.amin(0))).any(1)
-        disagreements, samples = disagreements + int(differ.sum()), samples + count
+        same = rules(stored.kind).same
+        differ = (a - b).abs() > 0.01 * (a.amax(0) - a.amin(0)) if same is None else ~same(a, b)
+        disagreements += int(differ.reshape(len(a), -1).any(1).sum())
+        samples += count
     return Reasked(samples, worst, disagreements)
 
 

@@ -15,12 +15,11 @@ from limbeck.distill.teachers.ensemble import (
     vote,
     weighted,
 )
-from limbeck.distill.teachers.ensemble_choice import DEFAULT, combiner
+from limbeck.distill.teachers.ensemble_choice import combiner
 from limbeck.distill.teachers.frozen import Ensemble, Frozen
 from limbeck.distill.teachers.stacking import Joint, Stack, as_combine, fit_stack
 
 __all__ = [
-    "DEFAULT",
     "Combine",
     "Ensemble",
     "Frozen",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from limbeck.core.errors import UserError
 from limbeck.core.types import Kind
+from limbeck.tasks import rules
 
 Combine = Callable[[Tensor], Tensor]  # [M, B, C] -> [B, C]
 
@@ -128,7 +129,7 @@ def weighted(weights: Sequence[float], *, kind: Kind = "classification") -> Comb
     Raises:
         UserError: weights that cannot be; when called, other than one for each member.
     """
-    given = [float(w) for w in weights]
+    given, predicts = [float(w) for w in weights], rules(kind).predicts
     if not given or not all(math.isfinite(w) and w >= 0 for w in given) or not any(given):
         raise UserError(f"weights are 0 or more, finite, and not all of them 0: {given}", where="combine.weights")
     # Divided by the largest first, for the sum of large ones may overflow.
@@ -144,9 +145,9 @@ def weighted(weights: Sequence[float], *, kind: Kind = "classification") -> Comb
             raise UserError(what, where="combine.weights", hint="give one for each")
         used = predictions[counted] if len(counted) < len(shares) else predictions
         share = used.new_tensor([shares[i] for i in counted]).view(-1, *[1] * (used.ndim - 1))
-        if kind == "regression":
+        if predicts == "values":
             return (used * share).sum(dim=0)
-        if kind == "multilabel":
+        if predicts == "labels":
             return _log_odds((log_answers(used) + share.log()).logsumexp(dim=1))
         return (log_shares(used) + share.log()).logsumexp(dim=0)
 
@@ -170,7 +171,7 @@ def validation_weights(kind: Kind, scores: Sequence[float]) -> list[float]:
     """
     if not scores or not all(math.isfinite(s) and s >= 0 for s in scores):
         raise UserError(f"scores are finite and not negative: {list(scores)}", where="combine.weights")
-    if kind != "regression":
+    if rules(kind).predicts != "values":
         parts = [float(s) for s in scores] if any(scores) else [1.0] * len(scores)
     else:
         # Relative to the smallest error, so that no unit makes the squares overflow.

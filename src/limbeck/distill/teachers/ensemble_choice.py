@@ -20,10 +20,8 @@ from limbeck.distill.teachers.ensemble import (
     weighted,
 )
 from limbeck.distill.teachers.stacking import Stack, as_combine
-from limbeck.recipe import JOINS
 from limbeck.recipe import Combine as CombineSpec
-
-DEFAULT: dict[Kind, str] = {"classification": "average", "multilabel": "average", "regression": "mean"}
+from limbeck.tasks import TASKS, rules
 
 
 def combiner(
@@ -44,9 +42,10 @@ def combiner(
     Raises:
         UserError: a way that does not suit the task, or something it needs is missing.
     """
-    name, ways = spec.name if spec else DEFAULT[kind], JOINS[kind]
+    ways = rules(kind).ensembles
+    name = spec.name if spec else ways[0]
     if name not in ways:
-        known = any(name in others for others in JOINS.values())
+        known = any(name in task.ensembles for task in TASKS.values())
         raise UserError(
             f"'{name}' does not join the members of a {kind} task" if known else f"unknown way to join: '{name}'",
             where="combine",
@@ -60,7 +59,7 @@ def combiner(
         return vote() if spec.smoothing is None else vote(smoothing=spec.smoothing)
     if spec and name == "weighted":
         return _weighted_by(kind, spec.weights, scores)
-    if kind == "multilabel":
+    if rules(kind).predicts == "labels":
         return {"average": answers_average, "logits-average": answers_logits_average}[name]
     plain = {"average": average, "logits-average": logits_average, "vote": vote(), "mean": mean, "median": median}
     return plain[name]
@@ -73,12 +72,9 @@ def _weighted_by(kind: Kind, weights: Sequence[float] | str | None, scores: Sequ
     if not isinstance(weights, str):
         return weighted(weights, kind=kind)
     if weights == "confidence":
-        if kind == "regression":
-            hint = "weight by `accuracy` (here: by the error on validation) or by fixed numbers"
-            raise UserError("values come without a confidence to weight by", where="combine.weights", hint=hint)
-        if kind == "multilabel":
-            hint = "weight by `accuracy` (here: by mean average precision on validation) or by fixed numbers"
-            raise UserError("a row of several labels has no one confidence", where="combine.weights", hint=hint)
+        if why := rules(kind).no_confidence:
+            hint = "weight by `accuracy` (the main metric on validation) or by fixed numbers"
+            raise UserError(why, where="combine.weights", hint=hint)
         return by_confidence
     if weights != "accuracy":
         hint = did_you_mean(weights, ("accuracy", "confidence"))

@@ -18,6 +18,7 @@ from limbeck.core.errors import UserError
 from limbeck.core.types import Kind
 from limbeck.distill.teachers.ensemble import Combine
 from limbeck.models import Normalized
+from limbeck.tasks import rules
 
 LOWEST = -30.0  # nats; below it a probability is as good as 0, and its logarithm would only unbalance the fit
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
@@ -72,7 +73,7 @@ class Stack(nn.Module):
             raise UserError(
                 f"predictions are {list(predictions.shape)}, the stack was made for [{self.members}, B, {self.width}]"
             )
-        if self.kind == "classification":
+        if rules(self.kind).predicts == "classes":
             predictions = torch.log_softmax(predictions, dim=-1).clamp_min(LOWEST)
         return predictions.transpose(0, 1).flatten(1)
 
@@ -162,6 +163,7 @@ def fit_stack(
         UserError: shapes that do not fit, no rows, predictions or targets that are not numbers.
     """
     _check(predictions, targets, kind)
+    classes = rules(kind).predicts == "classes"
     members, _, width = predictions.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -169,7 +171,7 @@ def fit_stack(
         folds = torch.randperm(predictions.shape[1]) % FOLDS
     # Copies, for what was made in inference mode is of no use to autograd.
     rows = start.side_by_side(predictions.detach().cpu().double()).clone()
-    target = (targets.detach().cpu().long() if kind == "classification" else targets.detach().cpu().double()).clone()
+    target = (targets.detach().cpu().long() if classes else targets.detach().cpu().double()).clone()
     with _one_thread():
         pick = _plainest(start, rows, target, folds)
         return next(itertools.islice(_answers(start, rows, target), pick, None)).float().eval()
@@ -190,12 +192,13 @@ def _check(predictions: Tensor, targets: Tensor, kind: Kind) -> None:
     if predictions.ndim != 3 or not predictions.numel():
         raise UserError(f"a stack is fitted on predictions [M, N, C], not {list(predictions.shape)}")
     count, width = predictions.shape[1:]
-    if targets.shape != ((count,) if kind == "classification" else (count, width)):
+    classes = rules(kind).predicts == "classes"
+    if targets.shape != ((count,) if classes else (count, width)):
         raise UserError(f"targets {list(targets.shape)} do not fit predictions {list(predictions.shape)}")
-    ruled_out = predictions == -torch.inf if kind == "classification" else False
+    ruled_out = predictions == -torch.inf if classes else False
     if not (predictions.isfinite() | ruled_out).all() or not targets.isfinite().all():
         raise UserError("a stack cannot be fitted on predictions or targets that are not finite numbers")
-    if kind == "classification" and not 0 <= int(targets.min()) <= int(targets.max()) < width:
+    if classes and not 0 <= int(targets.min()) <= int(targets.max()) < width:
         what = f"class indices {int(targets.min())} to {int(targets.max())} do not fit {width} classes"
         raise UserError(what)
 

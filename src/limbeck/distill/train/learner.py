@@ -19,13 +19,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from limbeck import evaluate
 from limbeck.core.errors import UserError
 from limbeck.core.files import write_text
-from limbeck.core.metrics import main_metric
-from limbeck.core.types import Batch, Kind, Output
+from limbeck.core.types import Batch, Output
 from limbeck.data import Data, targets
 from limbeck.distill.objective import Objective
 from limbeck.distill.objective.feature_taps import Taps
 from limbeck.models import channels_last, load_weights, plain, probable, save_weights
 from limbeck.recipe import Plan
+from limbeck.tasks import main_metric, rules
 
 
 class _Far(nn.Module):
@@ -33,9 +33,6 @@ class _Far(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return 1000 * x - 500 if x.is_floating_point() else x
-
-
-UNITS: dict[Kind, str] = {"classification": "class", "multilabel": "label", "regression": "value to predict"}
 
 
 @dataclass
@@ -121,15 +118,15 @@ class Learner:
         """Look at some outputs before anything is trained on them."""
         task, rows = self.data.task, self.data.train[:32]
         given = evaluate.predict(self.network, self.data, rows, device=self.device)
-        wanted = [len(rows), *(self.data.shape if self.data.per_token else ()), task.outputs]
+        wanted = [len(rows), *self.data.places, task.outputs]
         if list(given.shape) != wanted:
             raise UserError(
                 f"the network gives {tuple(given.shape)} for {len(rows)} rows, not {wanted}",
                 where=self.label,
-                hint=f"its head has one output a {UNITS[task.kind]}",
+                hint=f"its head has one output a {rules(task).unit}",
             )
         if probable(given, task.kind) and self._keeps_within(rows):
-            end = "softmax" if task.kind == "classification" else "sigmoid"
+            end = "softmax" if rules(task).predicts == "classes" else "sigmoid"
             raise UserError(
                 f"the network ends in a {end}, and losses take logits",
                 where=self.label,
@@ -139,7 +136,7 @@ class Learner:
     def _keeps_within(self, rows: Tensor) -> bool:
         """Whether inputs of any size give probabilities: logits of labels may lie in [0, 1] before they are trained."""
         kind = self.data.task.kind
-        if kind == "classification":  # that rows sum to 1 says enough
+        if rules(kind).predicts == "classes":  # that rows sum to 1 says enough
             return True
         return probable(
             evaluate.predict(nn.Sequential(_Far(), self.network), self.data, rows, device=self.device), kind
@@ -185,9 +182,8 @@ class Learner:
         )
         found = evaluate.metrics(task, given, truth, data.targets)
         row = {f"val_{k}": v for k, v in found.items() if isinstance(v, float)}
-        row["val_loss"] = (
-            found["nll"] if task.kind != "regression" else float((evaluate.means(task, given) - truth).square().mean())
-        )
+        values = rules(task).predicts == "values"  # which may have a likelihood as well, but only some networks' do
+        row["val_loss"] = float((evaluate.means(task, given) - truth).square().mean()) if values else found["nll"]
         if self.accelerator.num_processes > 1:
             # Every process must stop and select alike, so the first one's figures are everyone's.
             row = broadcast_object_list([row])[0]

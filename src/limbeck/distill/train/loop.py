@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import DivergedError, UserError
 from limbeck.core.files import write_bytes
-from limbeck.core.metrics import main_metric
 from limbeck.core.progress import Progress
 from limbeck.core.seeding import derive_seed, seed_everything
 from limbeck.core.types import IGNORED, Batch, Fetch, Output, Teacher
@@ -28,6 +27,7 @@ from limbeck.distill.train.learner import History, Learner
 from limbeck.distill.train.schedule import learning_rate, steps_in_epoch
 from limbeck.distill.train.tally import Tally
 from limbeck.recipe import Plan, Run
+from limbeck.tasks import main_metric
 
 
 def fit(

@@ -8,6 +8,7 @@ from torch import nn
 
 from limbeck.data import Data
 from limbeck.models import KerasNetwork, read_keras
+from limbeck.tasks import rules
 
 
 def load_keras(path: Path, data: Data) -> nn.Module:
@@ -20,4 +21,4 @@ def load_keras(path: Path, data: Data) -> nn.Module:
     Raises:
         UserError: it cannot be read, asks for code, or does not fit the rows.
     """
-    return KerasNetwork(read_keras(path), data.shape, named=True, logits=data.task.kind != "regression")
+    return KerasNetwork(read_keras(path), data.shape, named=True, logits=rules(data.task).predicts != "values")

@@ -13,7 +13,6 @@ from limbeck.core.course import Part
 from limbeck.core.errors import DivergedError, UserError
 from limbeck.core.files import read_json, write_json, write_text
 from limbeck.core.machine import environment
-from limbeck.core.metrics import main_metric
 from limbeck.core.progress import Progress
 from limbeck.distill.teachers.external import Function
 from limbeck.pipeline import train_teachers
@@ -28,6 +27,7 @@ from limbeck.pipeline.tune import search
 from limbeck.pipeline.tune.space import Candidate, candidates, recipe_with, terms
 from limbeck.recipe import Recipe
 from limbeck.report.search import ranked, write_search
+from limbeck.tasks import main_metric
 
 __all__ = ["tune"]
 

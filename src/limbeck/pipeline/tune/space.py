@@ -10,13 +10,9 @@ from limbeck import recipe
 from limbeck.core import signatures
 from limbeck.core.errors import UserError, did_you_mean
 from limbeck.recipe import Recipe
+from limbeck.tasks import rules
 
-# Beside the recipe's own. Those of UNMIXED need labels that name one class, those of RELATED three classes or more.
-USUAL = {
-    "classification": ("kd", "dkd", "nkd", "dist", "lskd"),
-    "multilabel": ("binary_kd", "mse"),
-    "regression": ("mse", "teacher_bounded", "attentive_imitation"),
-}
+# Those of UNMIXED need labels that name one class, those of RELATED three classes or more.
 UNMIXED, RELATED = ("dkd", "nkd"), ("dist", "lskd")
 
 # Everything is searched on a logarithmic scale: a weight as a multiple of where it begins, a temperature and the option
@@ -68,7 +64,7 @@ def candidates(checked: Recipe, classes: int, names: Sequence[str] = ()) -> list
     mixed = checked.augment.mixup or checked.augment.cutmix
     usual = [
         name
-        for name in USUAL[checked.task]
+        for name in rules(checked.task).searched
         if not (mixed and name in UNMIXED)
         and not (classes < 3 and name in RELATED)
         and not (checked.data.unlabelled and known[name].needs_labels)

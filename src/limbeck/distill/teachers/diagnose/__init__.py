@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.data import Data
-from limbeck.distill.teachers.diagnose.finding import Finding, Level, sample
+from limbeck.distill.teachers.diagnose.finding import Finding, Level, one_class_a_row, sample
 from limbeck.distill.teachers.diagnose.inputs import misfit
 from limbeck.distill.teachers.diagnose.outputs import class_order, softmax, temperature, values
 from limbeck.distill.teachers.diagnose.rows import survey
@@ -19,6 +19,7 @@ from limbeck.distill.teachers.diagnose.worth import doubts, straight_line, weake
 from limbeck.distill.teachers.external.outputs import Read
 from limbeck.models import external_model
 from limbeck.recipe import Network
+from limbeck.tasks import rules
 
 __all__ = [
     "Finding",
@@ -63,12 +64,12 @@ def examine(
         found.append(inputs)
         if fitting is not given:  # its outputs mean little until that is put right
             prediction, rows = fitting, few
-    if data.task.kind == "classification" and not data.per_token:
+    if one_class_a_row(data):
         read_as = next((module.how for module in network.modules() if isinstance(module, Read)), "")
         readings = softmax(name, prediction, spec, read_as=read_as), class_order(name, prediction, data, rows, spec)
         found += readings
         if not any(one.level == "warning" for one in readings if one):  # or it says nothing that they do not
             found.append(temperature(name, prediction, data, rows))
-    elif data.task.kind == "regression":
+    elif rules(data.task).predicts == "values":
         found.append(values(name, prediction, data, rows, spec))
     return [one for one in found if one]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from limbeck import evaluate
-from limbeck.core.metrics import main_metric
 from limbeck.data import Data, targets
 from limbeck.distill.teachers.diagnose.alignment import luck, r2, recognised, straightened
+from limbeck.tasks import main_metric, rules
 
 Level = Literal["ok", "note", "warning"]
 
@@ -54,19 +54,24 @@ def sample(rows: Tensor, count: int = LOOKED_AT) -> Tensor:
 def level_of(data: Data, prediction: Tensor, rows: Tensor) -> float:
     """How good predictions of some rows are by the main metric of classes or labels, or by R2."""
     found = evaluate.metrics(data.task, prediction, targets(data, rows, "cpu"), data.targets)
-    return float(found["r2" if data.task.kind == "regression" else main_metric(data.task).name] or 0.0)
+    return float(found["r2" if rules(data.task).predicts == "values" else main_metric(data.task).name] or 0.0)
+
+
+def one_class_a_row(data: Data) -> bool:
+    """Whether each row as a whole has one class: only then classes can be counted row by row."""
+    return rules(data.task).predicts == "classes" and not data.places
 
 
 def recognition(data: Data, prediction: Tensor, rows: Tensor) -> float:
     """As `level_of`, but classes may stand in another order: that is another fault."""
-    if data.task.kind == "classification":
+    if one_class_a_row(data):
         return float(_hits(data, prediction, rows).double().mean())
     return level_of(data, prediction, rows)
 
 
 def better_by_chance(data: Data, prediction: Tensor, other: Tensor, rows: Tensor) -> float:
     """How likely the `recognition` of one looks as much better than the other's as it does, were it not."""
-    if data.task.kind == "classification":
+    if one_class_a_row(data):
         return luck(_hits(data, other, rows), _hits(data, prediction, rows))
     return evaluate.loss(data.task, prediction, other, targets(data, rows, "cpu")).p_more
 
@@ -83,7 +88,7 @@ def _hits(data: Data, prediction: Tensor, rows: Tensor) -> Tensor:
 
 def metric_words(data: Data, value: float) -> str:
     """A level in words: shares in per cent, or R2."""
-    return f"R2 {value:.3f}" if data.task.kind == "regression" else f"{100 * value:.1f} %"
+    return f"R2 {value:.3f}" if rules(data.task).predicts == "values" else f"{100 * value:.1f} %"
 
 
 def sure_words(rows: int, chance: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from limbeck.distill.teachers.diagnose.finding import (
     sure_words,
 )
 from limbeck.models import PREPROCESSING, Normalized, external_model
+from limbeck.tasks import rules
 
 MARGIN, MUCH = 0.02, 0.05  # of accuracy or R2: what fits better by less is not told, or a note
 TIED = 0.01
@@ -104,12 +105,15 @@ def misfit(
 
 def _needed(data: Data, rows: Tensor, given: Tensor) -> float:
     """What a way must reach to be believed."""
-    if data.task.kind == "regression":
+    predicts = rules(data.task).predicts
+    if predicts == "values":
         # Values in another unit may come nearer by other inputs, too, but not as near as in their unit.
         return max(0.0, in_any_unit(data, given, rows) - MUCH)
     truth = data.y[rows.to(data.y.device)]
-    several = data.task.kind == "multilabel"
-    guessed = float(truth.mean() if several else torch.bincount(truth).max() / len(truth))
+    if predicts == "labels":
+        guessed = float(truth.mean())
+    else:
+        guessed = rules(data.task).guess(replace(data.task, weights=()), truth.cpu()).value
     return guessed + KNOWN * (1 - guessed)
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 from limbeck.data import Data, class_counts, digests
 from limbeck.distill.teachers.diagnose.finding import Finding, Level
+from limbeck.tasks import rules
 
 UNEVEN = 10  # times as many rows of one class as of another
 LEAKED = 0.01  # of the validation or test rows
@@ -21,7 +22,7 @@ def survey(data: Data) -> list[Finding]:
 
 def _classes(data: Data) -> list[Finding]:
     """Classes, or labels, that nothing can be learned of, or that nobody would notice."""
-    if data.task.kind == "regression" or data.per_token:
+    if rules(data.task).predicts == "values" or data.places:
         return []
     found, names = [], data.task.names
     learned, chosen = (class_counts(data, part) for part in (data.train, data.val))
@@ -32,7 +33,7 @@ def _classes(data: Data) -> list[Finding]:
         text = f"no validation row of {_few(unseen)}: nothing that is chosen by validation is chosen for it"
         found.append(Finding("warning", "data", "classes", text, "a larger `data.split.val`, or `stratify`"))
     known = learned[learned > 0]
-    if data.task.kind != "classification" or data.task.weights or len(known) < 2:
+    if rules(data.task).predicts != "classes" or data.task.weights or len(known) < 2:
         return found
     if (times := int(known.max()) / int(known.min())) >= UNEVEN:
         most, least = (names[int(n)] for n in (learned.argmax(), learned.masked_fill(learned == 0, 2**31).argmin()))
@@ -45,15 +46,15 @@ def _classes(data: Data) -> list[Finding]:
 def _duplicates(data: Data) -> list[Finding]:
     """Rows with the same inputs on two sides of the split, and with two labels."""
     sides: dict[bytes, set[str]] = defaultdict(set)
-    labels: dict[bytes, set[float | tuple[float, ...]]] = defaultdict(set)
+    labels: dict[bytes, set[bytes]] = defaultdict(set)
     counted: dict[str, list[bytes]] = {}
     for side, part in (("train", data.train), ("val", data.val), ("test", data.test)):
         counted[side] = digests(data.x, part)
         for digest in counted[side]:
             sides[digest].add(side)
         if side != "test":
-            for digest, label in zip(counted[side], data.y[part].tolist(), strict=True):
-                labels[digest].add(tuple(label) if isinstance(label, list) else label)
+            for digest, label in zip(counted[side], digests(data.y, part), strict=True):
+                labels[digest].add(label)
     found = []
     for side, word in (("val", "validation"), ("test", "test")):
         earlier = {"train"} if side == "val" else {"train", "val"}
@@ -66,7 +67,7 @@ def _duplicates(data: Data) -> list[Finding]:
         level: Level = "warning" if share >= LEAKED and data.images else "note"  # rows of tables may well be equal
         hint = "remove them, or keep them on one side with `data.split.group`"
         found.append(Finding(level, "data", "duplicates", text, hint, {"rows": twice, "share": share}))
-    if (torn := sum(len(known) > 1 for known in labels.values())) and data.task.kind == "classification":
+    if (torn := sum(len(known) > 1 for known in labels.values())) and rules(data.task).predicts == "classes":
         text = f"{torn:,} rows stand there with different labels"
         found.append(Finding("note", "data", "labels", text, figures={"rows": torn}))
     return found

@@ -11,6 +11,7 @@ from limbeck.data import Data
 from limbeck.distill.teachers import Frozen
 from limbeck.distill.teachers.diagnose.finding import Finding
 from limbeck.models import channels_last, plain
+from limbeck.tasks import rules
 
 ROWS = 96
 RANDOM = 1e-3  # mean change of an output against its spread over the rows; rounding is far below
@@ -103,7 +104,7 @@ def bfloat16_is_safe(network: nn.Module, data: Data, device: torch.device, *, ro
         fast = torch.cuda.is_bf16_supported()
     else:
         fast = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    if not fast or not channels_last(plain(network)) or data.task.kind == "regression":
+    if not fast or not channels_last(plain(network)) or rules(data.task).predicts == "values":
         return False
     low, sample = Frozen(network, dtype=torch.bfloat16, device=device, kind=data.task.kind), data.val[:rows]
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import evaluate
-from limbeck.core.metrics import main_metric
 from limbeck.data import Data, pixels, targets
 from limbeck.distill.teachers.diagnose.finding import Finding, level_of, metric_words, sure_words
+from limbeck.tasks import rules
 
 LINE_ROWS = 2000
 LINE_SIDE = 16  # pixels, to which larger images are averaged for it
@@ -24,22 +24,11 @@ MARGIN = 0.02  # of accuracy or R2
 
 def doubts(name: str, val: Mapping[str, float], data: Data) -> list[Finding]:
     """What speaks against learning from a teacher, given its validation metrics; usually nothing."""
-    if data.task.kind == "regression":
-        r2 = val.get("r2", 0.0)
-        text = f"predicts no better than the mean does (R2 {r2:.3f} on validation): nothing to learn from"
-        return [] if r2 > 0 else [Finding("warning", name, "worth", text, figures={"r2": r2})]
-    metric, y = main_metric(data.task).name, data.y[data.val.to(data.y.device)]
-    if metric == "map":
-        # A random order of the rows has a label's share of them as its average precision.
-        share = y.mean(0)
-        chance, guess = share[share > 0].mean().item() if bool(y.any()) else 0.0, "ordering rows at random"
-    elif metric == "balanced_accuracy":
-        chance, guess = 1 / data.task.width, "always naming one class"
-    else:
-        chance, guess = torch.bincount(y).max().item() / len(y), "always naming the commonest class"
-    text = f"is no better than {guess} ({metric} {val[metric]:.3f} against {chance:.3f} on validation)"
-    figures = {metric: val[metric], "guessed": chance}
-    return [] if val[metric] > chance else [Finding("warning", name, "worth", text, figures=figures)]
+    metric, chance, guess = rules(data.task).guess(data.task, data.y[data.val.to(data.y.device)].cpu())
+    reached = val.get(metric, 0.0)  # R2 is absent where values never vary
+    text = f"is no better than {guess} ({metric} {reached:.3f} against {chance:.3f} on validation)"
+    figures = {metric: reached, "guessed": chance}
+    return [] if reached > chance else [Finding("warning", name, "worth", text, figures=figures)]
 
 
 def weaker(name: str, prediction: Tensor, data: Data, other: Tensor, whose: str) -> Finding:
@@ -82,7 +71,7 @@ def straight_line(data: Data) -> tuple[Tensor, str]:
     std = torch.where(std > 0, std, torch.ones_like(std))
     x, new = ((part - mean) / std for part in (seen, _columns(data, data.val)))
     name = f"a linear model fitted on {len(rows):,} training rows"
-    if data.task.kind != "classification":
+    if rules(data.task).predicts != "classes":
         line: Any = Ridge(alpha=1.0).fit(x.numpy(), truth.numpy())
         return torch.as_tensor(line.predict(new.numpy()), dtype=torch.float32).reshape(len(new), -1), name
     known = torch.unique(truth)

@@ -21,6 +21,7 @@ from limbeck.distill.teachers.external.predictions import by_number
 from limbeck.distill.teachers.external.tree_files import label_probabilities
 from limbeck.models import ExternalModel, to_logits
 from limbeck.recipe import Teacher
+from limbeck.tasks import rules
 
 KEPT = MODEL, ANSWERS = "model.skops", "answers.npy"
 Rows = NDArray[Any]
@@ -118,7 +119,7 @@ def _estimator(spec: Teacher, data: Data) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    kind, (library, _, name) = data.task.kind, spec.model.partition("/")
+    values, (library, _, name) = rules(data.task).predicts == "values", spec.model.partition("/")
     if data.task.predicts_variance:
         raise UserError("says nothing of how sure it is of a value", where=spec.model)
     known = _known(library)
@@ -137,10 +138,10 @@ def _estimator(spec: Teacher, data: Data) -> Any:
     own = {name: value for name, value in own.items() if name in parameters}
     quiet = {"verbosity": -1} if library == "lightgbm" else {}  # it has no such parameter, and heeds it
     estimator.set_params(**own | quiet | spec.options)
-    if is_classifier(estimator) == (kind == "regression"):
-        what = "classes" if kind == "regression" else "measured values"
-        raise UserError(f"predicts {what}, which does not fit `task: {kind}`", where=spec.model)
-    if kind != "regression" and not hasattr(estimator, "predict_proba"):
+    if is_classifier(estimator) == values:
+        what = "classes" if values else "measured values"
+        raise UserError(f"predicts {what}, which does not fit `task: {data.task.kind}`", where=spec.model)
+    if not values and not hasattr(estimator, "predict_proba"):
         raise UserError("gives no probabilities", where=spec.model, hint="choose one that has `predict_proba`")
     return make_pipeline(StandardScaler(), _several(estimator, data))
 
@@ -162,10 +163,11 @@ def _several(estimator: Any, data: Data) -> Any:
     from sklearn.utils import get_tags
 
     tags = get_tags(estimator)
-    if data.task.kind == "regression":
+    predicts = rules(data.task).predicts
+    if predicts == "values":
         several = data.task.width > 1 and not tags.target_tags.multi_output
         return MultiOutputRegressor(estimator) if several else estimator
-    if data.task.kind == "classification" or tags.classifier_tags.multi_label:
+    if predicts == "classes" or tags.classifier_tags.multi_label:
         return estimator
     return MultiOutputClassifier(estimator)
 
@@ -190,7 +192,7 @@ def _some(x: Any, rows: Rows) -> Any:
 def _labels(data: Data) -> Rows:
     """What is learned of the training rows: class numbers [N], 1 or 0 [N, C], standardised values [N] or [N, K]."""
     y: Rows = targets(data, data.train, "cpu").numpy()
-    if data.task.kind == "multilabel":
+    if rules(data.task).predicts == "labels":
         return y.astype(np.int64)
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
@@ -206,8 +208,9 @@ def _weights(pipeline: Any, y: Rows, data: Data) -> dict[str, Rows]:
     if not data.task.weights:
         return {}
     name, last = pipeline.steps[-1]
-    if data.task.kind != "classification" or not has_fit_parameter(last, "sample_weight"):
-        what = "cannot weigh labels as networks do" if data.task.kind == "multilabel" else "cannot weigh rows"
+    predicts = rules(data.task).predicts
+    if predicts != "classes" or not has_fit_parameter(last, "sample_weight"):
+        what = "cannot weigh labels as networks do" if predicts == "labels" else "cannot weigh rows"
         raise UserError(what, where="class_weights", hint="leave them out, or take another estimator")
     return {f"{name}__sample_weight": np.asarray(data.task.weights)[y]}
 
@@ -222,7 +225,7 @@ def _folds(spec: Teacher, data: Data, y: Rows) -> Iterator[tuple[Rows, Rows]]:
     count, what = (len(y), "training rows") if groups is None else (len(np.unique(groups)), "groups of training rows")
     if spec.folds > count:
         raise UserError(f"asks for {spec.folds} folds of {count} {what}", where=f"{spec.name}.folds")
-    stratified = data.task.kind == "classification" and bool((np.bincount(y) >= spec.folds).all())
+    stratified = rules(data.task).predicts == "classes" and bool((np.bincount(y) >= spec.folds).all())
     kinds = (KFold, StratifiedKFold) if groups is None else (GroupKFold, StratifiedGroupKFold)
     how = kinds[stratified](spec.folds, shuffle=True, random_state=spec.seed)
     splits: Iterator[tuple[Rows, Rows]] = how.split(np.zeros(len(y)), y if stratified else None, groups)
@@ -231,10 +234,11 @@ def _folds(spec: Teacher, data: Data, y: Rows) -> Iterator[tuple[Rows, Rows]]:
 
 def _answers(model: Any, x: Any, data: Data) -> Rows:
     """Logits [B, C] or standardised values [B, K] of a fitted estimator."""
-    if data.task.kind == "regression":
+    predicts = rules(data.task).predicts
+    if predicts == "values":
         return np.asarray(model.predict(x), dtype=np.float32).reshape(len(x), data.task.width)
     given = label_probabilities(model, model.predict_proba(x))
-    if data.task.kind == "classification":
+    if predicts == "classes":
         known, given = given, np.zeros((len(x), data.task.width))
         given[:, np.asarray(model.classes_, dtype=np.int64)] = known  # a fold may lack a class
     logits: Rows = to_logits(torch.from_numpy(given).float(), data.task.kind).numpy()

@@ -12,6 +12,7 @@ from limbeck.core.errors import UserError, did_you_mean
 from limbeck.data import Data
 from limbeck.models import gives_probabilities, log_odds, log_probabilities, probable
 from limbeck.recipe import Network
+from limbeck.tasks import rules
 
 
 class Read(nn.Module):
@@ -53,10 +54,11 @@ def understood(model: nn.Module, raw: object, spec: Network, data: Data) -> nn.M
         raise UserError(
             "gives values that are not finite", where=spec.model, hint="look at what it takes: `preprocess`"
         )
-    if data.task.kind == "regression":
+    predicts = rules(data.task).predicts
+    if predicts == "values":
         return _values(model, raw, spec, data)
     width = len(spec.classes) if spec.classes else data.task.width
-    read, how = (_labels if data.task.kind == "multilabel" else _classes)(raw, width, spec)
+    read, how = (_labels if predicts == "labels" else _classes)(raw, width, spec)
     return Read(model, read, how) if how else model
 
 

@@ -16,6 +16,7 @@ from limbeck.core.hashing import fingerprint, fingerprint_file, fingerprint_tens
 from limbeck.data import Data, Keys, archive, read_array, read_table
 from limbeck.models import ExternalModel
 from limbeck.recipe import Network
+from limbeck.tasks import rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ def load_stored(path: Path, data: Data, spec: Network) -> ExternalModel:
         raise UserError(f"holds {found.values.dtype} of shape {found.values.shape}, not numbers", where=str(path))
     place = _places(found, keys, path)
     shared = _looked_at(found.values, place, path)
-    if data.task.kind != "classification" or spec.outputs == "logits":
+    if rules(data.task).predicts != "classes" or spec.outputs == "logits":
         shared = False
     digest = fingerprint(fingerprint_file(path), fingerprint_tensors({"place": torch.from_numpy(place)}), shared)
     return by_number(found.values, digest, path.stat().st_size, place=place, shared=shared)

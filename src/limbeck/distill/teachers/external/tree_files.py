@@ -19,6 +19,7 @@ from limbeck.core.types import Column
 from limbeck.data import Data
 from limbeck.models import ExternalModel
 from limbeck.recipe import Network
+from limbeck.tasks import rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ def load_tabular(path: Path, data: Data, spec: Network, *, trust: bool) -> Exter
         lambda rows: opened.ask(given(rows.reshape(len(rows), -1))),
         digest=fingerprint_file(path),
         size_bytes=path.stat().st_size,
-        classes=_classes(opened.classes, data.task.names) if data.task.kind == "classification" else None,
+        classes=_classes(opened.classes, data.task.names) if rules(data.task).predicts == "classes" else None,
     )
 
 
@@ -105,17 +106,17 @@ def _pickle(path: Path, data: Data, trust: bool) -> Opened:
 
 def estimator(model: Any, data: Data, path: Path) -> Opened:
     """How an object of scikit-learn, or one that is like these, is asked."""
-    kind = data.task.kind
-    method = getattr(model, "predict" if kind == "regression" else "predict_proba", None)
+    predicts = rules(data.task).predicts
+    method = getattr(model, "predict" if predicts == "values" else "predict_proba", None)
     if method is None:
-        what = f"is a {type(model).__name__}, which gives no {'values' if kind == 'regression' else 'probabilities'}"
-        hint = None if kind == "regression" else "CalibratedClassifierCV gives probabilities to those without any"
+        what = f"is a {type(model).__name__}, which gives no {'values' if predicts == 'values' else 'probabilities'}"
+        hint = None if predicts == "values" else "CalibratedClassifierCV gives probabilities to those without any"
         raise UserError(what, where=str(path), hint=hint)
     names, width = getattr(model, "feature_names_in_", None), getattr(model, "n_features_in_", None)
-    classes = getattr(model, "classes_", None) if kind == "classification" else None
+    classes = getattr(model, "classes_", None) if predicts == "classes" else None
     booster = type(model).__module__.split(".")[0] in ("xgboost", "lightgbm")
     named = None if names is None else [str(name) for name in names]
-    ask = method if kind == "regression" else lambda rows: label_probabilities(model, method(rows))
+    ask = method if predicts == "values" else lambda rows: label_probabilities(model, method(rows))
     return Opened(ask, named, None if width is None else int(width), classes, booster)
 
 
@@ -148,7 +149,7 @@ def _xgboost(path: Path, data: Data, trust: bool) -> Opened:
 
     def ask(rows: Any) -> Rows:
         matrix = xgboost.DMatrix(rows, feature_types=None if names else types, enable_categorical=True)
-        classes = data.task.kind != "regression" and objective.startswith(("multi:", "binary:"))
+        classes = rules(data.task).predicts != "values" and objective.startswith(("multi:", "binary:"))
         given: Rows = booster.predict(matrix, iteration_range=rounds, output_margin=classes)
         if classes and objective.startswith("binary:"):
             return _either(1 / (1 + np.exp(-given.astype(np.float64))))
