@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from limbeck.core.types import Kind
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -150,6 +153,20 @@ def test_the_rooms_are_those_of_the_rows() -> None:
     assert {room_of(name) for name in modules() if name not in EXEMPT} == set(DEPTH)
     for room, parts in WITHIN.items():
         assert {part_of(name) for name in modules() if room_of(name) == room} == {"", *parts}
+
+
+def test_no_room_but_tasks_asks_which_task_it_is() -> None:
+    """What differs between tasks stands in their rows; elsewhere a task's name may be a default, and no condition."""
+    names = set(get_args(Kind))
+    asking = [
+        f"{module}:{node.lineno}"
+        for module, path in modules().items()
+        if room_of(module) != "tasks"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare)
+        and any(isinstance(part, ast.Constant) and part.value in names for part in ast.walk(node))
+    ]
+    assert not asking, asking
 
 
 def test_files_and_functions_are_short() -> None:

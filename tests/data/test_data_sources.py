@@ -84,7 +84,7 @@ def test_mean_and_std_of_the_recipe_are_used():
 def test_a_source_and_a_task_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="'digits' is for `task: classification`"):
         load("regression", source="digits")
-    with pytest.raises(UserError, match="'diabetes' has measured values"):
+    with pytest.raises(UserError, match="'diabetes' is for `task: regression`"):
         load(source="diabetes")
     with pytest.raises(UserError, match="`flat` has no effect"):
         load(source="wine", flat=True)

@@ -374,7 +374,7 @@ def test_a_stack_is_taken_as_a_network_or_as_a_function():
         ("classification", spec("weighted"), "needs weights"),
         ("classification", spec("weighted", weights="accuracy"), "need the members' scores"),
         ("classification", spec("weighted", weights="confidance"), "unknown weights 'confidance'\n.*confidence"),
-        ("regression", spec("weighted", weights="confidence"), "without a confidence"),
+        ("regression", spec("weighted", weights="confidence"), "measured values have no confidence"),
         ("classification", spec("vote", smoothing=0.0), "above 0"),
         ("classification", spec("stacked"), "needs a stack"),
     ],

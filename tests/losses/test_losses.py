@@ -146,7 +146,7 @@ def test_rows_of_the_tables_are_read_without_importing_them() -> None:
     for family in FAMILIES.values():
         for name, row in family.LOSSES.items():
             read = signatures.losses()[name]
-            for fact in ("weight", "taps", "needs_labels", "tasks", "gaussian"):
+            for fact in ("weight", "taps", "needs_labels", "predicts", "compares_rows", "gaussian"):
                 assert getattr(read, fact) == getattr(row, fact), (name, fact)
             assert math.isfinite(row.weight)
             assert row.weight > 0

@@ -74,7 +74,7 @@ def test_every_bundled_recipe_is_sound(name):
         ("source: digits", "source: digits, path: here", "is embedded and takes no `path`"),
         ("source: digits", "source: folder", "source 'folder' needs `path`"),
         ("source: digits", "source: digits, classes: 3", "`classes` has no effect"),
-        ("losses:", "task: regression\nlosses:", "`task: regression` does not fit"),
+        ("losses:", "task: regression\nlosses:", "is for `task: classification`, not for regression"),
         ("  hard: 0.1", "  gaussian_kl: 1", "gaussian_kl: compares measured values: it does not fit"),
         ("  hard: 0.1", "  binary_kd: 1", "binary_kd: takes rows of several labels, each a yes or no"),
         ("losses:", "seeds: [1, 1]\nlosses:", "different ones"),

@@ -238,8 +238,11 @@ def test_answers_to_tokens_are_stored_and_read(tmp_path):
     assert torch.equal(stored(batch).prediction, teacher(batch).prediction)
     assert stored(batch).prediction.shape == (3, LENGTH, 3)
     assert cache.reask(stored, teacher, fetcher(data), 20).disagreements == 0
-    with pytest.raises(UserError, match="stored whole"):
-        cache.outputs(teacher, fetcher(data), data.train, top_k=2, root=tmp_path / "other", **about)
+    largest = cache.outputs(teacher, fetcher(data), data.train, top_k=1, dtype="float32", root=tmp_path / "k", **about)
+    shares, exact = (torch.softmax(given(batch).prediction, -1) for given in (largest, teacher))
+    top = exact.argmax(-1, keepdim=True)
+    rest = torch.full_like(exact, 0.5) * (1 - exact.gather(-1, top))  # two classes share what the largest leaves
+    assert torch.allclose(shares, rest.scatter(-1, top, exact.gather(-1, top)), atol=1e-6)
 
 
 def test_ensembles_of_tokens_are_joined_token_by_token():

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from limbeck.cli.app import Quiet, Trust, app
 from limbeck.core.errors import UserError
-
-if TYPE_CHECKING:
-    from limbeck.core.types import Kind
+from limbeck.core.types import Kind
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run directory, or a file of weights of your own.")]
 To = Annotated[
@@ -38,7 +36,7 @@ Target = Annotated[
     str | None, typer.Option(metavar="A,B,...", help="For a table: the columns predicted.", show_default=False)
 ]
 TaskName = Annotated[
-    Literal["classification", "multilabel", "regression"] | None,
+    Kind | None,
     typer.Option(
         "--task", help="For a table or arrays: what is predicted.  [default: classification]", show_default=False
     ),
@@ -264,6 +262,10 @@ def predict(
     ],
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, folders of images, or tables.")],
     top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 1,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the masks go, of a file that gives a class for each pixel."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Say what an exported file makes of new images or rows, in its own runtime.
@@ -271,6 +273,7 @@ def predict(
     \b
       limbeck predict runs/quickstart/export/distilled-seed0.onnx rows.csv
       limbeck predict model.int8.tflite photos/*.jpg --top 3
+      limbeck predict runs/streets photos --masks masks
     """  # noqa: D301 - Click wants the character itself
     import json as writer
     import sys
@@ -278,7 +281,7 @@ def predict(
     from limbeck.export.files import shipped
     from limbeck.export.predict import predict as say
 
-    for row in say(shipped(file)[0], inputs, top=top):
+    for row in say(shipped(file)[0], inputs, top=top, masks=masks):
         for column, word in row.get("unknown", {}).items():
             print(f"note: {row['input']}: no row learned from had {column} '{word}'", file=sys.stderr)
         if json:
@@ -288,5 +291,8 @@ def predict(
         elif "labels" in row:
             found = [f"{c['name']} {c['probability']:.3f}" for c in row["labels"]]
             print(f"{row['input']}\t" + ("\t".join(found) or "no label"))
+        elif "pixels" in row:
+            found = [f"{c['name']} {100 * c['share']:.1f} %" for c in row["pixels"]]
+            print(f"{row['input']}\t{row['mask']}\t" + "\t".join(found))
         else:
             print(f"{row['input']}\t" + "\t".join(f"{name} {value:g}" for name, value in row["values"].items()))

@@ -63,6 +63,14 @@ _ALL = (
         spoken="balanced accuracy",
     ),
     Metric(
+        "miou",
+        "mIoU",
+        "mean over classes of intersection over union: what is rightly so called of all that is or is called so",
+        percent=True,
+        spoken="mean IoU",
+    ),
+    Metric("pixel_accuracy", "Pixels right", "share of the test images' pixels whose class is right", percent=True),
+    Metric(
         "map",
         "mAP",
         "mean over labels of average precision: how well the rows with a label are put before others",
@@ -80,7 +88,7 @@ _ALL = (
     Metric(
         "agreement",
         "Agreement",
-        "share of test rows (of several labels: answers) given the same class as by the teacher",
+        "share of test rows (of several labels: answers; of masks: pixels) given the same class as by the teacher",
         percent=True,
     ),
     Metric(

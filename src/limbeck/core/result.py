@@ -100,6 +100,8 @@ class Result(_Part):
         version: how it is written, see `SCHEMA`.
         weights: weights of losses that were found, by the name of the student.
         curves: a row for each epoch, by the name of what was trained.
+        predictions: what some models predict of test rows, of measured values.
+        masks: the picture of test images and what some models make of them, where pixels have classes.
         cache: a row for each time that stored outputs of a teacher were opened.
         seconds: by the name of the stage.
     """
@@ -124,6 +126,7 @@ class Result(_Part):
     budget: dict[str, Any] | None = None
     chosen: Chosen | None = None
     predictions: dict[str, Any] | None = None
+    masks: dict[str, Any] | None = None
     views: int | None = None
     cache: list[dict[str, Any]] = []
     curves: dict[str, list[dict[str, Any]]] = {}

@@ -37,6 +37,7 @@ class Signature:
         taps: which features a loss compares if it is not told; empty for predictions.
         needs_labels: whether a loss that learns from the teacher needs the row's label as well.
         predicts: what the networks predict that a loss fits.
+        compares_rows: whether a loss holds each row against each other one.
         gaussian: whether the network gives a variance for each value.
         source: the docstring's line of that name: who published it, where.
         blind_to: the docstring's line of that name: what it does not see.
@@ -51,6 +52,7 @@ class Signature:
     taps: str = ""
     needs_labels: bool = False
     predicts: tuple[Predicts, ...] = ("classes", "labels", "values")
+    compares_rows: bool = False
     gaussian: bool = False
     source: str = ""
     blind_to: str = ""
@@ -68,8 +70,11 @@ def losses() -> dict[str, Signature]:
 
 @cache
 def networks() -> dict[str, Signature]:
-    """Every reference network a recipe can name: the rows of NETWORKS in `limbeck/models/reference.py`."""
-    return _table(HERE / "models" / "reference.py", "NETWORKS")
+    """Every reference network a recipe can name: the rows of NETWORKS in each file of `limbeck/models`."""
+    found = {}
+    for path in sorted((HERE / "models").glob("[!_]*.py")):
+        found.update(_table(path, "NETWORKS"))
+    return found
 
 
 def misfit(given: Mapping[str, Any], signature: Signature, beside: Iterable[str] = ()) -> tuple[str, str | None] | None:

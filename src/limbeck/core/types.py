@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -100  # PyTorch's label for "no label here"
-Kind = Literal["classification", "multilabel", "regression"]
+Kind = Literal["classification", "multilabel", "regression", "segmentation"]
 Predicts = Literal["classes", "labels", "values"]  # one class of C, a yes or no to each of C labels, K values
 THRESHOLD = 0.5  # a label is said to be there where its probability is above it, the logit above 0
+VOID = 255  # what a mask of bytes has where a pixel has no label (PASCAL VOC, Cityscapes)
 UNLABELLED = -1  # the class index of a row without a label; measured values and yes or no have NaN
 Framework = Literal["torch", "keras"]
 Role = Literal[
@@ -32,7 +33,7 @@ class Task:
     """What is predicted: a class out of `names`, a yes or no for each of `names`, or a value for each.
 
     Attributes:
-        kind: classification, multilabel or regression.
+        kind: classification, multilabel, regression or segmentation.
         names: of the classes, labels or values.
         predicts_variance: whether networks give K means, and then K logarithms of variances.
         weights: what each class counts in the losses on labels; empty where all count alike.
@@ -82,9 +83,9 @@ class Batch:
     Attributes:
         x: inputs, float32: pixels in [0, 1] as [B, channels, H, W], or table columns as [B, columns]; or token ids
             int64 [B, L].
-        y: class indices int64 [B], or of each token int64 [B, L] with -100 where there is none; class shares float32
-            [B, C] after mixup or cutmix; 1 for the labels a row has and 0 for the others, float32 [B, C]; or
-            standardised regression targets float32 [B, K]. A row without a label has `UNLABELLED`, or NaN.
+        y: class indices int64 [B], or of each token int64 [B, L] or pixel int64 [B, H, W], -100 where there is none;
+            class shares float32 [B, C] after mixup or cutmix; 1 for the labels a row has and 0 for the others, float32
+            [B, C]; or standardised regression targets float32 [B, K]. A row without a label has `UNLABELLED`, or NaN.
         index: int64 [B], the row of each sample in the data set.
         view: which augmented view of the rows this is.
     """
@@ -100,7 +101,7 @@ class Output:
     """What a network, a teacher, an ensemble or a cache gives for a batch.
 
     Attributes:
-        prediction: logits [B, C], or of each token [B, L, C]; or values [B, K].
+        prediction: logits [B, C], or of each token [B, L, C] or pixel [B, H, W, C]; or values [B, K].
         features: tap name -> [B, ...].
     """
 

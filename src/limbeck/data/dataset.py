@@ -50,9 +50,9 @@ class Data:
         x: uint8 images [N, channels, H, W] (float32 in [0, 1] where the user brought such), float32 [N, columns], or
             the uint8 pixels of flattened images [N, columns]. May be backed by a memory-mapped file. Or token ids,
             int64 [N, L], which reach a network as they are.
-        y: class indices int64 [N], or of each token int64 [N, L] with -100 where there is none; 1 for the labels a row
-            has and 0 for the others, float32 [N, C]; or measured values float32 [N, K] in their own units. Of rows
-            without a label `UNLABELLED`, or NaN.
+        y: class indices int64 [N], or of each token int64 [N, L] or pixel int16 [N, H, W], -100 where there is none; 1
+            for the labels a row has and 0 for the others, float32 [N, C]; or measured values float32 [N, K] in their
+            own units. Of rows without a label `UNLABELLED`, or NaN.
         train: int64 row numbers to learn from.
         val: int64 row numbers to choose by.
         test: int64 row numbers to report on, once.
@@ -127,9 +127,11 @@ def pixels(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tens
 
 
 def targets(data: Data, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """What to predict for some rows: class indices int64 [B] or [B, L], yes or no or standardised values [B, K]."""
+    """What to predict for some rows, as in `Batch`: class indices int64, yes or no, or standardised values [B, K]."""
     y = data.y[rows.to(data.y.device)].to(device)
-    return y if data.targets is None else data.targets.standardise(y)
+    if data.targets is not None:
+        return data.targets.standardise(y)
+    return y if y.is_floating_point() else y.long()  # masks are kept in fewer bytes
 
 
 def fetcher(data: Data, device: torch.device | str = "cpu") -> Fetch:
@@ -210,7 +212,7 @@ def digests(x: Tensor, rows: Tensor) -> list[bytes]:
     """What some rows of `x` hold, 16 bytes each: the same for equal rows."""
     found = []
     for block in torch.split(rows, 512):
-        content = x[block.to(x.device)].cpu().flatten(1).contiguous().numpy()
+        content = x[block.to(x.device)].cpu().reshape(len(block), -1).contiguous().numpy()
         found += [hashlib.blake2b(row.data, digest_size=16).digest() for row in content]
     return found
 

@@ -15,9 +15,10 @@ from limbeck.data.sources.cifar import load_cifar10
 from limbeck.data.sources.embedded import load_embedded
 from limbeck.data.sources.folder import load_folder
 from limbeck.data.sources.idx import load_idx
+from limbeck.data.sources.masks import load_masks
 from limbeck.data.sources.tables import load_table
 from limbeck.data.sources.unlabelled import with_unlabelled
-from limbeck.recipe import source_misfit
+from limbeck.recipe import FILES, source_misfit
 
 if TYPE_CHECKING:
     from limbeck import recipe
@@ -49,7 +50,7 @@ def load(spec: recipe.Data, kind: Kind, progress: Progress | None = None) -> Dat
     if spec.unlabelled and not raw.unlabelled:
         raw = with_unlabelled(raw, spec, progress)
     # A folder and a table choose their rows before they decode and encode them.
-    limit = None if spec.source in ("folder", "table") else spec.limit
+    limit = None if spec.source in (*FILES, "table") else spec.limit
     return finish(
         raw, kind, val=spec.split.val, test=spec.split.test, seed=spec.split.seed, stratify=spec.split.stratify,
         limit=limit, flat=spec.flat, mean=spec.mean, std=spec.std, log_target=spec.log_target,
@@ -63,6 +64,8 @@ def _raw(spec: recipe.Data, kind: Kind, progress: Progress | None) -> Raw:
         return load_cifar10(spec.path)
     if spec.source == "folder":
         return load_folder(spec, progress)
+    if spec.source == "masks":
+        return load_masks(spec, progress)
     if spec.source == "arrays":
         return load_arrays(spec, kind)
     if spec.source == "table":

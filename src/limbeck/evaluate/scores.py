@@ -15,7 +15,7 @@ from limbeck.core.errors import UserError
 from limbeck.data import batches, targets
 from limbeck.models import given
 from limbeck.tasks import rules
-from limbeck.tasks.normal_form import check, counted
+from limbeck.tasks.normal_form import check, classes_last, counted
 
 if TYPE_CHECKING:
     from limbeck.core.scaling import Scaling
@@ -43,8 +43,8 @@ def predict(
         channels_last: hand images over in that memory format.
 
     Returns:
-        Logits [N, C] (of tokens [N, L, C]) or standardised values [N, K], float32 on the CPU. A network is asked in
-        eval mode, and each of its modules is put back into the mode it was in.
+        Logits [N, C] (of tokens [N, L, C], of pixels [N, H, W, C]) or standardised values [N, K], float32 on the CPU.
+        A network is asked in eval mode, and each of its modules is put back into the mode it was in.
     """
     modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
     if isinstance(model, nn.Module):
@@ -56,7 +56,7 @@ def predict(
                 x = given(model, batch)
                 if channels_last and x.ndim == 4:
                     x = x.contiguous(memory_format=torch.channels_last)
-                found.append(model(x).detach().float().cpu())
+                found.append(classes_last(model(x).detach().float().cpu()))
     finally:
         # Module by module: a frozen batch norm inside a network in training stays in eval mode.
         for module, training in modes.items():

@@ -21,7 +21,7 @@ class Interface:
     Attributes:
         input: `float32` takes what the network takes, pixels in [0, 1] or a table's columns; `uint8` takes raw bytes,
             and divides them by 255 inside.
-        layout: of images: [B, channels, H, W] or [B, H, W, channels].
+        layout: of images, and of logits of pixels: [B, channels, H, W] or [B, H, W, channels].
         batches: of LiteRT files: one signature for each number of rows, `b1`, `b64`; all share their weights. The other
             formats take any number of rows up to 64 whatever stands here.
     """
@@ -52,6 +52,11 @@ def as_given(x: Rows, interface: Interface) -> Rows:
     if interface.input == "uint8":
         rows = np.rint(rows * 255).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(rows)
+
+
+def classes_last(outputs: Rows, interface: Interface) -> Rows:
+    """What a file gives in the normal form, [N, ..., C]: it has the classes of pixels first, but with `nhwc`."""
+    return outputs.transpose(0, 2, 3, 1) if outputs.ndim == 4 and interface.layout == "nchw" else outputs
 
 
 def as_seen(rows: Rows, interface: Interface) -> Rows:

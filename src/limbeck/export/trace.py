@@ -59,7 +59,7 @@ def trace(model: nn.Module, example: Tensor, interface: Interface | None = None)
     """A model as one graph for 1 to 64 rows: eval mode, float32, on the CPU. The model given is not touched.
 
     Args:
-        model: maps one tensor [B, ...] to one tensor [B, C], [B, K] or, of tokens, [B, L, C].
+        model: maps one tensor [B, ...] to one tensor [B, C], [B, K] or, of tokens, [B, L, C], of pixels [B, C, H, W].
         example: at least one row of input, [B, ...], as the model takes it; its values do not matter.
         interface: what the graph takes; what the model takes where it is absent.
 
@@ -76,9 +76,10 @@ def trace(model: nn.Module, example: Tensor, interface: Interface | None = None)
         own = nn.Sequential(own)  # a graph by itself is traced node by node, past its hooks
     # A hook rather than a module around it, which would put a word in front of the names of all layers and weights.
     own.register_forward_pre_hook(lambda _, given: (_taken(given[0], interface),), prepend=True)
+    own.register_forward_hook(lambda _, _given, output: _turned(output, interface))
     with torch.no_grad():
         output = own(torch.cat([row, row]))
-        if not isinstance(output, Tensor) or output.ndim not in (2, 3) or len(output) != 2:
+        if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or len(output) != 2:
             shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise UserError(
                 f"the model gives {shown} for 2 rows",
@@ -111,6 +112,12 @@ def _taken(x: Tensor, interface: Interface) -> Tensor:
     if interface.layout == "nhwc":
         x = x.permute(0, 3, 1, 2)
     return x.to(torch.float32) / 255 if interface.input == "uint8" else x
+
+
+def _turned(output: object, interface: Interface) -> object:
+    """What the file gives, of what the network gives."""
+    pixels = isinstance(output, Tensor) and output.ndim == 4 and interface.layout == "nhwc"
+    return output.permute(0, 2, 3, 1) if pixels and isinstance(output, Tensor) else output
 
 
 @contextlib.contextmanager

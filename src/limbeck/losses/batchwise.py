@@ -149,5 +149,5 @@ def _rows_of_all(student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tens
 
 LOSSES: dict[str, LossRow] = {
     "dist": LossRow(dist, weight=2.0, predicts=("classes",)),
-    "mlld": LossRow(mlld, weight=0.9, predicts=("classes",)),
+    "mlld": LossRow(mlld, weight=0.9, predicts=("classes",), compares_rows=True),
 }

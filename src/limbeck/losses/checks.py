@@ -19,7 +19,9 @@ from limbeck.core.types import IGNORED, UNLABELLED
 
 def labelled(target: Tensor) -> Tensor:
     """Which rows have a label, bool [B]: not `UNLABELLED`, and no NaN."""
-    return ~target.isnan().flatten(1).any(dim=1) if target.is_floating_point() else target != UNLABELLED
+    if target.is_floating_point():
+        return ~target.isnan().flatten(1).any(dim=1)
+    return (target != UNLABELLED).reshape(len(target), -1).any(dim=1)
 
 
 def exact(student: Tensor) -> Tensor:
@@ -86,6 +88,18 @@ def mean(rows: Tensor, target: Tensor) -> Tensor:
     return rows.flatten().dot(counted / counted.sum().clamp(min=1))
 
 
+def of_samples(target: Tensor) -> Tensor:
+    """Labels of samples as wholes [B]; of tokens or pixels 0 for a sample some of which counts, and `IGNORED` else."""
+    if target.ndim < 2 or target.is_floating_point():
+        return target
+    return torch.where((target != IGNORED).flatten(1).any(1), 0, IGNORED)
+
+
+def mean_of_samples(samples: Tensor, target: Tensor) -> Tensor:
+    """Mean over samples as wholes, [B], whatever in them has a label: for losses that compare their features."""
+    return mean(samples, of_samples(target))
+
+
 def class_shares(target: Tensor, student: Tensor) -> Tensor:
     """The target as shares of the classes [B, C] in the student's precision: of a label, 1 for its class.
 
@@ -146,7 +160,7 @@ def features(student: Tensor, teacher: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def counted(target: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-    """Those rows of each part whose label counts: all, or with labels int64 [B] as target those not `IGNORED`.
+    """Those rows of each part whose label counts: all, or with labels as target those not wholly `IGNORED`.
 
     For losses that relate the rows of a batch to each other; `mean` is for those that do not.
 
@@ -155,9 +169,9 @@ def counted(target: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
     """
     if target.is_floating_point():
         return parts
-    if target.shape != parts[0].shape[:1]:
+    if len(target) != len(parts[0]):
         raise UserError(f"the labels are {list(target.shape)}, and the features are of {len(parts[0])} rows")
-    chosen = target != IGNORED
+    chosen = of_samples(target) != IGNORED
     return tuple(part[chosen] for part in parts)
 
 

@@ -94,8 +94,8 @@ class CRD(nn.Module):
         student, teacher = entered(self, self.made_for, student, teacher)
         if index.shape != student.shape[:1]:
             raise UserError(f"the row numbers are {list(index.shape)}, and the features are of {len(student)} rows")
-        # A row under shares or measured values is a class of its own, below all labels.
-        kind = -1 - index if target.is_floating_point() else target.long()
+        # A row without one label, as under shares or a mask, is a class of its own, below all labels.
+        kind = target.long() if target.ndim == 1 and not target.is_floating_point() else -1 - index
         student, teacher, index, kind = counted(target, student, teacher, index, kind)
         seen = everywhere(torch.stack([index, kind], dim=1))
         self._note(seen)

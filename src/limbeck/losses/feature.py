@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import UserError
 from limbeck.losses.autocast import in_full_precision
-from limbeck.losses.checks import counted, features, mean
+from limbeck.losses.checks import counted, features, mean_of_samples
 from limbeck.losses.projection import Shape, aligned, entered, projector, shapes, with_space
 from limbeck.losses.row import LossRow
 
@@ -53,7 +53,7 @@ class FitNet(nn.Module):
         """Features [B, ...] of both -> scalar; rows whose label is -100 do not count."""
         student, teacher = aligned(*entered(self, self.made_for, student, teacher))
         student, teacher, target = counted(target, student, teacher, target)
-        return mean((self.projector(student) - teacher).square().flatten(1).mean(dim=1), target)
+        return mean_of_samples((self.projector(student) - teacher).square().flatten(1).mean(dim=1), target)
 
 
 def at(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def at(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     """
     student, teacher = _spatial(student, teacher, "attention is spread over space")
     difference = _attention(student) - _attention(teacher)
-    return mean(difference.square().mean(dim=1), target)
+    return mean_of_samples(difference.square().mean(dim=1), target)
 
 
 def _attention(feature: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def nst(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     student, teacher = _spatial(student, teacher, "patterns are spread over space")
     ours, theirs = (F.normalize(feature.flatten(2), dim=2) for feature in (student, teacher))
     rows = _alike(theirs, theirs) + _alike(ours, ours) - 2 * _alike(ours, theirs)
-    return mean(rows, target)
+    return mean_of_samples(rows, target)
 
 
 def _alike(a: Tensor, b: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Cwd(nn.Module):
         log_s = torch.log_softmax(self.projector(student).flatten(2) / self.temperature, dim=2)
         log_t = torch.log_softmax(teacher.flatten(2) / self.temperature, dim=2)
         divergence = (log_t.exp() * (log_t - log_s)).sum(dim=2).mean(dim=1)
-        return mean(self.temperature**2 * divergence, target)
+        return mean_of_samples(self.temperature**2 * divergence, target)
 
 
 class Mgd(nn.Module):
@@ -235,7 +235,7 @@ class Mgd(nn.Module):
             rows, channels, height, width = kept.shape
             cells = (rows, channels, 1, 1) if self.over == "channels" else (rows, 1, height, width)
             kept = kept * (torch.rand(cells, device=kept.device) >= self.masked)
-        return mean((self.generator(kept) - teacher).square().flatten(1).sum(dim=1), target)
+        return mean_of_samples((self.generator(kept) - teacher).square().flatten(1).sum(dim=1), target)
 
 
 class Vid(nn.Module):
@@ -287,7 +287,7 @@ class Vid(nn.Module):
         student, teacher = aligned(*entered(self, self.made_for, student, teacher))
         variance = (F.softplus(self.log_scale) + self.LEAST)[:, None, None]
         surprise = (self.regressor(student) - teacher).square() / variance + variance.log()
-        return mean(surprise.flatten(1).mean(dim=1) / 2, target)
+        return mean_of_samples(surprise.flatten(1).mean(dim=1) / 2, target)
 
 
 LOSSES: dict[str, LossRow] = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import UserError
 from limbeck.losses.autocast import in_full_precision
-from limbeck.losses.checks import counted, features, mean
+from limbeck.losses.checks import counted, features, mean_of_samples
 from limbeck.losses.projection import Shape, aligned, entered, normed, paired, projector, shapes, shrunk
 from limbeck.losses.row import LossRow
 
@@ -68,7 +68,7 @@ class Ofd(nn.Module):
             partial = (ours - theirs).square() * ((ours > theirs) | (theirs > 0))
             parts.append(partial.flatten(1).sum(dim=1))
         rows = torch.stack([part / 2**earlier for earlier, part in enumerate(reversed(parts))])
-        return mean(rows.sum(dim=0), target)
+        return mean_of_samples(rows.sum(dim=0), target)
 
 
 class Margin(nn.Module):
@@ -152,7 +152,7 @@ class ReviewKD(nn.Module):
                 ours = ours * share[:, :1] + deeper * share[:, 1:]
             fused = F.interpolate(ours, theirs.shape[2:], mode="nearest")
             rows.append(_at_all_sizes(self.exits[place](fused), theirs))
-        return mean(torch.stack(rows).sum(dim=0), target)
+        return mean_of_samples(torch.stack(rows).sum(dim=0), target)
 
 
 def _at_all_sizes(student: Tensor, teacher: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class Fsp(nn.Module):
         ours = _flows([project(stage) for project, (stage, _) in zip(self.projectors, stages, strict=True)])
         theirs = _flows([stage for _, stage in stages])
         rows = [(s - t).square().flatten(1).mean(dim=1) for s, t in zip(ours, theirs, strict=True)]
-        return mean(torch.stack(rows).sum(dim=0), target)
+        return mean_of_samples(torch.stack(rows).sum(dim=0), target)
 
 
 def _flows(stages: list[Tensor]) -> list[Tensor]:

@@ -14,7 +14,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from limbeck.losses.autocast import in_full_precision
-from limbeck.losses.checks import counted, everywhere, features, maps, mean
+from limbeck.losses.checks import counted, everywhere, features, maps, mean_of_samples
 from limbeck.losses.projection import Shape, entered, projector
 from limbeck.losses.row import LossRow
 
@@ -259,7 +259,7 @@ class ICKD(nn.Module):
         student, teacher = entered(self, self.made_for, student, teacher)
         student, teacher, target = counted(target, maps(student), maps(teacher), target)
         apart = _correlations(self.projector(student)) - _correlations(teacher)
-        return mean(apart.square().sum(dim=2).mean(dim=1), target)
+        return mean_of_samples(apart.square().sum(dim=2).mean(dim=1), target)
 
 
 def _correlations(feature: Tensor) -> Tensor:

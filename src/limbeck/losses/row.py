@@ -20,6 +20,7 @@ class LossRow:
             for predictions.
         needs_labels: whether a loss that learns from the teacher needs the row's label as well.
         predicts: what the networks predict that it fits.
+        compares_rows: whether it holds each row against each other one: of pixels there are too many for that.
         gaussian: whether the network gives a variance for each value.
     """
 
@@ -28,4 +29,5 @@ class LossRow:
     taps: str = ""
     needs_labels: bool = False
     predicts: tuple[Predicts, ...] = ("classes", "labels", "values")
+    compares_rows: bool = False
     gaussian: bool = False

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import UserError
 from limbeck.losses.autocast import in_full_precision
-from limbeck.losses.checks import counted, maps, mean, pooled
+from limbeck.losses.checks import counted, maps, mean_of_samples, pooled
 from limbeck.losses.projection import Shape, aligned, entered, normed, shapes
 from limbeck.losses.row import LossRow
 
@@ -55,7 +55,7 @@ class SimKD(nn.Module):
         """Features [B, ...] of both -> scalar; rows whose label is -100 do not count."""
         student, teacher = aligned(*entered(self, self.made_for, student, teacher))
         student, teacher, target = counted(target, student, teacher, target)
-        return mean((self.projector(student) - teacher).square().flatten(1).mean(dim=1), target)
+        return mean_of_samples((self.projector(student) - teacher).square().flatten(1).mean(dim=1), target)
 
 
 class Srrl(nn.Module):
@@ -116,7 +116,7 @@ class Srrl(nn.Module):
         difference = pooled(self.connector(maps(student))) - pooled(teacher)
         # The classifier is linear, so its bias, the same on both sides, falls out of the difference.
         rows = difference.square().mean(dim=1) + self.beta * F.linear(difference, self.weight).square().mean(dim=1)
-        return mean(rows, target)
+        return mean_of_samples(rows, target)
 
 
 LOSSES: dict[str, LossRow] = {

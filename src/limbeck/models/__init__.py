@@ -3,13 +3,12 @@
 Every network built here gives logits [B, C] or values [B, K].
 """
 
-from limbeck.models.build import build, channels_last, normalization, try_out
+from limbeck.models.build import NETWORKS, build, channels_last, normalization, try_out
 from limbeck.models.external import ExternalModel, external_model, given
 from limbeck.models.keras.archive import read_keras
 from limbeck.models.keras.network import KerasNetwork
 from limbeck.models.logits import as_logits, gives_probabilities, log_odds, log_probabilities, probable, to_logits
 from limbeck.models.normalization import PREPROCESSING, Normalized, plain
-from limbeck.models.reference import NETWORKS
 from limbeck.models.weights import load_weights, metadata_of, save_weights
 
 __all__ = [

@@ -17,7 +17,8 @@ from limbeck.models.keras.backend import making
 from limbeck.models.keras.network import KerasNetwork
 from limbeck.models.keras.reference import TWINS
 from limbeck.models.normalization import PREPROCESSING
-from limbeck.models.reference import NETWORKS
+from limbeck.models.reference import NETWORKS as OF_SAMPLES
+from limbeck.models.segmentation import NETWORKS as OF_PIXELS
 from limbeck.models.timm import from_timm, published
 from limbeck.models.weights import load_weights, metadata_of
 
@@ -25,11 +26,15 @@ if TYPE_CHECKING:
     from limbeck import recipe
 
 
+NETWORKS = OF_SAMPLES | OF_PIXELS
+
+
 def build(
     spec: recipe.Network,
     shape: tuple[int, ...],
     width: int,
     *,
+    places: tuple[int, ...] = (),
     framework: Framework = "torch",
     say: Callable[[str], object] | None = None,
 ) -> nn.Module:
@@ -41,6 +46,7 @@ def build(
         spec: name, options, weights.
         shape: of one sample: [channels, H, W] or [columns].
         width: number of logits or values.
+        places: (H, W) where each pixel has logits of its own.
         framework: whether a reference network is a module of PyTorch or a model of Keras.
         say: told what is worth knowing about loaded weights, one sentence at a time.
 
@@ -76,7 +82,7 @@ def build(
             raise UserError(f"does not take these options ({error})", where=spec.model) from None
     else:
         raise UserError(f"unknown model '{spec.model}'", hint=did_you_mean(spec.model, NETWORKS) + " (or timm/NAME)")
-    try_out(model, spec.model, shape, width)
+    try_out(model, spec.model, shape, width, places)
     if spec.weights:
         for note in load_weights(model, Path(spec.weights), fresh_head=not bare):
             if say:
@@ -84,11 +90,11 @@ def build(
     return model
 
 
-def try_out(model: nn.Module, name: str, shape: tuple[int, ...], width: int) -> None:
+def try_out(model: nn.Module, name: str, shape: tuple[int, ...], width: int, places: tuple[int, ...] = ()) -> None:
     """One blank row through a network, so that a misfit is told before training and in words.
 
     Raises:
-        UserError: it cannot take the row, or gives something else than [1, width].
+        UserError: it cannot take the row, or gives something else than [1, width], of pixels [1, width, H, W].
     """
     training = model.training
     try:
@@ -102,9 +108,14 @@ def try_out(model: nn.Module, name: str, shape: tuple[int, ...], width: int) -> 
         ) from error
     finally:
         model.train(training)
-    if not isinstance(given, Tensor) or given.shape != (1, width):
+    if not isinstance(given, Tensor) or given.shape != (1, width, *places):
         found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise UserError(f"gives {found} for one row instead of {(1, width)}", where=name)
+        hint = None
+        if isinstance(given, Tensor) and len(places) == 2:
+            hint = "each pixel has its own logits: take `unet`, or resize the logits inside the network"
+        elif isinstance(given, Tensor) and given.ndim == 4:
+            hint = "it has logits for each pixel: say `task: segmentation`"
+        raise UserError(f"gives {found} for one row instead of {(1, width, *places)}", where=name, hint=hint)
 
 
 def normalization(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from limbeck.core.types import Kind
 from limbeck.tasks import rules
+from limbeck.tasks.normal_form import classes_last
 
 LOOKED_AT = 16  # answers of labels; fewer could lie in [0, 1] by chance
 
@@ -78,7 +79,9 @@ def as_logits(model: nn.Module, example: Tensor, kind: Kind = "classification") 
         return model
     if ends:
         changed = copy.deepcopy(model)
-        changed.set_submodule(name, nn.LogSoftmax(-1) if predicts == "classes" else nn.Identity())
+        changed.set_submodule(
+            name, nn.LogSoftmax(1 if outputs.ndim == 4 else -1) if predicts == "classes" else nn.Identity()
+        )
         given = _look(changed, example)
         if torch.allclose(given.exp() if predicts == "classes" else given.sigmoid(), outputs, atol=1e-6):
             return changed
@@ -88,7 +91,7 @@ def as_logits(model: nn.Module, example: Tensor, kind: Kind = "classification") 
 def _look(model: nn.Module, example: Tensor) -> Tensor:
     modes = [(module, module.training) for module in model.modules()]
     with torch.no_grad():
-        outputs: Tensor = model.eval()(example)
+        outputs = classes_last(model.eval()(example))
     for module, training in modes:  # one by one: a part may have been frozen on purpose
         module.training = training
     return outputs

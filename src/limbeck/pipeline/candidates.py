@@ -33,14 +33,16 @@ def measured_models(
     seed = next(s.seed for s in students if s.name == chosen)
     candidates = [Candidate(one, timed=True) for one in _taught(job, teachers)]
     for one in students:
-        pictured = one.role in ("student", "distilled") and one.seed == seed
-        candidates.append(Candidate(one, shipped.get(one.name, ()), timed=one.name == chosen, drawn=pictured))
+        drawn = one.role in ("student", "distilled") and one.seed == seed
+        candidates.append(Candidate(one, shipped.get(one.name, ()), timed=one.name == chosen, drawn=drawn))
     candidates += [Candidate(one, shipped.get(one.name, ()), timed=one.name in shipped) for one in compressed]
     combine = None if teachers is None or teachers.joint else teachers.combine
-    rows, disagreement, drawn = measure(job, candidates, combine)
+    rows, disagreement, values, pictured = measure(job, candidates, combine)
     models = [asdict(row) for row in rows]
     files = [m["file"] for m in models if m["role"] == "exported"]
-    return {"models": models, "disagreement": disagreement, "predictions": drawn, "files": files}
+    files += [pictured["file"]] if pictured else []
+    found = {"predictions": values, "masks": pictured}
+    return {"models": models, "disagreement": disagreement, **found, "files": files}
 
 
 def _taught(job: RunContext, teachers: Teachers | None) -> list[TrainedModel]:

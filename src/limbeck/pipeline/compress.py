@@ -31,6 +31,7 @@ from limbeck.pipeline.training import train_network
 from limbeck.recipe import Factorise, Plan, Prune, Recover, Step
 from limbeck.recipe.stages import SEARCH, recovered
 from limbeck.tasks import main_metric, rules
+from limbeck.tasks.normal_form import classes_last
 
 LOOKED_AT = 1024  # training rows by which channels are judged, and by which batch norms are measured anew
 PART = 32  # rows a batch of these: many small batches tell more of a channel than few large ones
@@ -257,7 +258,7 @@ def _prune(
 
     def losses(pruned: nn.Module) -> Iterator[Tensor]:
         for batch in _rows(job):
-            yield rules(task).error(task, pruned(batch.x), batch.y)
+            yield rules(task).error(task, classes_last(pruned(batch.x)), batch.y)
 
     given: dict[str, Any] = {
         "importance": spec.importance,

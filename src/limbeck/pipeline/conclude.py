@@ -74,6 +74,7 @@ def conclude(
             "budget": searched,
             "chosen": chosen,
             "predictions": measured.get("predictions"),
+            "masks": measured.get("masks"),
             "views": job.views,
             "cache": [stored for t in trained.values() for stored in t.get("cache", [])],
             "curves": {name: t["epochs"] for name, t in trained.items() if t.get("epochs")},

@@ -87,9 +87,9 @@ class RunContext:
         """The network of a spec as it takes rows that are normalised; `say` is told what was found in its weights."""
         shape, width = self.data.shape, len(spec.classes) if spec.classes else self.data.task.outputs
         if not spec.external:
-            return build(spec, shape, width, framework=self.recipe.framework, say=say)
+            return build(spec, shape, width, places=self.data.places, framework=self.recipe.framework, say=say)
         model = external.load(spec, self.data, trust=self.trust)
-        try_out(model, spec.model, shape, width)
+        try_out(model, spec.model, shape, width, self.data.places)
         return model
 
     def _callable(self, spec: Network) -> ExternalModel | None:

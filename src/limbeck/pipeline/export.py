@@ -26,6 +26,7 @@ from limbeck.data import Scaling, pixels, targets
 from limbeck.evaluate import costs
 from limbeck.evaluate.file_latency import BATCH_ROUNDS, BATCH_SECONDS, once
 from limbeck.export import quantize
+from limbeck.export.interface import classes_last
 from limbeck.export.process import abandon, turns
 from limbeck.pipeline.context import RunContext
 from limbeck.recipe import Deployable
@@ -131,7 +132,7 @@ def _made(job: RunContext, shipped: Shipped, name: Deployable, sources: Sources)
     form, precision = file_format(name)
     notes = file_of(job, shipped.network, name, path, sources, trained_quantized=shipped.trained_quantized)
     with export.Served(path, form, alone=True) as served:
-        told = torch.from_numpy(served.predict(given(job, job.data.test)))
+        told = _answers(job, served, given(job, job.data.test))
         memory_mb = served.peak_mb
     scaling = units(job)
     reference = shipped.prediction if scaling is None else scaling.restore(shipped.prediction)
@@ -199,7 +200,7 @@ def file_of(
 
     def score(file: Path) -> float:
         with export.Served(file, form) as served:
-            return metric.sign * float(metrics_of(job, torch.from_numpy(served.predict(x)), val)[metric.name])
+            return metric.sign * float(metrics_of(job, _answers(job, served, x), val)[metric.name])
 
     before = evaluate.metrics(
         job.data.task, evaluate.predict(network, job.data, val), targets(job.data, val, "cpu"), job.data.targets
@@ -230,7 +231,7 @@ def predicted(
     """What a file gives for some rows, in the targets' own units, and how long one row takes, in milliseconds."""
     x = given(job, rows)
     with export.Served(path, form) as served:
-        told = torch.from_numpy(served.predict(x))
+        told = _answers(job, served, x)
         return told, float(np.median(served.time(x[:1], calls=calls))) if calls else None
 
 
@@ -248,6 +249,11 @@ def given(job: RunContext, rows: Tensor) -> np.ndarray[Any, Any]:
     if files.layout == "nhwc" and x.ndim == 4:
         x = x.permute(0, 2, 3, 1)
     return np.ascontiguousarray(x.numpy())
+
+
+def _answers(job: RunContext, served: export.Served, x: np.ndarray[Any, Any]) -> Tensor:
+    """What a file gives for some rows, in the normal form."""
+    return torch.from_numpy(np.ascontiguousarray(classes_last(served.predict(x), interface(job))))
 
 
 def units(job: RunContext) -> Scaling | None:

@@ -18,6 +18,7 @@ from limbeck.evaluate import costs
 from limbeck.models import external_model
 from limbeck.pipeline.context import SCHEMA, RunContext
 from limbeck.pipeline.export import Shipped, ship, with_latency
+from limbeck.pipeline.pictures import masks
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe import Deployable
 from limbeck.tasks import rules
@@ -34,7 +35,7 @@ class Candidate:
         model: the trained network.
         formats: the files that it becomes.
         timed: whether its time is measured, and not that of one with the same architecture.
-        drawn: whether its predictions of measured values are kept for a plot.
+        drawn: whether its predictions of values or pixels are shown on the page.
     """
 
     model: TrainedModel
@@ -45,7 +46,7 @@ class Candidate:
 
 def measure(
     job: RunContext, candidates: Sequence[Candidate], combine: Combine | None
-) -> tuple[list[Artifact], dict[str, Any] | None, dict[str, Any] | None]:
+) -> tuple[list[Artifact], dict[str, Any] | None, dict[str, Any] | None, dict[str, Any] | None]:
     """What every candidate is worth and costs, and the files of those that are shipped.
 
     The test split is used here, for the first and only time.
@@ -57,7 +58,7 @@ def measure(
 
     Returns:
         The rows, how far several teachers are apart (None for one), and for measured values what some of the models
-        predict, see `_drawn`.
+        predict, see `_drawn`; and of pixels some masks, see `pictures.masks`.
 
     Raises:
         UserError: a file computes something else than the network it was made from.
@@ -108,7 +109,7 @@ def measure(
         rows += with_latency(job, files)
     if told:
         drawn = {(found[len(told) - (not combine)].name, "teacher"): _together(told, combine), **drawn}
-    return rows, apart, _drawn(data, drawn)
+    return rows, apart, _drawn(data, drawn), masks(job, drawn)
 
 
 def _tested(
@@ -124,7 +125,7 @@ def _tested(
     data = job.data
     metrics = evaluate.metrics(data.task, prediction, truth, data.targets)
     if teacher is not None:
-        metrics |= evaluate.agreement(data.task, prediction, teacher, data.targets)
+        metrics |= evaluate.agreement(data.task, prediction, teacher, data.targets, target=truth)
     here = model.file is not None and model.file.is_relative_to(job.folder)
     file = str(model.file.relative_to(job.folder)) if model.file and here else None
     size_bytes = model.file.stat().st_size if model.file else None

@@ -240,12 +240,12 @@ def stored_bytes(job: RunContext) -> int:
     checked, data = job.recipe, job.data
     teacher_names = ["teachers"] * len(checked.teachers) + [assistant.name for assistant in checked.assistants]
     teacher_names += ["student"] * _own_teachers(checked)
-    codec, width, rows = checked.cache, data.task.outputs, len(data.taught)
+    codec, shape, rows = checked.cache, (*data.places, data.task.outputs), len(data.taught)
     one = sum(
         cache.size_bytes(
             rows,
             1,
-            width,
+            shape,
             dtype=codec.dtype,
             top_k=teacher_outputs.top_k(job),
             taps=objectives.teacher_shapes(job, teacher_name),

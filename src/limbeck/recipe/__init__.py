@@ -5,13 +5,14 @@ from limbeck.recipe.frameworks import student_misfit
 from limbeck.recipe.networks import ESTIMATORS, Assistant, Combine, Network, Plan, Schedule, Student, Teacher
 from limbeck.recipe.reading import bundled, dump, load, parse, where
 from limbeck.recipe.schema import Cache, Recipe, Run
-from limbeck.recipe.sources import Augment, Blur, Data, Jitter, Split
+from limbeck.recipe.sources import FILES, Augment, Blur, Data, Jitter, Split
 from limbeck.recipe.tasks import WEIGHTED, source_misfit
 from limbeck.recipe.terms import AUTO, Ramp, Term
 
 __all__ = [
     "AUTO",
     "ESTIMATORS",
+    "FILES",
     "WEIGHTED",
     "Assistant",
     "Augment",

@@ -10,6 +10,8 @@ from limbeck import recipe
 from limbeck.core.errors import UserError
 from limbeck.core.types import Kind
 from limbeck.recipe import Recipe
+from limbeck.recipe.sources import Source
+from limbeck.recipe.tasks import tasks_of
 from limbeck.tasks import rules
 
 TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
@@ -98,6 +100,8 @@ def adopt(
 
 def _data(text: str, target: str | None, task: Kind | None) -> tuple[dict[str, Any], Kind]:
     """The keys of a recipe about data, and its task."""
+    from limbeck.core.readers.images import has_masks
+
     path, kept = Path(text), {"data", "augment", "views", "class_weights"}
     if text in recipe.bundled() or path.suffix in (".yaml", ".yml"):
         known = recipe.load(text)
@@ -105,15 +109,18 @@ def _data(text: str, target: str | None, task: Kind | None) -> tuple[dict[str, A
             raise UserError(f"the recipe says `task: {known.task}`", where="--task", hint="leave it out")
         return known.model_dump(mode="json", exclude_unset=True, include=kept), known.task
     if path.is_dir():
-        if task not in (None, "classification"):
-            raise UserError("a folder of images has classes", where="--task", hint="leave it out")
-        return {"data": {"source": "folder", "path": text}}, "classification"
+        source: Source = "masks" if has_masks(path) else "folder"
+        (fits,) = tasks_of(source)
+        if task not in (None, fits):
+            what = "images and masks are" if source == "masks" else "images with a folder for each class are"
+            raise UserError(f"{what} for `task: {fits}`", where="--task", hint="leave it out")
+        return {"data": {"source": source, "path": text}}, fits
     task = task or "classification"
     if path.name.endswith(TABLES):
         if target is None:
             raise UserError("which column is predicted?", where=text, hint="give --target NAME")
         columns = [name.strip() for name in target.split(",")]
-        one = len(columns) == 1 and task != "multilabel"
+        one = len(columns) == 1 and rules(task).predicts != "labels"
         return {"data": {"source": "table", "path": text, "target": columns[0] if one else columns}}, task
     if path.name.endswith(ARRAYS):
         return {"data": {"source": "arrays", "path": text}}, task

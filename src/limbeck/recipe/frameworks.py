@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from limbeck.core import signatures
 from limbeck.recipe.networks import Network
 
 # Formats that are made of the graph in a way that Keras's channels-last convolutions do not survive.
@@ -16,8 +17,9 @@ def of_keras(network: Network, framework: str) -> bool:
 
 
 def twin(network: Network) -> bool:
-    """Whether it is a reference network, which is there for both frameworks."""
-    return network.origin == "reference"
+    """Whether it is a reference network that is there for both frameworks."""
+    known = signatures.networks().get(network.model)
+    return known is not None and known.family == "reference"
 
 
 def framework_misfit(framework: str, networks: Sequence[tuple[str, Network]]) -> tuple[str, str] | None:
@@ -35,7 +37,7 @@ def framework_misfit(framework: str, networks: Sequence[tuple[str, Network]]) ->
     if not any(twin(network) for _, network in networks):
         return "framework", "has no effect: `keras` is about reference networks, and there is none"
     for place, network in networks:
-        if network.origin == "timm":
+        if network.origin in ("timm", "reference") and not twin(network):
             return f"{place}.model", f"'{network.model}' has no twin in Keras; keras/NAME is one of its own models"
         if twin(network) and network.pretrained and not (network.preprocess or network.mean):
             return f"{place}.preprocess", "is `caffe` for the weights that Keras has for VGG-19: say so"

@@ -13,10 +13,11 @@ Count = Annotated[int, Field(ge=1)]
 
 Source = Literal[
     "digits", "wine", "breast-cancer", "diabetes", "linnerud",
-    "mnist", "fashion-mnist", "cifar10", "folder", "arrays", "table",
+    "mnist", "fashion-mnist", "cifar10", "folder", "masks", "arrays", "table",
 ]  # fmt: skip
 EMBEDDED = ("digits", "wine", "breast-cancer", "diabetes", "linnerud")
-NEEDS_PATH = ("folder", "arrays", "table")
+FILES = ("folder", "masks")  # of images, decoded and resized
+NEEDS_PATH = ("folder", "masks", "arrays", "table")
 
 
 class Strict(BaseModel):
@@ -46,6 +47,7 @@ class Data(Strict):
     log_target: bool = False
     drop: list[str] = []
     classes: Annotated[int, Field(ge=2)] | list[str] | None = None
+    ignore: Annotated[int, Field(ge=0)] | None = None
     limit: Annotated[int, Field(ge=10)] | None = None
     size: Annotated[int, Field(ge=8)] | None = None
     channels: Literal[1, 3] | None = None
@@ -65,8 +67,8 @@ class Data(Strict):
         if (self.mean is None) != (self.std is None):
             raise ValueError("give `mean` and `std` together, or neither (they are then measured on the training rows)")
         only_for = {
-            "target": ("table", "arrays"), "drop": ("table",), "size": ("folder",), "channels": ("folder",),
-            "classes": ("folder",), "strict": ("folder",), "background": ("folder",),
+            "target": ("table", "arrays"), "drop": ("table",), "size": FILES, "channels": FILES, "classes": FILES,
+            "strict": FILES, "background": FILES, "ignore": ("masks",),
             "log_target": ("table", "arrays", "diabetes", "linnerud"),
         }  # fmt: skip
         for name, sources in only_for.items():
@@ -74,8 +76,9 @@ class Data(Strict):
                 raise ValueError(
                     f"`{name}` has no effect with source '{self.source}', only with {' or '.join(sources)}"
                 )
-        if self.split.group and self.source not in ("folder", "table"):
-            raise ValueError(f"`split.group` has no effect with source '{self.source}', only with folder or table")
+        if self.split.group and self.source not in (*FILES, "table"):
+            known = " or ".join((*FILES, "table"))
+            raise ValueError(f"`split.group` has no effect with source '{self.source}', only with {known}")
         if self.source == "table" and not self.target:
             raise ValueError("source 'table' needs `target`, the column to predict")
         return self

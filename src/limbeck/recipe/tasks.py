@@ -12,20 +12,28 @@ TASKS_OF: dict[Source, tuple[Kind, ...]] = {  # of sources whose rows do not hav
     "diabetes": ("regression",),
     "linnerud": ("regression",),
     "table": ("classification", "multilabel", "regression"),
+    "masks": ("segmentation",),
     "arrays": tuple(TASKS),
 }
 WEIGHTED = ("hard", "label_binary")  # losses that `class_weights` weigh
 
 
+def tasks_of(source: Source) -> tuple[Kind, ...]:
+    """The tasks that the rows of a source are for."""
+    return TASKS_OF.get(source, ("classification",))
+
+
 def source_misfit(data: Data, task: Kind) -> str | None:
     """Why a source does not suit a task, if it does not."""
-    fits = TASKS_OF.get(data.source, ("classification",))
+    fits = tasks_of(data.source)
     return None if task in fits else f"'{data.source}' is for `task: {' or '.join(fits)}`, not for {task}"
 
 
 def loss_misfit(loss: str, task: Kind) -> str | None:
     """Why a loss does not suit a task, if it does not."""
     known, predicts = signatures.losses()[loss], rules(task).predicts
+    if known.compares_rows and rules(task).each == "pixel":
+        return "holds each row against each other one, and of pixels there are too many"
     if predicts in known.predicts:
         return None
     if known.predicts == ("values",):

@@ -17,7 +17,7 @@ from limbeck.core.metrics import METRICS, Metric
 from limbeck.core.result import parse_result
 from limbeck.core.statistics import interval
 from limbeck.core.words import duration, finite
-from limbeck.report import budget, figures, files, labels, methods, pareto, roles, scores, smaller, values, words
+from limbeck.report import budget, figures, files, labels, masks, methods, pareto, roles, scores, smaller, values, words
 from limbeck.report.stored import stored
 from limbeck.report.usage import inputs, usage
 from limbeck.tasks import rules
@@ -61,38 +61,24 @@ def write_report(result: Mapping[str, Any], path: Path) -> None:
         lstrip_blocks=True,
     )
     environment.filters |= {"date": words.date, "link": lambda file: f"./{quote(file)}"}
-    page = environment.get_template("page.html.j2").render(**_content(result), plotly=Markup(get_plotlyjs()))
+    content = _content(result, Path(path).parent)
+    page = environment.get_template("page.html.j2").render(**content, plotly=Markup(get_plotlyjs()))
     write_text(Path(path), page)
 
 
-def _content(result: Mapping[str, Any]) -> dict[str, Any]:
+def _content(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     data, models = result["data"], list(result["models"])
-    classes = rules(data["task"]).predicts == "classes"
+    classes = rules(data["task"]).predicts == "classes" and rules(data["task"]).each == "row"
     metric = words.main_metric(result)
     name = (result.get("chosen") or {}).get("name")
     chosen = next((m for m in models if m["name"] == name), None)
     names = [n for n in METRICS if any(n in m["metrics"] for m in models)]
     others = list(result.get("comparisons") or [])
-    ends = figures.reach(others)
     compared = methods.methods(result)
     groups = [_group(row, names, name) for row in roles.rows(result) if row.role != "exported"]
     points, made = pareto.points(result, metric), files.made(result)
     on_front = [point.name for point in pareto.front(points, "size_bytes", metric)]
     variants = smaller.variants(result)
-    plots = {
-        "gains": figures.gains(result["comparison"]) if result.get("comparison") else None,
-        **{f"gains-{i}": figures.gains(other, ends) for i, other in enumerate(others)},
-        "intervals": methods.intervals(compared, metric),
-        "generations": scores.generations(result, metric),
-        "members": scores.members(result, metric),
-        "metric-curves": figures.curves(result, f"val_{metric}"),
-        "loss-curves": figures.curves(result, "val_loss"),
-        **{place: pareto.figure(points, key, metric) for place, key in pareto.PLOTS.items()},
-        "budget-plot": budget.figure(result),
-        "labels-plot": labels.figure(result),
-        "confusion": figures.confusion(chosen["metrics"].get("confusion") or [], data["classes"]) if chosen else None,
-        **values.plots(result),
-    }
     return {
         "result": result,
         "metric": METRICS[metric].title,
@@ -121,11 +107,13 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "budget": budget.budget(result),
         "ensemble": result.get("ensemble"),
         "apart": scores.apart(result),
-        "plots": {key: figure for key, figure in plots.items() if figure},
+        "plots": _plots(result, chosen, compared, points),
         "chosen": chosen,
         "classes": _classes(chosen, data) if chosen and classes else [],
         "mistakes": _mistakes(chosen, data["classes"]) if chosen and classes else [],
         "labels": labels.rows(chosen, data) if chosen else [],
+        "masks": masks.rows(chosen) if chosen else [],
+        "pictures": masks.pictures(result, folder),
         "outputs": values.outputs(result),
         "predicted": values.told(result),
         "usage": usage(result),
@@ -134,6 +122,33 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": _seconds(result.get("seconds") or {}),
         "machine": _machine(result.get("environment") or {}),
     }
+
+
+def _plots(
+    result: Mapping[str, Any],
+    chosen: Mapping[str, Any] | None,
+    compared: Sequence[methods.Method],
+    points: Sequence[pareto.Point],
+) -> dict[str, Any]:
+    """The figures of the page by their ids; those that there is nothing to show in are left out."""
+    metric, others = words.main_metric(result), list(result.get("comparisons") or [])
+    ends, data = figures.reach(others), result["data"]
+    plots = {
+        "gains": figures.gains(result["comparison"]) if result.get("comparison") else None,
+        **{f"gains-{i}": figures.gains(other, ends) for i, other in enumerate(others)},
+        "intervals": methods.intervals(compared, metric),
+        "generations": scores.generations(result, metric),
+        "members": scores.members(result, metric),
+        "metric-curves": figures.curves(result, f"val_{metric}"),
+        "loss-curves": figures.curves(result, "val_loss"),
+        **{place: pareto.figure(points, key, metric) for place, key in pareto.PLOTS.items()},
+        "budget-plot": budget.figure(result),
+        "labels-plot": labels.figure(result),
+        "masks-plot": masks.figure(result),
+        "confusion": figures.confusion(chosen["metrics"].get("confusion") or [], data["classes"]) if chosen else None,
+        **values.plots(result),
+    }
+    return {key: figure for key, figure in plots.items() if figure}
 
 
 def _front(points: Sequence[pareto.Point], metric: str) -> dict[str, Any] | None:

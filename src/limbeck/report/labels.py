@@ -38,27 +38,46 @@ def figure(result: Mapping[str, Any]) -> dict[str, Any] | None:
     Returns:
         The figure as plain values, or None where there are no labels, or too many to be told apart.
     """
-    import plotly.graph_objects as go
-
-    teachers = [row for row in roles.rows(result) if row.role == "teacher"][-1:]  # several are followed by their joint
-    shown = teachers + [row for row in roles.rows(result) if row.role in DRAWN[1:]]
-    each = [(row, _means(row.models)) for row in shown]
+    each = [(row, _means(row.models)) for row in drawn_rows(result)]
     each = [(row, means) for row, means in each if means]
     if not each or len(each[0][1]) > MAX_LABELS_DRAWN:
         return None
     test = result["data"]["counts"]["test"]
-    known = {name: one["rows"] for name, one in each[0][0].models[0]["metrics"]["per_label"].items()}
-    names = [name for name in sorted(known, key=lambda name: -known[name]) if known[name]]
+    known = {name: one["rows"] / test for name, one in each[0][0].models[0]["metrics"]["per_label"].items()}
+    known = {name: known[name] for name in sorted(known, key=lambda name: -known[name]) if known[name]}
+    return compared(each, known, "share of rows with the label (chance)", "average precision on test")
+
+
+def drawn_rows(result: Mapping[str, Any]) -> list[roles.Row]:
+    """The teacher, the student alone and the taught one."""
+    teachers = [row for row in roles.rows(result) if row.role == "teacher"][-1:]  # several are followed by their joint
+    return teachers + [row for row in roles.rows(result) if row.role in DRAWN[1:]]
+
+
+def compared(
+    each: Sequence[tuple[roles.Row, Mapping[str, float]]], shares: Mapping[str, float], bars: str, title: str
+) -> dict[str, Any]:
+    """A figure of a score of each label or class, of several models, beside its share.
+
+    Args:
+        each: models, and their scores by name, from 0 to 1.
+        shares: of each name that is drawn, from the top down.
+        bars: what the shares are, for the legend.
+        title: of the axis.
+    """
+    import plotly.graph_objects as go
+
+    names = list(shares)
     places = list(range(len(names)))
     drawn = go.Figure(
         go.Bar(
-            x=[100 * known[name] / test for name in names],
+            x=[100 * shares[name] for name in names],
             y=places,
             orientation="h",
             width=0.7,
-            name="share of rows with the label (chance)",
+            name=bars,
             marker={"color": rgba("teacher", 0.18)},
-            hovertemplate="%{x:.1f} % of the test rows<extra></extra>",
+            hovertemplate=f"{bars}: %{{x:.1f}} %<extra></extra>",
         )
     )
     marks = {"teacher": "line-ns-open", "student": "circle", "distilled": "diamond"}
@@ -82,7 +101,7 @@ def figure(result: Mapping[str, Any]) -> dict[str, Any] | None:
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         xaxis={
-            "title": axis_title("average precision on test"), "range": [0, 101], "ticksuffix": " %", "automargin": True,
+            "title": axis_title(title), "range": [0, 101], "ticksuffix": " %", "automargin": True,
         },
         yaxis={
             "tickvals": places, "ticktext": [text(_short(name)) for name in names], "autorange": "reversed",

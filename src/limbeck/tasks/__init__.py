@@ -2,12 +2,14 @@
 
 from limbeck.core.metrics import Metric
 from limbeck.core.types import Kind, Task
-from limbeck.tasks import classification, multilabel, regression
+from limbeck.tasks import classification, multilabel, regression, segmentation
 from limbeck.tasks.rules import Guess, TaskRules
 
 __all__ = ["TASKS", "Guess", "TaskRules", "main_metric", "rules"]
 
-TASKS: dict[Kind, TaskRules] = {task.name: task for task in (classification.RULES, multilabel.RULES, regression.RULES)}
+TASKS: dict[Kind, TaskRules] = {
+    task.name: task for task in (classification.RULES, multilabel.RULES, regression.RULES, segmentation.RULES)
+}
 
 
 def rules(task: Task | Kind) -> TaskRules:

@@ -1,4 +1,4 @@
-"""Predictions and targets of all places of all rows, one after the other."""
+"""The normal form of predictions, [N, ..., C], and what of it counts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from limbeck.core.types import IGNORED, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def classes_last(prediction: Tensor) -> Tensor:
+    """What a network gives in the normal form: logits of pixels [B, C, H, W] as [B, H, W, C], all else as it is."""
+    return prediction.movedim(1, -1) if prediction.ndim == 4 else prediction
+
+
+def classes_first(prediction: Tensor) -> Tensor:
+    """Logits of pixels as a network gives them, [B, C, H, W]: the inverse of `classes_last`."""
+    return prediction.movedim(-1, 1) if prediction.ndim == 4 else prediction
 
 
 def counted(target: Tensor | None, values: Tensor) -> Tensor:

@@ -95,13 +95,39 @@ def _changed(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
     if "shift_x" in drawn:
         x = _shift(x, drawn["shift_x"], drawn["shift_y"])
     if "rotate_x" in drawn:
-        x = _rotate(x, drawn["rotate_x"], drawn["rotate_y"])
+        x = _rotate(x, drawn["rotate_x"], drawn["rotate_y"]).clamp_(0, 1)
     if "blur" in drawn:
         x = _blur(x, drawn["blur"])
     x = _jitter(x, drawn)
     if "cutout" in drawn:
         x = torch.where(drawn["cutout"], _mean(x), x)
     return x
+
+
+def moved(mask: Tensor, seed: int, index: Tensor, view: int, spec: Augment) -> Tensor:
+    """Masks that go with augmented images: flipped, shifted and turned as these are, each pixel the nearest one's.
+
+    Args:
+        mask: class indices int64 [B, H, W]; what does not count moves with the rest.
+        seed: as in `augment`, like all that follows.
+        index: int64 [B].
+        view: which augmented view of the rows.
+        spec: what is switched on; blur, jitter and cutout change no class.
+
+    Raises:
+        UserError: `mixup` or `cutmix`, for a pixel has one class.
+    """
+    if spec.mixup or spec.cutmix:
+        raise UserError("mixup and cutmix mix class labels, and a pixel has one", where="augment")
+    places = mask[:, None]
+    drawn = draw(spec, seed, index.to(mask.device), view, places.shape)
+    if "flip" in drawn:
+        places = torch.where(per_sample(drawn["flip"]), places.flip(-1), places)
+    if "shift_x" in drawn:
+        places = _shift(places, drawn["shift_x"], drawn["shift_y"])
+    if "rotate_x" in drawn:
+        places = _rotate(places.float(), drawn["rotate_x"], drawn["rotate_y"], "nearest").long()
+    return places[:, 0]
 
 
 # --- moving pixels -------------------------------------------------------------------------------
@@ -160,10 +186,10 @@ def _turned_axes(angle: Tensor, height: int, width: int) -> tuple[Tensor, Tensor
     return x[:, None, :], y[:, :, None]
 
 
-def _rotate(x: Tensor, across: Tensor, along: Tensor) -> Tensor:
+def _rotate(x: Tensor, across: Tensor, along: Tensor, mode: str = "bilinear") -> Tensor:
     """Turn counter-clockwise about the centre."""
     grid = torch.view_as_real(across + along)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False).clamp_(0, 1)
+    return F.grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=False)
 
 
 def _gaussian(drawn: Tensor, spec: Blur) -> Tensor:

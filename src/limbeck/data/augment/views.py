@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.core.types import UNLABELLED, Batch, Fetch
 from limbeck.data.augment.draws import below, beta, bits, uniforms
-from limbeck.data.augment.images import at_once, augmented, boxes, check, draw, per_sample
+from limbeck.data.augment.images import at_once, augmented, boxes, check, draw, moved, per_sample
 
 if TYPE_CHECKING:
     from limbeck.recipe import Augment
@@ -45,8 +45,8 @@ def keyed(
         unlabelled: int64 rows without a label, where theirs are drawn from: a mixture of both would have no label.
         pixels: gives some rows as they are: float32 [B, channels, H, W] in [0, 1], where the batches are wanted, in
             memory of their own, for it is overwritten.
-        labels: gives the class indices int64 [B] of some rows there, or the yes and no of several labels float32 [B, C]
-            (or whatever is the target, where nothing mixes).
+        labels: gives the class indices int64 [B] of some rows there, masks int64 [B, H, W], which move with the images,
+            or the yes and no of several labels float32 [B, C] (or whatever is the target, where nothing mixes).
         classes: number of classes C.
         views: gives the augmented images of (rows, view), if they are stored; by default they are made anew.
 
@@ -62,6 +62,8 @@ def keyed(
 
     def fetch(index: Tensor, view: int) -> Batch:
         x, y = views(index, view), labels(index)
+        if y.ndim == 3:
+            y = moved(y, seed, index, view, spec)
         if not (spec.mixup or spec.cutmix):
             return Batch(x, y, index.to(x.device), view)
         drawn = bits(seed, index.to(rows.device), view, ("partner",))[0]

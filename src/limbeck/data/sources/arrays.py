@@ -17,7 +17,7 @@ from torch import Tensor
 
 from limbeck.core.errors import AbsentError, UserError, did_you_mean
 from limbeck.core.hashing import fingerprint
-from limbeck.core.types import IGNORED, Kind
+from limbeck.core.types import IGNORED, VOID, Kind
 from limbeck.data.dataset import Data
 from limbeck.data.multilabel import answers, check_answers
 from limbeck.data.prepare import Raw, check_labels, finish
@@ -45,10 +45,11 @@ def from_arrays(
     Args:
         x: uint8 images [N, channels, H, W] or [N, H, W, channels] or [N, H, W]; float images in [0, 1] in the same
             shapes; a table [N, columns]; or with `tokens` token ids [N, L].
-        y: class indices [N], class names [N], 1 or 0 for each of several labels [N, C], or measured values [N] or
-            [N, K]. With `tokens` also a class index for every token [N, L], -100 where there is none, as for padding.
-        kind: "classification", "multilabel" or "regression"; by default regression where `y` is floating point, and
-            else classification.
+        y: class indices [N], class names [N], 1 or 0 for each of several labels [N, C], measured values [N] or [N, K],
+            or a class index for each pixel [N, H, W], -100 (in bytes: 255) where one does not count. With `tokens` also
+            a class index for every token [N, L], -100 where there is none, as for padding.
+        kind: "classification", "multilabel", "regression" or "segmentation"; by default regression where `y` is
+            floating point, segmentation where it is a mask for each image, and else classification.
         names: class names, or names of the labels or values.
         val: share of the rows that are not test rows.
         test: share of all rows.
@@ -65,14 +66,16 @@ def from_arrays(
             raise UserError(f"is a share between 0 and 1, not {share}", where=name)
     values, labels = _numpy(x), _numpy(y)
     if kind is None:
-        kind = "regression" if labels.dtype.kind == "f" else "classification"
+        mask = labels.ndim == 3 and values.ndim > 2
+        kind = "regression" if labels.dtype.kind == "f" else "segmentation" if mask else "classification"
     if log_target and rules(kind).predicts != "values":
         raise UserError("classes have no logarithm", where="log_target", hint="for measured values: kind regression")
     inputs = _tokens(values, "x") if tokens else _inputs(values, "x")
-    each = tokens and kind == "classification" and labels.ndim == 2
+    each = tokens and rules(kind).predicts == "classes" and labels.ndim == 2
     if each and labels.shape != values.shape:
         raise UserError(f"labels of tokens have the shape {labels.shape}, the tokens {values.shape}", where="y")
     outputs, found = _outputs_of_tokens(labels, names, "y") if each else _outputs(labels, kind, names, "y")
+    _same_size(inputs, outputs, "y")
     if len(inputs) != len(outputs):
         raise UserError(f"x has {len(inputs)} rows, y has {len(outputs)}", where="from_arrays")
     raw = Raw("arrays", inputs, outputs, found)
@@ -107,6 +110,7 @@ def load_arrays(spec: recipe.Data, kind: Kind) -> Raw:
     _same_length(x, y, path)
     inputs = _inputs(x, f"{path}: {x_name}")
     outputs, names = _outputs(y, kind, None, f"{path}: {y_name}")
+    _same_size(inputs, outputs, f"{path}: {y_name}")
     mapped = isinstance(x, np.memmap) and x.dtype in (np.uint8, np.float32)
     return Raw(
         name=f"arrays {path.name}",
@@ -300,6 +304,8 @@ def _outputs(y: NDArray[Any], kind: Kind, names: Sequence[str] | None, where: st
         known = tuple(names) if names is not None else tuple(str(i) for i in range(labels.shape[1]))
         check_answers(labels, known, where)
         return labels, known
+    if rules(kind).each == "pixel":
+        return _masks(y, names, where)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
@@ -335,6 +341,28 @@ def _outputs(y: NDArray[Any], kind: Kind, names: Sequence[str] | None, where: st
         missing = known[int((counts == 0).nonzero()[0])]
         raise UserError(f"class '{missing}' has no row", where=where, hint="number the classes 0 to C - 1 without gaps")
     return labels, known
+
+
+def _masks(y: NDArray[Any], names: Sequence[str] | None, where: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Class indices of pixels int16 [N, H, W] and class names."""
+    if y.ndim != 3 or y.dtype.kind not in "biu":
+        raise UserError(f"masks are {y.dtype} {y.shape}, not whole numbers [N, H, W]", where=where)
+    ignored = (y == VOID) if y.dtype == np.uint8 else (y == IGNORED)
+    known = y[~ignored]
+    if not known.size or known.min() < 0 or known.max() >= 2**15:
+        what = f"masks hold numbers from {known.min()} to {known.max()}" if known.size else "no pixel has a class"
+        raise UserError(what, where=where, hint=f"classes count from 0; {IGNORED} (in bytes {VOID}) leaves a pixel out")
+    count = max(2, int(known.max()) + 1)
+    if names is not None and len(names) < count:
+        raise UserError(f"{len(names)} names for classes up to {count - 1}", where=where)
+    labels = np.where(ignored, IGNORED, y.astype(np.int64)).astype(np.int16)
+    return torch.from_numpy(labels), tuple(names) if names is not None else tuple(str(n) for n in range(count))
+
+
+def _same_size(x: Tensor, y: Tensor, where: str) -> None:
+    """Refuse masks of another size than their images."""
+    if y.ndim == 3 and x.shape[-2:] != y.shape[-2:]:
+        raise UserError(f"masks are {tuple(y.shape[1:])} and images {tuple(x.shape[1:])}", where=where)
 
 
 def _values(y: NDArray[Any], names: Sequence[str] | None, where: str) -> tuple[Tensor, tuple[str, ...]]:

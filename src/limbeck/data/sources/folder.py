@@ -311,21 +311,21 @@ def load_folder(spec: recipe.Data, progress: Progress | None) -> Raw:
     if spec.limit is not None and spec.limit < len(files):
         notes.append(f"limited to {spec.limit} of {len(files)} images")
         files = _limited(files, spec.limit, spec.split.seed)
-    extra = _extra(spec, root)
+    extra = unlabelled_files(spec, root)
     x, unreadable, key = decoded([*files, *extra], spec.size or 224, spec.channels or 3, spec.background, progress)
     bad = [f"{[*files, *extra][i].below} ({why})" for i, why in unreadable.items()]
     bad += [f"{p.relative_to(root)} (not an image)" for p in tree.others]
     if bad and spec.strict:
         raise UserError(
-            f"{len(bad)} files cannot be read: {_first(bad)}",
+            f"{len(bad)} files cannot be read: {first_few(bad)}",
             where=str(root),
             hint="remove `strict: true` to skip them",
         )
     if bad:
-        notes.append(f"skipped {len(bad)} files that cannot be read: {_first(bad)}")
+        notes.append(f"skipped {len(bad)} files that cannot be read: {first_few(bad)}")
     if tree.loose:
         outside = [str(p.relative_to(root)) for p in tree.loose]
-        notes.append(f"not used, because they stand outside the class folders: {_first(outside)}")
+        notes.append(f"not used, because they stand outside the class folders: {first_few(outside)}")
     unlabelled = len(extra) - sum(i >= len(files) for i in unreadable)
     files = [f for i, f in enumerate(files) if i not in unreadable]
     place = {name: i for i, name in enumerate(names)}
@@ -336,7 +336,7 @@ def load_folder(spec: recipe.Data, progress: Progress | None) -> Raw:
     own, known = (
         np.array([_shown(file.path.relative_to(root).as_posix()) for file in some]) for some in (files, tree.files)
     )
-    val, test, said = _published(tree.parts, np.array([f.part for f in files]), spec.split)
+    val, test, said = published_parts(tree.parts, np.array([f.part for f in files]), spec.split)
     return Raw(
         name=f"folder {_shown(root.resolve().name)}",
         x=torch.from_numpy(x),
@@ -352,7 +352,7 @@ def load_folder(spec: recipe.Data, progress: Progress | None) -> Raw:
     )
 
 
-def _extra(spec: recipe.Data, root: Path) -> list[File]:
+def unlabelled_files(spec: recipe.Data, root: Path) -> list[File]:
     """Images without a label in a folder, decoded in one file with the others."""
     path = Path(spec.unlabelled or "").expanduser()
     if not spec.unlabelled or not path.is_dir():
@@ -374,7 +374,7 @@ def _limited(files: list[File], limit: int, seed: int) -> list[File]:
     return kept
 
 
-def _published(
+def published_parts(
     parts: tuple[str, ...], part: NDArray[np.str_], split: recipe.Split
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None, list[str]]:
     """Validation rows and test rows of a tree that is split already, and what to say about them."""
@@ -394,5 +394,6 @@ def _published(
     return rows["val"], rows["test"], noted
 
 
-def _first(items: list[str]) -> str:
+def first_few(items: Sequence[str]) -> str:
+    """The first of some names, for a message."""
     return _shown(", ".join(items[:5])) + (", ..." if len(items) > 5 else "")

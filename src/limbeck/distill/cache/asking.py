@@ -57,8 +57,8 @@ def outputs(
     other temperatures the mass of the rest is an approximation: too large above 1, too small below.
 
     Args:
-        teacher: asked for logits [B, C] (of tokens [B, L, C]) or values [B, K], and features; not at all where all of
-            them are stored.
+        teacher: asked for logits [B, C] (of tokens [B, L, C], of pixels [B, H, W, C]) or values [B, K], and features;
+            not at all where all of them are stored.
         fetch: gives the batch of some rows in a view.
         rows: int64 [N], rows of the data set, none of them twice.
         identity: what the outputs depend on, JSON-like: teacher (`identify`), data, augmentation.
@@ -66,7 +66,7 @@ def outputs(
         views: how many views. A store with more serves as well, one with fewer is extended.
         kind: of the task.
         dtype: "float16" or "float32", of logits, values and features.
-        top_k: keep so many logits of each row, of classes only; None, 0 or at least C keeps all.
+        top_k: keep so many logits of each row (token, pixel), of classes only; None, 0 or at least C keeps all.
         taps: names of features to store, too.
         strict: refuse what is damaged, and what is stored under this label for something else.
         limit_bytes: how much all stores together may take.
@@ -89,10 +89,7 @@ def outputs(
     def look() -> list[Array]:
         seen = _answer(teacher, fetch, rows[:LOOK], 0, taps, what)
         shapes = {name: tuple(seen.features[name].shape[1:]) for name in taps}
-        *tokens, width = seen.prediction.shape[1:]
-        if tokens and top_k:
-            raise UserError("the logits of tokens are stored whole", where="cache.top_k", hint="leave it out")
-        return arrays_of(width, dtype, top_k, shapes, tokens=tokens)
+        return arrays_of(seen.prediction.shape[1:], dtype, top_k, shapes)
 
     codec = {"kind": kind, "dtype": dtype, "top_k": top_k or None, "taps": taps}
     store = open_store(
@@ -265,7 +262,7 @@ def _answer(teacher: Teacher, fetch: Fetch, part: Tensor, view: int, taps: Seque
     batch = _fetched(fetch, part, view)
     with torch.no_grad():
         output = teacher(batch)
-    if output.prediction.ndim not in (2, 3) or len(output.prediction) != len(part):
+    if output.prediction.ndim not in (2, 3, 4) or len(output.prediction) != len(part):
         raise UserError(f"{tuple(output.prediction.shape)} for {len(part)} rows cannot be stored", where=what)
     for name in taps:
         if name not in output.features:

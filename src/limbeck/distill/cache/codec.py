@@ -14,26 +14,26 @@ from limbeck.distill.cache.store import Array
 FLOATS = {"float16": torch.float16, "float32": torch.float32}
 
 
-def arrays_of(
-    width: int, dtype: str, top_k: int | None, taps: Mapping[str, tuple[int, ...]], *, tokens: Sequence[int] = ()
-) -> list[Array]:
-    """What is stored of outputs of `width` numbers, and of taps (name -> shape of one row) in the order of their names.
+def arrays_of(shape: Sequence[int], dtype: str, top_k: int | None, taps: Mapping[str, tuple[int, ...]]) -> list[Array]:
+    """What is stored of outputs of one row, [..., C], and of taps (name -> shape of one row), by their names in order.
 
-    A `top_k` of None, 0 or at least `width` keeps all of them. Where each of L tokens is answered to, `tokens` is [L].
+    A `top_k` of None, 0 or at least C keeps all of them.
     """
+    *places, width = shape
     if top_k and top_k < width:
         numbers = "uint16" if width <= 2**16 else "int32"
-        values, classes = Array("values", dtype, (top_k,)), Array("classes", numbers, (top_k,), below=width)
-        found = [values, classes, Array("rest", "float32")]
+        kept = (*places, top_k)
+        values, classes = Array("values", dtype, kept), Array("classes", numbers, kept, below=width)
+        found = [values, classes, Array("rest", "float32", tuple(places))]
     else:
-        found = [Array("prediction", dtype, (*tokens, width))]
+        found = [Array("prediction", dtype, tuple(shape))]
     return found + [Array(f"tap{i}", dtype, tuple(taps[name])) for i, name in enumerate(sorted(taps))]
 
 
 def size_bytes(
     rows: int,
     views: int,
-    width: int,
+    shape: Sequence[int],
     *,
     dtype: str = "float16",
     top_k: int | None = None,
@@ -44,12 +44,12 @@ def size_bytes(
     Args:
         rows: rows of a view.
         views: how many views.
-        width: C classes or K outputs.
+        shape: of the outputs of one row: [C] classes or [K] values, of tokens [L, C], of pixels [H, W, C].
         dtype: "float16" or "float32".
-        top_k: how many logits of each row are kept; None or 0 for all.
+        top_k: how many logits of each row (token, pixel) are kept; None or 0 for all.
         taps: tap name -> shape of one row.
     """
-    return rows * views * sum(array.row_bytes for array in arrays_of(width, dtype, top_k, taps or {}))
+    return rows * views * sum(array.row_bytes for array in arrays_of(shape, dtype, top_k, taps or {}))
 
 
 def encode(output: Output, arrays: Sequence[Array], taps: Sequence[str]) -> dict[str, Tensor]:
@@ -58,10 +58,10 @@ def encode(output: Output, arrays: Sequence[Array], taps: Sequence[str]) -> dict
     if arrays[0].name == "prediction":
         parts["prediction"] = output.prediction
     else:
-        logs = output.prediction.float().log_softmax(dim=1)
-        parts["values"], classes = logs.topk(arrays[0].shape[0], dim=1)
+        logs = output.prediction.float().log_softmax(dim=-1)
+        parts["values"], classes = logs.topk(arrays[0].shape[-1], dim=-1)
         parts["classes"] = classes.to(torch.int16 if arrays[1].dtype == "uint16" else torch.int32)
-        parts["rest"] = logs.scatter(1, classes, -math.inf).logsumexp(dim=1)
+        parts["rest"] = logs.scatter(-1, classes, -math.inf).logsumexp(dim=-1)
     return {a.name: parts[a.name].to(FLOATS.get(a.dtype, parts[a.name].dtype)) for a in arrays}
 
 
@@ -73,5 +73,5 @@ def decode(parts: Mapping[str, Tensor], arrays: Sequence[Array], taps: Sequence[
     values, classes, width = parts["values"].float(), parts["classes"].long(), arrays[1].below
     if arrays[1].dtype == "uint16":
         classes = classes & 0xFFFF
-    each = parts["rest"] - math.log(width - values.shape[1])
-    return Output(each[:, None].repeat(1, width).scatter_(1, classes, values), features)
+    each = parts["rest"] - math.log(width - values.shape[-1])
+    return Output(each.unsqueeze(-1).repeat_interleave(width, -1).scatter_(-1, classes, values), features)

@@ -18,6 +18,7 @@ from limbeck.distill.objective.feature_taps import Taps
 from limbeck.distill.objective.network_stages import Anatomy, Stage, anatomy, pairs
 from limbeck.models import plain
 from limbeck.recipe import AUTO, WEIGHTED, Plan
+from limbeck.tasks.normal_form import classes_first
 
 Shape = tuple[int, ...]
 
@@ -117,11 +118,12 @@ class Matching:
         names = tuple(s.name for s in pairing.student), tuple(s.name for s in pairing.teacher)
         if pairing.joint:
             loss = losses.bind(term.loss, **options, student=ours, teacher=theirs)
-            return Term(name, loss, term.weight, *names, ramps=term.ramps)
+            return Term(name, loss, term.weight, *names, ramps=term.ramps, maps=True)
+        maps = bool(signatures.losses()[term.loss].taps)
         each = [losses.bind(term.loss, **options, student=s, teacher=t) for s, t in zip(ours, theirs, strict=True)]
         if len(each) == 1:
-            return Term(name, each[0], term.weight, names[0][0], names[1][0], ramps=term.ramps)
-        return Term(name, losses.Each(each), term.weight, *names, ramps=term.ramps)
+            return Term(name, each[0], term.weight, names[0][0], names[1][0], ramps=term.ramps, maps=maps)
+        return Term(name, losses.Each(each), term.weight, *names, ramps=term.ramps, maps=maps)
 
 
 def own_options(term: recipe.Term, plan: Plan, class_weights: Sequence[float] = ()) -> dict[str, Any]:
@@ -157,7 +159,8 @@ def fit_terms(
         UserError: a network has no such tap, or none that could be found.
     """
     known = signatures.losses()
-    wanted = {name: term for name, term in terms.items() if (term.student, term.teacher) != (PREDICTION, PREDICTION)}
+    plain_ones = (PREDICTION, PREDICTION)
+    wanted = {n: t for n, t in terms.items() if known[t.loss].taps or (t.student, t.teacher) != plain_ones}
     if not wanted:
         return Matching(terms, {}, rows, classes, class_weights=class_weights)
     pairings, seen = {}, Seen(student, teacher, x)
@@ -230,5 +233,5 @@ def _named(network: nn.Module, names: Sequence[str], x: Tensor, whose: str) -> t
         taps = Taps(network, [name for name in names if name != PREDICTION])
         given = taps(network.eval(), x)
         taps.close()
-    outputs = {PREDICTION: given.prediction, **given.features}
+    outputs = {PREDICTION: classes_first(given.prediction), **given.features}
     return tuple(Stage(name, tuple(outputs[name].shape[1:])) for name in names)

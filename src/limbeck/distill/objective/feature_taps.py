@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from limbeck.core.errors import UserError, did_you_mean
 from limbeck.core.types import Output
+from limbeck.tasks.normal_form import classes_last
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class Taps:
         record.seen.clear()
         record.open = True
         try:
-            prediction = forward(x)
+            prediction = classes_last(forward(x))
             return Output(prediction, {name: _feature(name, record.seen.get(name, [])) for name in self.names})
         finally:
             record.open = False

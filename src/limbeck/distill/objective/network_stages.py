@@ -65,9 +65,10 @@ def anatomy(model: nn.Module, x: Tensor) -> Anatomy:
     """Run an example through a network, and see where its stages end.
 
     A stage ends with the last module before the maps become smaller for good (a dip inside a squeeze-and-excite block
-    is no end), and global pooling is no stage. Where tokens keep one number, as in transformers, blocks are stages:
-    modules of one parent that give the same shape, at most 4 of them at equal distances, the last always among them. In
-    a network on tables every hidden layer is one. Of nested modules with the same output the outermost is named.
+    is no end; in a network that gives logits of pixels, also before they grow again), and global pooling is no stage.
+    Where tokens keep one number, as in transformers, blocks are stages: modules of one parent that give the same shape,
+    at most 4 of them at equal distances, the last always among them. In a network on tables every hidden layer is one.
+    Of nested modules with the same output the outermost is named.
 
     Args:
         model: the plain model; its mode and weights are left as they are.
@@ -78,7 +79,7 @@ def anatomy(model: nn.Module, x: Tensor) -> Anatomy:
     """
     calls, prediction = _watch(model, x)
     taps = [c for c in calls if c.output is not prediction and not _same(c.output, prediction)]
-    found = _by_size(taps) or _by_block(model, taps) or _by_layer(taps)
+    found = _by_size(taps, grows=prediction.ndim == 4) or _by_block(model, taps) or _by_layer(taps)
     if not found:
         raise UserError(
             f"{type(model).__name__} has no stage that can be tapped",
@@ -134,12 +135,16 @@ def _same(one: object, other: object) -> bool:
     return one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
 
 
-def _by_size(calls: Sequence[_Call]) -> list[_Call]:
-    """The last map before each reduction; none where tokens rather than maps are what the network works on."""
+def _by_size(calls: Sequence[_Call], *, grows: bool) -> list[_Call]:
+    """The last map before each reduction, and in a network whose maps grow again before each enlargement.
+
+    None where tokens rather than maps are what the network works on.
+    """
     maps = [c for c in calls if c.output.ndim == 4 and _area(c) > 1]
     ends: list[_Call] = []
     for call in reversed(maps):
-        if not ends or _area(call) > REDUCED * _area(ends[-1]):
+        larger = not ends or _area(call) > REDUCED * _area(ends[-1])
+        if larger or (grows and REDUCED * _area(call) < _area(ends[-1])):
             ends.append(call)
     if len(ends) == 1 and any(c.output.ndim == 3 for c in calls):
         return []

@@ -16,6 +16,7 @@ from limbeck.distill.objective.balance import Balancer
 from limbeck.losses import adjust, needs_index, needs_teacher
 from limbeck.losses.checks import labelled
 from limbeck.recipe import Ramp
+from limbeck.tasks.normal_form import classes_first
 
 PREDICTION = "prediction"
 BALANCE_STEPS = 50
@@ -35,6 +36,7 @@ class Term:
         student: what the loss gets from the student: "prediction", the name of a tap, or several names, for a list.
         teacher: the same for the teacher.
         ramps: options of the loss that move with the epochs.
+        maps: whether the loss compares features, and takes the logits of pixels as the maps [B, C, H, W] that they are.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Term:
     student: str | tuple[str, ...] = PREDICTION
     teacher: str | tuple[str, ...] = PREDICTION
     ramps: Mapping[str, Ramp] = field(default_factory=dict)
+    maps: bool = False
 
     @property
     def needs_teacher(self) -> bool:
@@ -225,12 +228,12 @@ def _taps(names: Iterable[str | tuple[str, ...]]) -> tuple[str, ...]:
 
 def _value(term: Term, taught: bool, indexed: bool, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
     try:
-        of_student = _select(student, term.student, "student")
+        of_student = _select(student, term.student, "student", term.maps)
         of_teacher = None
         if taught:
             if teacher is None:
                 raise UserError("it learns from a teacher, and there is none", hint="give the teacher's output")
-            of_teacher = _select(teacher, term.teacher, "teacher")
+            of_teacher = _select(teacher, term.teacher, "teacher", term.maps)
         # A loss that does not learn from the teacher takes None for it; the type of the others stays simple.
         loss = cast(Callable[..., Tensor], term.loss)
         return loss(of_student, of_teacher, batch.y, batch.index) if indexed else loss(of_student, of_teacher, batch.y)
@@ -239,15 +242,15 @@ def _value(term: Term, taught: bool, indexed: bool, student: Output, teacher: Ou
         raise UserError(error.what, where=where, hint=error.hint) from error
 
 
-def _select(output: Output, names: str | tuple[str, ...], whose: str) -> Tensor | list[Tensor]:
+def _select(output: Output, names: str | tuple[str, ...], whose: str, maps: bool) -> Tensor | list[Tensor]:
     if isinstance(names, str):
-        return _one(output, names, whose)
-    return [_one(output, name, whose) for name in names]
+        return _one(output, names, whose, maps)
+    return [_one(output, name, whose, maps) for name in names]
 
 
-def _one(output: Output, name: str, whose: str) -> Tensor:
+def _one(output: Output, name: str, whose: str, maps: bool) -> Tensor:
     if name == PREDICTION:
-        return output.prediction
+        return classes_first(output.prediction) if maps else output.prediction
     if name not in output.features:
         raise UserError(
             f"the {whose} gives no feature '{name}'", hint=did_you_mean(name, [PREDICTION, *output.features])

@@ -12,6 +12,7 @@ from limbeck.distill.teachers import Frozen
 from limbeck.distill.teachers.diagnose.finding import Finding
 from limbeck.models import channels_last, plain
 from limbeck.tasks import rules
+from limbeck.tasks.normal_form import classes_first
 
 ROWS = 96
 RANDOM = 1e-3  # mean change of an output against its spread over the rows; rounding is far below
@@ -110,7 +111,7 @@ def bfloat16_is_safe(network: nn.Module, data: Data, device: torch.device, *, ro
 
     def answer(x: torch.Tensor) -> torch.Tensor:
         nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return low(Batch(x, nobody, nobody)).prediction
+        return classes_first(low(Batch(x, nobody, nobody)).prediction)
 
     exact, moved = (evaluate.predict(f, data, sample, device=device) for f in (network, answer))
     found = evaluate.agreement(data.task, moved, exact)

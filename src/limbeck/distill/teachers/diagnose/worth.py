@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import evaluate
+from limbeck.core.types import IGNORED
 from limbeck.data import Data, pixels, targets
 from limbeck.distill.teachers.diagnose.finding import Finding, level_of, metric_words, sure_words
 from limbeck.tasks import rules
@@ -59,18 +60,23 @@ def straight_line(data: Data) -> tuple[Tensor, str]:
     16) that are standardised first.
 
     Returns:
-        Logits [N, C] or standardised values [N, K], and its name.
+        Logits [N, C] (of pixels [N, H, W, C]) or standardised values [N, K], and its name.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
 
     draw = torch.Generator().manual_seed(0)
     rows = data.train[torch.randperm(len(data.train), generator=draw)[:LINE_ROWS]]
-    seen, truth = _columns(data, rows), targets(data, rows, "cpu")
+    seen, truth, asked = _columns(data, rows), targets(data, rows, "cpu"), _columns(data, data.val)
+    name = f"a linear model fitted on {len(rows):,} training rows"
+    if data.places:  # each pixel, or token, by what it is itself
+        seen, truth = seen.flatten(0, -2), truth.flatten()
+        some = torch.randperm(len(truth), generator=draw)
+        some = some[truth[some] != IGNORED][: LINE_ROWS * 10]
+        seen, truth, name = seen[some], truth[some], f"a linear model of single {rules(data.task).each}s"
     mean, std = seen.mean(0), seen.std(0, correction=0)
     std = torch.where(std > 0, std, torch.ones_like(std))
-    x, new = ((part - mean) / std for part in (seen, _columns(data, data.val)))
-    name = f"a linear model fitted on {len(rows):,} training rows"
+    x, new = (seen - mean) / std, ((asked - mean) / std).flatten(0, -2)
     if rules(data.task).predicts != "classes":
         line: Any = Ridge(alpha=1.0).fit(x.numpy(), truth.numpy())
         return torch.as_tensor(line.predict(new.numpy()), dtype=torch.float32).reshape(len(new), -1), name
@@ -78,17 +84,19 @@ def straight_line(data: Data) -> tuple[Tensor, str]:
     logits = torch.full((len(new), data.task.width), -1e4)
     if len(known) == 1:
         logits[:, known] = 0.0
-        return logits, name
+        return logits.reshape(*asked.shape[:-1], -1), name
     line = LogisticRegression(C=0.1, max_iter=200, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not be the best one
         line.fit(x.numpy(), truth.numpy())
     logits[:, known] = torch.as_tensor(line.predict_log_proba(new.numpy()), dtype=torch.float32).clamp_min(-1e3)
-    return logits, name
+    return logits.reshape(*asked.shape[:-1], -1), name
 
 
 def _columns(data: Data, rows: Tensor) -> Tensor:
     x = pixels(data, rows)
+    if data.places:
+        return x.movedim(1, -1) if data.images else x.unsqueeze(-1).float()
     if data.images and max(data.shape[1:]) > LINE_SIDE:
         height, width = (math.ceil(size / math.ceil(size / LINE_SIDE)) for size in data.shape[1:])
         x = F.adaptive_avg_pool2d(x, (height, width))

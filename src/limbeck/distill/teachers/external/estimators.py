@@ -120,6 +120,8 @@ def _estimator(spec: Teacher, data: Data) -> Any:
     from sklearn.preprocessing import StandardScaler
 
     values, (library, _, name) = rules(data.task).predicts == "values", spec.model.partition("/")
+    if data.places:
+        raise UserError(f"predicts one class a row, which does not fit `task: {data.task.kind}`", where=spec.model)
     if data.task.predicts_variance:
         raise UserError("says nothing of how sure it is of a value", where=spec.model)
     known = _known(library)

@@ -13,6 +13,7 @@ from limbeck.data import Data
 from limbeck.models import gives_probabilities, log_odds, log_probabilities, probable
 from limbeck.recipe import Network
 from limbeck.tasks import rules
+from limbeck.tasks.normal_form import classes_last
 
 
 class Read(nn.Module):
@@ -58,7 +59,7 @@ def understood(model: nn.Module, raw: object, spec: Network, data: Data) -> nn.M
     if predicts == "values":
         return _values(model, raw, spec, data)
     width = len(spec.classes) if spec.classes else data.task.width
-    read, how = (_labels if predicts == "labels" else _classes)(raw, width, spec)
+    read, how = _labels(raw, width, spec) if predicts == "labels" else _classes(raw, width, spec, data.places)
     return Read(model, read, how) if how else model
 
 
@@ -80,13 +81,14 @@ def _values(model: nn.Module, raw: Tensor, spec: Network, data: Data) -> nn.Modu
     return Read(model, lambda y: scaling.standardise(y.reshape(len(y), width).maximum(least.to(y))), how)
 
 
-def _classes(raw: Tensor, width: int, spec: Network) -> tuple[Callable[[Tensor], Tensor], str]:
+def _classes(raw: Tensor, width: int, spec: Network, places: tuple[int, ...]) -> tuple[Callable[[Tensor], Tensor], str]:
     """How outputs become logits, and a word for it; empty where they are."""
-    single = width == 2 and (raw.ndim == 1 or raw.shape[1:] == (1,))
-    if not single and raw.shape[1:] != (width,):
-        hint = "name the model's own classes in `classes`" if raw.ndim == 2 else None
-        raise UserError(f"gives {list(raw.shape[1:])} for one row instead of [{width}]", where=spec.model, hint=hint)
-    likely = bool((raw >= 0).all() and (raw <= 1).all()) if single else gives_probabilities(raw)
+    single = width == 2 and not places and (raw.ndim == 1 or raw.shape[1:] == (1,))
+    if not single and raw.shape[1:] != (width, *places):
+        hint = "name the model's own classes in `classes`" if raw.ndim == 2 + len(places) else None
+        wanted = [width, *places]
+        raise UserError(f"gives {list(raw.shape[1:])} for one row instead of {wanted}", where=spec.model, hint=hint)
+    likely = bool((raw >= 0).all() and (raw <= 1).all()) if single else gives_probabilities(classes_last(raw))
     if spec.outputs == "standardised":
         raise UserError("`outputs: standardised` is for measured values", where=spec.model)
     if spec.outputs == "probabilities" and not likely:
