@@ -1,4 +1,4 @@
-"""The command line: commands, their help, progress and messages. No logic."""
+"""The command line: a file for each command, with its help and messages. No logic."""
 
 from __future__ import annotations
 
@@ -9,9 +9,39 @@ from typing import Any, NoReturn
 
 import typer
 
-from limbeck.cli import cache, data, models, recipes  # noqa: F401 - each adds its commands
+from limbeck.cli import (
+    benchmark,
+    cache,
+    check,
+    compress,
+    data,
+    doctor,
+    export,
+    predict,
+    recipes,
+    report,
+    run,
+    tune,
+)
 from limbeck.cli.app import app
 from limbeck.core.errors import UserError
+
+# In the order of the help: the way of a job, then what looks after things.
+for command in (
+    run.run,
+    doctor.doctor,
+    tune.tune,
+    check.check,
+    recipes.recipes,
+    report.report,
+    compress.compress,
+    export.export,
+    predict.predict,
+    benchmark.benchmark,
+):
+    app.command()(command)
+app.add_typer(data.data, name="data")
+app.add_typer(cache.cache, name="cache")
 
 # Some releases of Typer carry their own Click and some depend on it; the class is the same either way.
 UsageError: Any = typer.BadParameter.__base__

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from limbeck.cli.app import Quiet, Trust, app
+from limbeck.cli.app import Quiet, Trust
 from limbeck.core.errors import UserError
 
-answers = typer.Typer(help="Look at the teachers' stored outputs, check them, make room.", no_args_is_help=True)
-app.add_typer(answers, name="cache")
+cache = typer.Typer(help="Look at the teachers' stored outputs, check them, make room.", no_args_is_help=True)
 
 Keys = Annotated[
     list[str] | None,
@@ -21,7 +20,7 @@ Keys = Annotated[
 ]
 
 
-@answers.command("ls")
+@cache.command("ls")
 def cache_ls() -> None:
     """List what is stored: of which teacher and data, how large, when it was last used."""
     import time
@@ -39,7 +38,7 @@ def cache_ls() -> None:
     print(f"{store.in_words(sum(entry.bytes for entry in found))} in {store.outputs_dir()}")
 
 
-@answers.command("verify")
+@cache.command("verify")
 def cache_verify(
     keys: Keys = None,
     run: Annotated[
@@ -78,7 +77,7 @@ def cache_verify(
         raise UserError(f"{wrong} fault{'' if wrong == 1 else 's'}", hint=hint)
 
 
-@answers.command("prune")
+@cache.command("prune")
 def cache_prune(
     keys: Keys = None,
     older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="What was not used for so long.")] = None,

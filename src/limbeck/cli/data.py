@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from limbeck.cli.app import Quiet, app
+from limbeck.cli.app import Quiet
 
 data = typer.Typer(help="Look at data, or split a folder of images.", no_args_is_help=True)
-app.add_typer(data, name="data")
 
 
 @data.command("split")

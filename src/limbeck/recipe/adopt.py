@@ -10,7 +10,7 @@ from limbeck import recipe
 from limbeck.core.errors import UserError
 from limbeck.core.types import Kind
 from limbeck.recipe import Recipe
-from limbeck.recipe.sources import Source
+from limbeck.recipe.sources import Source, has_masks
 from limbeck.recipe.tasks import tasks_of
 from limbeck.tasks import rules
 
@@ -100,8 +100,6 @@ def adopt(
 
 def _data(text: str, target: str | None, task: Kind | None) -> tuple[dict[str, Any], Kind]:
     """The keys of a recipe about data, and its task."""
-    from limbeck.core.readers.images import has_masks
-
     path, kept = Path(text), {"data", "augment", "views", "class_weights"}
     if text in recipe.bundled() or path.suffix in (".yaml", ".yml"):
         known = recipe.load(text)

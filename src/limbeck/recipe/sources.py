@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -18,6 +19,11 @@ Source = Literal[
 EMBEDDED = ("digits", "wine", "breast-cancer", "diabetes", "linnerud")
 FILES = ("folder", "masks")  # of images, decoded and resized
 NEEDS_PATH = ("folder", "masks", "arrays", "table")
+
+
+def has_masks(root: Path) -> bool:
+    """Whether a folder holds images and masks: folders of these names in it, or in its `train`."""
+    return any((place / "images").is_dir() and (place / "masks").is_dir() for place in (root, root / "train"))
 
 
 class Strict(BaseModel):

@@ -59,11 +59,6 @@ def decode(path: Path, size: int, channels: int, background: str) -> NDArray[np.
     return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def has_masks(root: Path) -> bool:
-    """Whether a folder holds images and masks: folders of these names in it, or in its `train`."""
-    return any((place / "images").is_dir() and (place / "masks").is_dir() for place in (root, root / "train"))
-
-
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image, upright; call it for what could be read."""
     with Image.open(path, formats=FORMATS) as image:

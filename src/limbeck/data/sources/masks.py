@@ -17,7 +17,7 @@ from PIL import Image
 from limbeck.core.errors import AbsentError, UserError
 from limbeck.core.machine import cores
 from limbeck.core.progress import Progress
-from limbeck.core.readers.images import guarded, has_masks, image_size, reason
+from limbeck.core.readers.images import guarded, image_size, reason
 from limbeck.core.seeding import derive_seed
 from limbeck.core.types import IGNORED, VOID
 from limbeck.data.dataset import Keys
@@ -32,6 +32,7 @@ from limbeck.data.sources.folder import (
     published_parts,
     unlabelled_files,
 )
+from limbeck.recipe.sources import has_masks
 
 if TYPE_CHECKING:
     from limbeck import recipe
