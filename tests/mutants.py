@@ -46,6 +46,7 @@ SHRINK = ("pipeline/test_run_compress.py",)
 REGRESSION = ("tasks/test_regression.py",)
 TOKENS = ("tasks/test_tokens.py",)
 PAIRED = ("evaluate/test_evaluate_paired.py",)
+PIXELS = ("tasks/test_segmentation.py", "tasks/test_contract.py")
 LAYERS = ("export/test_export_layers.py",)
 PRUNE = ("compress/test_compress_prune.py",)
 FACTORISE = ("compress/test_compress_factorise.py",)
@@ -124,7 +125,7 @@ MUTANTS = [
     Mutant("simkd: last ReLU forgotten", "limbeck.losses.transfer:SimKD.__init__", "normed(narrow, wanted), nn.ReLU()", "normed(narrow, wanted)", TRANSFER),
     Mutant("losses: teacher not detached", "limbeck.losses.checks:taught", "(teacher.detach() if teacher.requires_grad else teacher)", "teacher", LOSSES),
     Mutant("losses: ignored rows counted", "limbeck.losses.checks:mean", "counted = (target != IGNORED)", "counted = (target == target)", LOSSES),
-    Mutant("losses: ignored rows related", "limbeck.losses.checks:counted", "chosen = target != IGNORED", "chosen = target == target", BATCHWISE),
+    Mutant("losses: ignored rows related", "limbeck.losses.checks:counted", "chosen = of_samples(target) != IGNORED", "chosen = target == target", BATCHWISE),
     Mutant("losses: autocast reaches products", "limbeck.losses.autocast:in_full_precision.exactly", "enabled=False", "enabled=True", BATCHWISE),
     Mutant("hard: smoothing forgotten", "limbeck.losses.logit:hard", ", label_smoothing=label_smoothing", "", LOSSES),
     Mutant("mse: sum over outputs", "limbeck.losses.regression:mse", "(student - teacher).square().mean(", "(student - teacher).square().sum(", LOSSES),
@@ -235,7 +236,7 @@ MUTANTS = [
     Mutant("report: methods in the order of the recipe", "limbeck.report.methods:methods", "sorted(found, key=lambda method: -method.mean)", "found", METHODS),
     Mutant("report: compared students among the curves", "limbeck.report.figures:_runs", "if name not in left_out}", "}", METHODS),
     Mutant("report: options of a loss that are 0 not told", "limbeck.report.words:_term", "and value is not None:", "and value:", METHODS),
-    Mutant("report: every comparison on an axis of its own", "limbeck.report:_content", "figures.gains(other, ends)", "figures.gains(other)", REPORT),
+    Mutant("report: every comparison on an axis of its own", "limbeck.report:_plots", "figures.gains(other, ends)", "figures.gains(other)", REPORT),
     Mutant("report: int8 praised where it is slower", "limbeck.report.files:no_faster", "if by > NOISE]", "if by < -NOISE]", SMALLER),
     Mutant("report: a front with points that others beat", "limbeck.report.pareto:front", "gain(best[-1].score, point.score) > 0:", "gain(best[-1].score, point.score) >= 0:", SMALLER),
     Mutant("report: recovery alone shown with the teacher's score", "limbeck.report.smaller:_variant", 'alone = _level(metric, taught["student"])', 'alone = _level(metric, taught["distilled"])', SMALLER),
@@ -261,6 +262,17 @@ MUTANTS = [
     Mutant("unlabelled: tested rows are learned from", "limbeck.data.prepare:_unlabelled", "digest not in seen", "True", UNLABELLED),
     Mutant("unlabelled: the student alone has fewer steps", "limbeck.data.dataset:again", "return torch.cat(laps)[:wanted]", "return torch.cat(laps)[:count]", UNLABELLED),
     Mutant("unlabelled: partners of the other kind", "limbeck.data.augment.views:keyed.fetch", "torch.where(torch.isin(index.to(rows.device), unlabelled), theirs, partner)", "partner", UNLABELLED),
+    # a class for each pixel
+    Mutant("pixels: what two classes share counts twice", "limbeck.tasks.segmentation:_overlap", " - confusion[n][n]", "", PIXELS),
+    Mutant("pixels: drawn one by one", "limbeck.tasks.segmentation:drawn_scores", "(true + guessed).clamp_max(1)", "(true + guessed)", PIXELS),
+    Mutant("pixels: without a label they are said to be background", "limbeck.tasks.segmentation:drawn_scores", "logits.argmax(-1), IGNORED)", "logits.argmax(-1), 0)", PIXELS),
+    Mutant("masks: turned by mixing classes", "limbeck.data.augment.images:moved", ', "nearest").long()', ', "bilinear").long()', PIXELS),
+    Mutant("masks: left where they were", "limbeck.data.augment.views:keyed.fetch", "y = moved(y, seed, index, view, spec)", "y = y.clone()", PIXELS),
+    Mutant("masks: resized from the corner", "limbeck.data.sources.masks:_read", "(np.arange(size) + 0.5)", "np.arange(size)", PIXELS),
+    Mutant("masks: two images write one", "limbeck.core.pictures:write_mask", "if path.exists():", "if False:", PIXELS),
+    Mutant("pixels: images without labels count in losses of features", "limbeck.losses.checks:of_samples", "torch.where((target != IGNORED).flatten(1).any(1), 0, IGNORED)", "target.flatten(1)[:, 0] * 0", PIXELS),
+    Mutant("pixels: logits taken for tokens of features", "limbeck.distill.objective.objective:_one", "classes_first(output.prediction) if maps else", "", PIXELS),
+    Mutant("pixels: the rest shared by rows", "limbeck.distill.cache.codec:decode", "math.log(width - values.shape[-1])", "math.log(width - values.shape[1])", PIXELS),
     # the search
     Mutant("tune: a search that goes on draws other trials", "limbeck.pipeline.tune.search:following", 'TPESampler(seed=derive_seed("tune", number) % 2**32)', "TPESampler()", ("pipeline/test_tune.py::test_ctrl_c_keeps_the_trials_and_the_same_command_goes_on",)),
     Mutant("tune: an interrupted trial is left behind", "limbeck.pipeline.tune.search:following", "if trial.state == TrialState.RUNNING]", "if trial.state == TrialState.PRUNED]", ("pipeline/test_tune.py::test_ctrl_c_keeps_the_trials_and_the_same_command_goes_on",)),
@@ -276,7 +288,7 @@ MUTANTS = [
     Mutant("compress: number of heads forgotten", "limbeck.compress.channel_groups:cut", "module.num_heads = module.proj.in_features // module.head_dim", "pass", PRUNE),
     Mutant("compress: torch's heads cut unevenly", "limbeck.compress.channel_groups:_divisions", "return int(module.num_heads)", "return 1", PRUNE),
     Mutant("compress: cap forgotten", "limbeck.compress.prune:_fewest", "allowed = math.ceil(round((1 - cap) * count, 6) / group.step) * group.step", "allowed = 0", PRUNE),
-    Mutant("compress: timm's widths forgotten", "limbeck.compress.prune:apply_prune", 'correct(network, before, shapes(network, edit["shape"]))', "pass", PRUNE),
+    Mutant("compress: timm's widths forgotten", "limbeck.compress.prune:apply_prune", 'correct(network, before, shapes(network, tuple(edit.shape)))', "pass", PRUNE),
     Mutant("compress: spatial factors both vertical", "limbeck.compress.ranks:spatial_svd", '"padding": _axis(layer.padding, 1)', '"padding": _axis(layer.padding, 0)', FACTORISE),
     Mutant("compress: bias twice", "limbeck.compress.ranks:channel_svd", "_conv(first, None, layer, **same), _conv(second, layer.bias, layer))", "_conv(first, layer.bias[: len(first)] if layer.bias is not None else None, layer, **same), _conv(second, layer.bias, layer))", FACTORISE),
     Mutant("compress: energy of values, not squares", "limbeck.compress.ranks:energy_rank", "values.square().cumsum(0) / values.square().sum()", "values.cumsum(0) / values.sum()", FACTORISE),

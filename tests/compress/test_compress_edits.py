@@ -69,9 +69,34 @@ def test_what_is_no_edit_is_refused(text: str, tmp_path: Path) -> None:
 
 def test_a_step_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="its `step` is one of prune, factorise, sparsify"):
-        compress.apply(nn.Linear(2, 2), {"step": "melt"})
+        compress.read_edit({"step": "melt"})
     with pytest.raises(UserError, match="this is no edit"):
-        compress.describe({})
+        compress.read_edit({})
+    with pytest.raises(UserError, match=r"sparsify\.layers\.0.*"):
+        compress.read_edit({"step": "sparsify", "pattern": None, "layers": [["a.weight", [3]]]})
+
+
+def test_edits_of_files_written_before_are_read_and_written_the_same(tmp_path: Path) -> None:
+    written = [
+        {
+            "step": "prune",
+            "shape": [4],
+            "history": [["first", True, [0, 3]]],
+            "layers": [["first.weight", [8, 4], [6, 4]], ["second.weight", [2, 8], [2, 6]]],
+            "left": [],
+        },
+        {
+            "step": "factorise",
+            "layers": [["conv", "tucker", [3, 2], [8, 8, 3, 3], 584, 110], ["fc", "svd", 2, [8, 8], 72, 40]],
+        },
+        {"step": "sparsify", "pattern": None, "layers": [["fc.0.weight", [2, 8], 7]]},
+    ]
+    path = tmp_path / "w.safetensors"
+    save_file({"w": torch.zeros(1)}, path, metadata={"edits": json.dumps(written)})
+    edits = compress.edits_of(path)
+    assert [edit.step for edit in edits] == ["prune", "factorise", "sparsify"]
+    assert edits[1].layers[0].rank == (3, 2)
+    assert [json.loads(edit.model_dump_json()) for edit in edits] == written
 
 
 # --- batch norm ----------------------------------------------------------------------------------
@@ -133,5 +158,5 @@ def test_edits_are_plain_json() -> None:
         compress.plan_factorise(model, x, energy=0.5),
         compress.plan_sparsify(model, pattern="2:4"),
     ):
-        again = compress.apply(model, json.loads(json.dumps(edit)))
+        again = compress.apply(model, compress.read_edit(json.loads(edit.model_dump_json())))
         assert torch.equal(outputs(again, x), outputs(compress.apply(model, edit), x))

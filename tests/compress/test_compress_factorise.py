@@ -250,7 +250,7 @@ def test_the_model_is_untouched(factorised: Factorised) -> None:
 
 
 def test_it_is_smaller_and_gives_nearly_the_same(factorised: Factorised) -> None:
-    assert len(factorised.edit["layers"]) >= 1
+    assert len(factorised.edit.layers) >= 1
     assert parameters(factorised.small) < parameters(factorised.model)
     old, new = outputs(factorised.model, factorised.x), outputs(factorised.small, factorised.x)
     assert old.shape == new.shape
@@ -260,7 +260,7 @@ def test_it_is_smaller_and_gives_nearly_the_same(factorised: Factorised) -> None
 
 def test_every_factorised_layer_saves_parameters_and_no_other_changes(factorised: Factorised) -> None:
     old, new = dict(factorised.model.named_modules()), dict(factorised.small.named_modules())
-    named = {row[0]: row for row in factorised.edit["layers"]}
+    named = {row[0]: row for row in factorised.edit.layers}
     for name, module in old.items():
         if isinstance(module, nn.Conv2d | nn.Linear):
             if name not in named:
@@ -268,7 +268,7 @@ def test_every_factorised_layer_saves_parameters_and_no_other_changes(factorised
                 continue
             assert isinstance(new[name], nn.Sequential)
             assert parameters(new[name]) < parameters(module)
-            assert named[name][4:] == [parameters(module), parameters(new[name])]
+            assert named[name][4:] == (parameters(module), parameters(new[name]))
             assert [layer.training for layer in new[name]] == [module.training] * len(new[name])
             assert module.weight.shape[1] >= 16 or isinstance(module, nn.Linear)
 
@@ -277,7 +277,7 @@ def test_rebuilt_from_name_and_edits_it_is_the_same_bit_for_bit(factorised: Fact
     if factorised.name == "mobilenet":
         fresh = NETWORKS["mobilenet"][0]()
         fresh[3] = nn.Conv2d(16, 64, 3, padding=1)
-        fresh = compress.replay(fresh, [json.loads(json.dumps(factorised.edit))])
+        fresh = compress.replay(fresh, [compress.read_edit(json.loads(factorised.edit.model_dump_json()))])
         fresh.load_state_dict(factorised.small.state_dict())
     else:
         fresh = rebuilt(factorised.name, factorised.small, [factorised.edit], tmp_path / "m.safetensors")
@@ -293,16 +293,16 @@ def test_it_can_be_trained(factorised: Factorised) -> None:
 
 def test_the_plan_says_what_it_does(factorised: Factorised) -> None:
     lines = compress.describe(factorised.edit)
-    assert len(lines) == len(factorised.edit["layers"]) + 1
-    for line, (name, method, rank, *_) in zip(lines[:-1], factorised.edit["layers"], strict=True):
-        shown = " and ".join(map(str, rank)) if isinstance(rank, list) else str(rank)
+    assert len(lines) == len(factorised.edit.layers) + 1
+    for line, (name, method, rank, *_) in zip(lines[:-1], factorised.edit.layers, strict=True):
+        shown = " and ".join(map(str, rank)) if isinstance(rank, tuple) else str(rank)
         assert line.startswith(f"{name}: ")
         assert f"-> {method}, rank {shown}: " in line
 
 
 def test_at_full_energy_nothing_changes(factorised: Factorised) -> None:
     edit = compress.plan_factorise(factorised.model, factorised.x, energy=1.0)
-    assert edit["layers"] == []
+    assert edit.layers == []
     assert torch.equal(
         outputs(compress.apply(factorised.model, edit), factorised.x), outputs(factorised.model, factorised.x)
     )
@@ -319,7 +319,7 @@ def test_pointwise_grouped_and_narrow_convolutions_are_left() -> None:
     )  # fmt: skip
     low_rank(model)
     edit = compress.plan_factorise(model, torch.zeros(1, 1, 10, 10), keep=["6"])
-    assert [row[0] for row in edit["layers"]] == ["4"]
+    assert [row[0] for row in edit.layers] == ["4"]
 
 
 def test_what_saves_parameters_but_costs_time_is_left() -> None:
@@ -332,10 +332,10 @@ def test_what_saves_parameters_but_costs_time_is_left() -> None:
     rank = 40
     assert rank * 32 * 3 * 2 < weight.numel()
     assert rank * 32 * 3 * (2 * 8) + rank * 32 * 3 * (2 * 2) > weight.numel() * 2 * 2
-    assert compress.plan_factorise(model, x, energy=1 - 1e-9, keep=["2"])["layers"] == []
+    assert compress.plan_factorise(model, x, energy=1 - 1e-9, keep=["2"]).layers == []
     model[0].stride = (1, 1)
     model[2] = nn.Linear(32 * 64, 2)
-    assert [row[2] for row in compress.plan_factorise(model, x, energy=1 - 1e-9, keep=["2"])["layers"]] == [rank]
+    assert [row[2] for row in compress.plan_factorise(model, x, energy=1 - 1e-9, keep=["2"]).layers] == [rank]
 
 
 def test_measured_time_decides() -> None:
@@ -349,7 +349,7 @@ def test_measured_time_decides() -> None:
 
     alone = compress.plan_factorise(model, x, energy=0.99)
     half = compress.plan_factorise(model, x, energy=0.99, faster=faster)
-    assert alone["layers"][1::2] == half["layers"]
+    assert alone.layers[1::2] == half.layers
     for layer, factors, given in asked:
         with torch.no_grad():
             assert factors(given).shape == layer(given).shape == (1, *layer(given).shape[1:])
@@ -359,7 +359,7 @@ def test_a_factorised_layer_can_still_be_tapped_by_its_name() -> None:
     model, x = made("resnet")
     low_rank(model)
     edit = compress.plan_factorise(model, x, energy=0.99)
-    name = edit["layers"][-2][0]
+    name = edit.layers[-2][0]
     assert "conv" in name
     small = compress.apply(model, edit).eval()
     tapped = Taps(small, [name])(small, x).features[name]
@@ -371,8 +371,8 @@ def test_torchs_transformer_runs_in_both_modes_with_factors_inside() -> None:
     model, x = made("encoder")
     low_rank(model)
     edit = compress.plan_factorise(model, x, energy=0.999)
-    assert {"encoder.layers.0.linear1", "encoder.layers.1.linear2"} <= {row[0] for row in edit["layers"]}
-    assert not any("out_proj" in row[0] for row in edit["layers"])
+    assert {"encoder.layers.0.linear1", "encoder.layers.1.linear2"} <= {row[0] for row in edit.layers}
+    assert not any("out_proj" in row[0] for row in edit.layers)
     small = compress.replay(NETWORKS["encoder"][0](), [edit])
     small.load_state_dict(compress.apply(model, edit).state_dict())
     for module in small.modules():
@@ -390,7 +390,7 @@ def test_evbmf_leaves_noise_alone_and_finds_what_stands_out() -> None:
         model[0].weight.copy_(torch.tensor(planted(40, 60, 4, 1.0, 0)) * 0.01)
         model[2].weight.copy_(torch.tensor(planted(64, 40, 7, 1.0, 1)) * 3)
     edit = compress.plan_factorise(model, torch.zeros(1, 60), ranks="evbmf", keep=["4"])
-    assert [row[:3] for row in edit["layers"]] == [["0", "svd", 4], ["2", "svd", 7]]
+    assert [row[:3] for row in edit.layers] == [("0", "svd", 4), ("2", "svd", 7)]
 
 
 def sensitivities(model: nn.Module, x: Tensor):
@@ -408,13 +408,13 @@ def test_a_budget_is_reached_with_the_least_sensitive_layers_first() -> None:
     x = torch.randn(32, 64)
     given = {"ranks": "sensitivity", "score": sensitivities(model, x)}
     loose = compress.plan_factorise(model, x, budget=0.8, **given)
-    assert {row[0] for row in loose["layers"]} <= {"0", "2", "3"}
+    assert {row[0] for row in loose.layers} <= {"0", "2", "3"}
     tight = compress.plan_factorise(model, x, budget=0.45, **given)
     small = compress.apply(model, tight)
     # Linear layers do a multiply-accumulate a weight.
     work = [sum(p.numel() for p in m.parameters() if p.ndim == 2) for m in (small, model)]
     assert work[0] <= 0.45 * work[1]
-    assert "1" not in {row[0] for row in tight["layers"]}
+    assert "1" not in {row[0] for row in tight.layers}
     with pytest.raises(UserError, match=r"0\.01 of the cost cannot be reached; 0\.\d+ can"):
         compress.plan_factorise(model, x, budget=0.01, **given)
 
@@ -460,7 +460,7 @@ def test_an_edit_of_another_network_is_refused() -> None:
     model, x = made("mlp")
     low_rank(model)
     edit = compress.plan_factorise(model, x)
-    assert edit["layers"]
+    assert edit.layers
     with pytest.raises(UserError, match="the edit does not fit"):
         compress.apply(made("cnn")[0], edit)
     with pytest.raises(UserError, match="'0' is Sequential where"):

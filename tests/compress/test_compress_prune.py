@@ -47,7 +47,7 @@ def test_it_is_smaller_and_gives_the_same_shape(pruned: Pruned) -> None:
     given = outputs(pruned.small, pruned.x)
     assert given.shape == outputs(pruned.model, pruned.x).shape
     assert given.isfinite().all()
-    assert pruned.edit["left"] == []
+    assert pruned.edit.left == []
 
 
 def test_modes_and_frozen_layers_stay_as_they_were(pruned: Pruned) -> None:
@@ -84,7 +84,7 @@ def test_it_can_be_trained(pruned: Pruned) -> None:
 
 
 def test_the_plan_is_json_and_says_what_it_does(pruned: Pruned) -> None:
-    again = json.loads(json.dumps(pruned.edit))
+    again = compress.read_edit(json.loads(pruned.edit.model_dump_json()))
     assert again == pruned.edit
     lines = compress.describe(again)
     small = dict(pruned.small.named_parameters())
@@ -103,7 +103,7 @@ def test_the_plan_is_json_and_says_what_it_does(pruned: Pruned) -> None:
 
 def test_a_ratio_of_zero_changes_nothing(pruned: Pruned) -> None:
     edit = compress.plan_prune(pruned.model, pruned.x, ratio=0, importance="random")
-    assert edit["history"] == []
+    assert edit.history == []
     assert torch.equal(outputs(compress.apply(pruned.model, edit), pruned.x), outputs(pruned.model, pruned.x))
     assert compress.describe(edit) == ["nothing changes"]
 
@@ -262,7 +262,7 @@ def test_random_depends_on_the_seed_alone() -> None:
     model, x = made("mlp")
     a, b, c = (compress.plan_prune(model, x, ratio=0.5, importance="random", seed=seed) for seed in (1, 1, 2))
     assert a == b
-    assert a["history"] != c["history"]
+    assert a.history != c.history
 
 
 def test_global_takes_from_where_little_is_lost_up_to_the_cap() -> None:
@@ -418,7 +418,7 @@ def test_layers_without_which_it_does_not_run_are_left_and_told() -> None:
     edit = compress.plan_prune(model, torch.zeros(1, 4), ratio=0.5, importance="magnitude")
     small = compress.apply(model, edit)
     assert (small.first.out_features, small.last.out_features) == (32, 16)
-    assert edit["left"] == ["first"]
+    assert edit.left == ["first"]
     assert "first: left as it is, since the network does not run with fewer channels" in compress.describe(edit)
 
 
@@ -429,7 +429,7 @@ def test_an_edit_of_another_network_is_refused() -> None:
     with pytest.raises(UserError, match="the edit does not fit"):
         compress.apply(other, edit)
     with pytest.raises(UserError, match="cannot be cut out"):
-        compress.apply(other, {**edit, "layers": [], "shape": [20], "history": [["7", True, [3]]]})
+        compress.apply(other, compress.PruneEdit(shape=[20], history=[("7", True, [3])], layers=[], left=[]))
 
 
 @pytest.mark.slow

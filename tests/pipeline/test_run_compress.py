@@ -121,7 +121,7 @@ def test_a_file_says_how_to_build_what_is_in_it(finished):
         found = evaluate.assess(network, job.data, job.data.test)
         assert found["accuracy"] == one(result, f"{way}-seed1")["metrics"]["accuracy"]
         assert costs.parameters(network) == one(result, f"{way}-seed1")["cost"]["params"]
-    assert [e["step"] for e in compress.edits_of(folder / "both-seed0" / "model.safetensors")] == [
+    assert [e.step for e in compress.edits_of(folder / "both-seed0" / "model.safetensors")] == [
         "prune", "prune", "factorise",
     ]  # fmt: skip
 

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.compress.records import Entry
 from limbeck.core.errors import UserError
-
-Entry = list[Any]  # [dotted name of the layer, whether its outputs are meant, indices that go]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Group:
 
     def entry(self, gone: Sequence[int]) -> Entry:
         """What is cut when the units `gone` are."""
-        return [self.name, self.outgoing, sorted(index for unit in gone for index in self.units[unit])]
+        return Entry(self.name, self.outgoing, sorted(index for unit in gone for index in self.units[unit]))
 
 
 def blank(network: nn.Module, shape: Sequence[int]) -> Tensor:

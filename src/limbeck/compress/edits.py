@@ -1,7 +1,7 @@
 """What was done to a model, in the order it was done: shown, done, done again, and kept in its file.
 
-An edit is a JSON-like dict `{"step": "prune" | "factorise" | "sparsify", ...}` that says exactly what changes, so that
-the architecture is built again from a fresh model and no code is loaded from a file.
+An edit says exactly what changes, so that the architecture is built again from a fresh model and no code is loaded from
+a file.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from pathlib import Path
 from torch import nn
 
 from limbeck.compress.low_rank import apply_factorise
-from limbeck.compress.prune import Edit, apply_prune
+from limbeck.compress.prune import apply_prune
+from limbeck.compress.records import Edit, FactoriseEdit, PruneEdit, SparsifyEdit, read_edit
 from limbeck.compress.sparsify import apply_sparsify
 from limbeck.core.errors import UserError
 from limbeck.models.weights import metadata_of, save_weights
-
-KEYS = {"prune": {"shape", "history", "layers", "left"}, "factorise": {"layers"}, "sparsify": {"pattern", "layers"}}
 
 
 def apply(model: nn.Module, edit: Edit, *, weights: bool = True) -> nn.Module:
@@ -28,11 +27,11 @@ def apply(model: nn.Module, edit: Edit, *, weights: bool = True) -> nn.Module:
 
     Args:
         model: the model the edit was planned for, with or without its input normalisation.
-        edit: what a `plan_...` gave, or its copy from JSON.
+        edit: what a `plan_...` gave, or `read_edit` of its JSON.
         weights: False where only the architecture is wanted, since weights are loaded afterwards.
 
     Raises:
-        UserError: the edit does not fit the model, or is none.
+        UserError: the edit does not fit the model.
     """
     return _act(copy.deepcopy(model), edit, weights)
 
@@ -50,55 +49,62 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
 
 
 def _act(own: nn.Module, edit: Edit, weights: bool) -> nn.Module:
-    _check(edit)
-    if edit["step"] == "prune":
-        return apply_prune(own, edit)
-    if edit["step"] == "factorise":
-        return apply_factorise(own, edit, weights=weights)
-    return apply_sparsify(own, edit) if weights else own
-
-
-def _check(edit: object) -> None:
-    step = edit.get("step") if isinstance(edit, Mapping) else None
-    if not isinstance(edit, Mapping) or step not in KEYS or not KEYS[step] <= edit.keys():
-        raise UserError(
-            f"this is no edit: {str(edit)[:80]}", where="compress", hint=f"its `step` is one of {', '.join(KEYS)}"
-        )
+    match edit:
+        case PruneEdit():
+            return apply_prune(own, edit)
+        case FactoriseEdit():
+            return apply_factorise(own, edit, weights=weights)
+        case SparsifyEdit():
+            return apply_sparsify(own, edit) if weights else own
 
 
 def describe(edit: Edit) -> list[str]:
-    """What an edit does, a line for each layer, to be shown before it is done.
+    """What an edit does, a line for each layer, to be shown before it is done."""
+    return _described(edit) or ["nothing changes"]
 
-    Raises:
-        UserError: it is none.
-    """
-    _check(edit)
-    lines: list[str] = []
-    if edit["step"] == "prune":
-        # A layer's weight says all; its bias and its norms follow.
-        for name, before, after in edit["layers"]:
-            if len(before) > 1:
-                lines.append(
-                    f"{_layer(name)}: {_shape(before)} -> {_shape(after)}{_fewer(math.prod(before), math.prod(after))}"
-                )
-        lines += [f"{name}: left as it is, since the network does not run with fewer channels" for name in edit["left"]]
-        old, new = (sum(math.prod(row[at]) for row in edit["layers"]) for at in (1, 2))
-    elif edit["step"] == "factorise":
-        for name, method, rank, shape, old, new in edit["layers"]:
-            ranks = " and ".join(str(r) for r in rank) if isinstance(rank, list) else rank
-            lines.append(f"{name}: {_shape(shape)} -> {method}, rank {ranks}{_fewer(old, new)}")
-        old, new = (sum(row[at] for row in edit["layers"]) for at in (4, 5))
-    else:
-        for name, shape, count in edit["layers"]:
-            lines.append(f"{_layer(name)}: {count:,} of {math.prod(shape):,} weights become zero")
-        zeros, old = sum(row[2] for row in edit["layers"]), sum(math.prod(row[1]) for row in edit["layers"])
-        if zeros:
-            what = "2:4, for GPUs with sparse tensor cores" if edit["pattern"] else "only the compressed file shrinks"
-            lines.append(f"together {zeros:,} of {old:,} ({zeros / old:.1%}); no CPU runtime gets faster ({what})")
-        return lines or ["nothing changes"]
-    if old:
-        lines.append(f"together{_fewer(old, new).replace(':', '')}")
-    return lines or ["nothing changes"]
+
+def _described(edit: Edit) -> list[str]:
+    match edit:
+        case PruneEdit():
+            return _described_pruning(edit)
+        case FactoriseEdit():
+            return _described_factors(edit)
+        case SparsifyEdit():
+            return _described_zeros(edit)
+
+
+def _described_pruning(edit: PruneEdit) -> list[str]:
+    sizes = [(math.prod(row.before), math.prod(row.after)) for row in edit.layers]
+    lines = [
+        f"{_layer(row.name)}: {_shape(row.before)} -> {_shape(row.after)}{_fewer(*size)}"
+        for row, size in zip(edit.layers, sizes, strict=True)
+        if len(row.before) > 1  # a layer's weight says all; its bias and its norms follow
+    ]
+    lines += [f"{name}: left as it is, since the network does not run with fewer channels" for name in edit.left]
+    return lines + _together(sum(old for old, _ in sizes), sum(new for _, new in sizes))
+
+
+def _described_factors(edit: FactoriseEdit) -> list[str]:
+    lines = []
+    for row in edit.layers:
+        ranks = " and ".join(str(r) for r in row.rank) if isinstance(row.rank, tuple) else row.rank
+        lines.append(f"{row.name}: {_shape(row.shape)} -> {row.method}, rank {ranks}{_fewer(row.before, row.after)}")
+    return lines + _together(sum(row.before for row in edit.layers), sum(row.after for row in edit.layers))
+
+
+def _described_zeros(edit: SparsifyEdit) -> list[str]:
+    lines = [
+        f"{_layer(row.name)}: {row.zeros:,} of {math.prod(row.shape):,} weights become zero" for row in edit.layers
+    ]
+    zeros, whole = sum(row.zeros for row in edit.layers), sum(math.prod(row.shape) for row in edit.layers)
+    if zeros:
+        what = "2:4, for GPUs with sparse tensor cores" if edit.pattern else "only the compressed file shrinks"
+        lines.append(f"together {zeros:,} of {whole:,} ({zeros / whole:.1%}); no CPU runtime gets faster ({what})")
+    return lines
+
+
+def _together(old: int, new: int) -> list[str]:
+    return [f"together{_fewer(old, new).replace(':', '')}"] if old else []
 
 
 def _layer(name: str) -> str:
@@ -125,9 +131,8 @@ def save(model: nn.Module, edits: Sequence[Edit], path: Path, *, metadata: Mappi
     Raises:
         UserError: it cannot be written.
     """
-    for edit in edits:
-        _check(edit)
-    save_weights(model, path, {**(metadata or {}), "edits": json.dumps(list(edits), separators=(",", ":"))})
+    kept = [edit.model_dump(mode="json") for edit in edits]
+    save_weights(model, path, {**(metadata or {}), "edits": json.dumps(kept, separators=(",", ":"))})
 
 
 def edits_of(path: Path) -> list[Edit]:
@@ -143,6 +148,4 @@ def edits_of(path: Path) -> list[Edit]:
         raise UserError(f"its edits cannot be read ({error})", where=str(path)) from error
     if not isinstance(edits, list):
         raise UserError("its edits are no list", where=str(path))
-    for edit in edits:
-        _check(edit)
-    return edits
+    return [read_edit(edit, str(path)) for edit in edits]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compress.channel_groups import forward
-from limbeck.compress.prune import Edit, check_names
+from limbeck.compress.prune import check_names
 from limbeck.compress.ranks import (
     channel_svd,
     energy_rank,
@@ -22,12 +22,12 @@ from limbeck.compress.ranks import (
     tucker2,
     unfolded,
 )
+from limbeck.compress.records import FactorisedLayer, FactoriseEdit, Rank
 from limbeck.core.errors import UserError, did_you_mean
 from limbeck.models import plain
 
 Method = Literal["spatial", "channel", "tucker", "svd"]
 Ranks = Literal["energy", "evbmf", "sensitivity"]
-Rank = int | tuple[int, int]
 FACTORS: Mapping[str, Callable[..., nn.Sequential]] = {
     "spatial": spatial_svd,
     "channel": channel_svd,
@@ -81,7 +81,7 @@ def plan_factorise(
     cost: Callable[[nn.Module], float] | None = None,
     keep: Sequence[str] = (),
     faster: Callable[[nn.Module, nn.Module, Tensor], bool] | None = None,
-) -> Edit:
+) -> FactoriseEdit:
     """Which layers become products of thinner ones, and of which rank.
 
     Convolutions become what `method` says, linear layers always two linear layers. A layer is left alone where the
@@ -310,33 +310,33 @@ def _greedy(
 # --- the act -------------------------------------------------------------------------------------
 
 
-def _edit(layers: Sequence[Layer], chosen: Mapping[str, Rank]) -> Edit:
+def _edit(layers: Sequence[Layer], chosen: Mapping[str, Rank]) -> FactoriseEdit:
     rows = []
     for layer in layers:
         rank = chosen[layer.name]
         after = _parameters(FACTORS[layer.method](copy.deepcopy(layer.module).to("meta"), rank))
-        kept = list(rank) if isinstance(rank, tuple) else rank
-        rows.append([layer.name, layer.method, kept, list(layer.module.weight.shape), _parameters(layer.module), after])
-    return {"step": "factorise", "layers": rows}
+        shape, before = list(layer.module.weight.shape), _parameters(layer.module)
+        rows.append(FactorisedLayer(layer.name, layer.method, rank, shape, before, after))
+    return FactoriseEdit(layers=rows)
 
 
-def _running(model: nn.Module, edit: Edit, shape: tuple[int, ...]) -> Edit:
+def _running(model: nn.Module, edit: FactoriseEdit, shape: tuple[int, ...]) -> FactoriseEdit:
     """The edit without the layers that the network cannot do without, as it reads their weights itself."""
 
-    def runs(rows: list[Any]) -> bool:
-        trial = plain(apply_factorise(copy.deepcopy(model), {**edit, "layers": rows}, weights=False))
+    def runs(rows: list[FactorisedLayer]) -> bool:
+        trial = plain(apply_factorise(copy.deepcopy(model), FactoriseEdit(layers=rows), weights=False))
         try:
             forward(trial, shape)
         except Exception:
             return False
         return True
 
-    if runs(edit["layers"]):
+    if runs(edit.layers):
         return edit
-    return {**edit, "layers": [row for row in edit["layers"] if runs([row])]}
+    return FactoriseEdit(layers=[row for row in edit.layers if runs([row])])
 
 
-def apply_factorise(model: nn.Module, edit: Edit, *, weights: bool) -> nn.Module:
+def apply_factorise(model: nn.Module, edit: FactoriseEdit, *, weights: bool) -> nn.Module:
     """Put factors in the place of layers of `model`, in place.
 
     Args:
@@ -349,7 +349,7 @@ def apply_factorise(model: nn.Module, edit: Edit, *, weights: bool) -> nn.Module
     """
     network = plain(model)
     modules: dict[str, Any] = dict(network.named_modules(remove_duplicate=False))
-    for name, method, rank, shape, *_ in edit["layers"]:
+    for name, method, rank, shape, *_ in edit.layers:
         layer = modules.get(name)
         if not isinstance(layer, nn.Linear | nn.Conv2d) or list(layer.weight.shape) != shape:
             found = list(layer.weight.shape) if isinstance(layer, nn.Linear | nn.Conv2d) else type(layer).__name__
@@ -358,12 +358,11 @@ def apply_factorise(model: nn.Module, edit: Edit, *, weights: bool) -> nn.Module
                 where="factorise",
                 hint="replay all edits in their order, onto a network built with the same options",
             )
-        kept = tuple(rank) if isinstance(rank, list) else rank
         if weights:
-            factors = FACTORS[method](layer, kept)
+            factors = FACTORS[method](layer, rank)
         else:
             like = layer.weight
-            factors = FACTORS[method](copy.deepcopy(layer).to("meta"), kept).to_empty(device=like.device)
+            factors = FACTORS[method](copy.deepcopy(layer).to("meta"), rank).to_empty(device=like.device)
             for parameter in factors.parameters():
                 nn.init.zeros_(parameter)
         factors.train(layer.training).requires_grad_(layer.weight.requires_grad)

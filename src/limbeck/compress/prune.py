@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.compress import channel_groups as grouping
-from limbeck.compress.channel_groups import Entry, Group
+from limbeck.compress.channel_groups import Group
+from limbeck.compress.records import Entry, PrunedWeight, PruneEdit
 from limbeck.compress.widths import correct, shapes
 from limbeck.core.errors import UserError, did_you_mean
 from limbeck.models import plain
 
-Edit = dict[str, Any]
 Importance = Literal["taylor", "magnitude", "random"]
 Scope = Literal["uniform", "global", "isomorphic"]
 BISECTIONS = 8
@@ -37,7 +37,7 @@ def plan_prune(
     round_to: int = 8,
     keep: Sequence[str] = (),
     seed: int = 0,
-) -> Edit:
+) -> PruneEdit:
     """Which channels and attention heads go, by ratio or until a cost is reached.
 
     The layers that give the network's output are left alone. Channels that are added, concatenated or normalised
@@ -81,9 +81,9 @@ def plan_prune(
         )
     scores = _scores(own, found, importance, losses, seed)
 
-    def planned(share: float) -> Edit:
+    def planned(share: float) -> PruneEdit:
         history = _history(found, scores, share, scope, cap)
-        return {"step": "prune", "shape": list(shape), "history": history, "layers": [], "left": left}
+        return PruneEdit(shape=list(shape), history=history, layers=[], left=left)
 
     if ratio is None:
         assert cost is not None
@@ -91,10 +91,9 @@ def plan_prune(
         edit = _bisect(model, planned, cost, target)
     else:
         edit = planned(ratio)
-        if ratio > 0 and not edit["history"]:
+        if ratio > 0 and not edit.history:
             raise UserError(f"a ratio of {ratio:g} removes nothing here", where="prune", hint=REMAINS)
-    edit["layers"] = _layers(network, edit)
-    return edit
+    return edit.model_copy(update={"layers": _layers(network, edit)})
 
 
 def _check(
@@ -257,8 +256,8 @@ def _wanted(pool: list[Group], scores: list[Tensor], share: float, cap: float) -
 
 
 def _bisect(
-    model: nn.Module, planned: Callable[[float], Edit], cost: Callable[[nn.Module], float], target: float
-) -> Edit:
+    model: nn.Module, planned: Callable[[float], PruneEdit], cost: Callable[[nn.Module], float], target: float
+) -> PruneEdit:
     """The edit of the smallest ratio whose cost is within `target` of the model's."""
     whole = cost(model)
     least = planned(0.999)
@@ -283,29 +282,29 @@ def _bisect(
 # --- the act -------------------------------------------------------------------------------------
 
 
-def apply_prune(model: nn.Module, edit: Edit) -> nn.Module:
+def apply_prune(model: nn.Module, edit: PruneEdit) -> nn.Module:
     """Cut the channels of an edit out of `model`, in place.
 
     Raises:
         UserError: the edit does not fit the model, or the model does not run afterwards.
     """
-    if edit["history"]:
+    if edit.history:
         network = plain(model)
-        planned = {name: (before, after) for name, before, after in edit["layers"]}
+        planned = {row.name: (row.before, row.after) for row in edit.layers}
         _compare(network, {name: before for name, (before, _) in planned.items()})
-        before = shapes(network, edit["shape"])
-        grouping.cut(network, edit["shape"], edit["history"])
-        correct(network, before, shapes(network, edit["shape"]))
+        before = shapes(network, tuple(edit.shape))
+        grouping.cut(network, edit.shape, edit.history)
+        correct(network, before, shapes(network, tuple(edit.shape)))
         _compare(network, {name: after for name, (_, after) in planned.items()})
     return model
 
 
-def _layers(network: nn.Module, edit: Edit) -> list[list[Any]]:
-    """[name of a weight, its shape before, its shape after] for each that becomes smaller."""
+def _layers(network: nn.Module, edit: PruneEdit) -> list[PrunedWeight]:
+    """The weights that become smaller."""
     pruned = apply_prune(copy.deepcopy(network), edit)
     after = {name: list(parameter.shape) for name, parameter in pruned.named_parameters()}
     return [
-        [name, list(parameter.shape), after[name]]
+        PrunedWeight(name, list(parameter.shape), after[name])
         for name, parameter in network.named_parameters()
         if list(parameter.shape) != after[name]
     ]

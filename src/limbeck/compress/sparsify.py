@@ -12,14 +12,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limbeck.compress.prune import Edit, check_names
+from limbeck.compress.prune import check_names
+from limbeck.compress.records import Edit, SparseWeight, SparsifyEdit
 from limbeck.core.errors import UserError
 from limbeck.models import plain
 
 
 def plan_sparsify(
     model: nn.Module, *, amount: float | None = None, pattern: Literal["2:4"] | None = None, keep: Sequence[str] = ()
-) -> Edit:
+) -> SparsifyEdit:
     """How many weights of each convolution, linear layer and attention become zero: the smallest ones.
 
     Args:
@@ -41,7 +42,9 @@ def plan_sparsify(
     check_names(model, keep, "sparsify")
     weights = _weights(model, keep)
     if pattern:
-        layers = [[name, list(w.shape), w.numel() // 2] for name, w in weights.items() if w.shape[1] % 4 == 0]
+        layers = [
+            SparseWeight(name, list(w.shape), w.numel() // 2) for name, w in weights.items() if w.shape[1] % 4 == 0
+        ]
     else:
         assert amount is not None
         sizes = torch.cat([w.detach().abs().flatten() for w in weights.values()]) if weights else torch.empty(0)
@@ -49,9 +52,11 @@ def plan_sparsify(
         gone[sizes.argsort(stable=True)[: round(amount * len(sizes))]] = True
         counts = [int(part.sum()) for part in torch.split(gone, [w.numel() for w in weights.values()])]
         layers = [
-            [name, list(w.shape), count] for (name, w), count in zip(weights.items(), counts, strict=True) if count
+            SparseWeight(name, list(w.shape), count)
+            for (name, w), count in zip(weights.items(), counts, strict=True)
+            if count
         ]
-    return {"step": "sparsify", "pattern": pattern, "layers": layers}
+    return SparsifyEdit(pattern=pattern, layers=layers)
 
 
 def _weights(model: nn.Module, keep: Sequence[str]) -> dict[str, Tensor]:
@@ -63,14 +68,14 @@ def _weights(model: nn.Module, keep: Sequence[str]) -> dict[str, Tensor]:
     return {name: p for name, p in network.named_parameters() if p in own - kept and p.ndim > 1}
 
 
-def apply_sparsify(model: nn.Module, edit: Edit) -> nn.Module:
+def apply_sparsify(model: nn.Module, edit: SparsifyEdit) -> nn.Module:
     """Make the smallest weights of each layer of the edit zero, in place.
 
     Raises:
         UserError: the edit does not fit the model.
     """
     named = dict(plain(model).named_parameters())
-    for name, shape, count in edit["layers"]:
+    for name, shape, count in edit.layers:
         weight = named.get(name)
         if weight is None or list(weight.shape) != shape:
             raise UserError(
@@ -80,7 +85,7 @@ def apply_sparsify(model: nn.Module, edit: Edit) -> nn.Module:
                 hint="replay all edits in their order, onto a network built with the same options",
             )
         with torch.no_grad():
-            gone = _two_of_four(weight) if edit["pattern"] else _smallest(weight, count)
+            gone = _two_of_four(weight) if edit.pattern else _smallest(weight, count)
             weight.masked_fill_(gone, 0)
     return model
 
@@ -127,7 +132,7 @@ def keep_zeros(model: nn.Module, edits: Iterable[Edit]) -> Zeros:
         A handle; its `remove()` ends it.
     """
     named = dict(plain(model).named_parameters())
-    names = {row[0] for edit in edits if edit["step"] == "sparsify" for row in edit["layers"]}
+    names = {row.name for edit in edits if isinstance(edit, SparsifyEdit) for row in edit.layers}
     handles = []
     for name in sorted(names & named.keys()):
         parameter = named[name]

@@ -237,7 +237,7 @@ def _edit(
     """
     file = folder / "edit.json"
     if file.exists():
-        return dict(read_json(file))
+        return compress.read_edit(read_json(file), str(file))
     if step.prune:
         found = _prune(job, step.prune, rounds, network, seed)
     elif step.factorise:
@@ -247,7 +247,7 @@ def _edit(
         wanted = step.sparsify
         found = compress.plan_sparsify(network, amount=wanted.amount, pattern=wanted.pattern, keep=wanted.keep)
     if job.accelerator.is_main_process:
-        write_json(file, found)
+        write_json(file, found.model_dump(mode="json"))
     return found
 
 
@@ -275,7 +275,8 @@ def _prune(
     if kind == "ratio":
         # So much of what is left that after the last round the whole share is gone. A round may be too small for layers
         # whose widths are rounded; the next one then makes up for it.
-        gone = max((count for count, edit in enumerate(rounds, start=1) if edit["history"]), default=0)
+        counted = [n for n, one in enumerate(rounds, start=1) if isinstance(one, compress.PruneEdit) and one.history]
+        gone = max(counted, default=0)
         done, then = share * gone / spec.steps, share * (len(rounds) + 1) / spec.steps
         try:
             return compress.plan_prune(network, x, ratio=1 - (1 - then) / (1 - done), **given)
