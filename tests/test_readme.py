@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from limbeck import recipe
 from limbeck.cli import app
 from limbeck.core import signatures
-from limbeck.recipe.networks import FILES
+from limbeck.recipe.model_source import FILES
 
 ROOT = Path(__file__).parents[1]
 

@@ -287,7 +287,7 @@ def test_a_function_may_make_a_model_of_keras_and_it_is_trained_further(tmp_path
 def test_a_file_of_ones_own_becomes_a_recipe(tmp_path) -> None:
     path = saved(small(), tmp_path / "own.keras")
     made = adopt(path, None, "digits.npz", changes={"export": ["litert"]})
-    assert made.student.kind == "keras"
+    assert made.student.source.kind.name == "keras"
     assert made.student.ready
     with pytest.raises(UserError, match="says itself what network it is"):
         adopt(path, "conv-pool", "digits.npz", changes={"export": ["litert"]})

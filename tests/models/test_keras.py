@@ -576,6 +576,6 @@ def test_what_keras_can_do_passes() -> None:
     assert checked(framework="keras", export=["keras", "litert", "onnx", "openvino"]).framework == "keras"
     student = checked(student={"model": "keras/VGG19", "mean": [0.5], "std": [0.5]}).student
     assert student.preprocess is None
-    assert checked(student={"model": "own.keras"}, export=["keras"]).student.kind == "keras"
+    assert checked(student={"model": "own.keras"}, export=["keras"]).student.source.kind.name == "keras"
     assert checked(teachers=[{"model": "own.h5"}]).teachers[0].asked
     assert not checked(teachers=[{"model": "own.h5", "train": {"epochs": 2}}]).teachers[0].asked

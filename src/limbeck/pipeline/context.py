@@ -19,6 +19,8 @@ from limbeck.models import ExternalModel, Normalized, build, normalization, try_
 from limbeck.pipeline.stages import Stages
 from limbeck.recipe import Network, Plan, Recipe
 from limbeck.recipe import Teacher as TeacherSpec
+from limbeck.recipe.model_source import Estimator, ModelFile
+from limbeck.recipe.model_source import Function as FunctionSource
 
 SCHEMA = 2
 
@@ -68,7 +70,7 @@ class RunContext:
 
     def network(self, spec: Network, weights: Path | None = None) -> nn.Module:
         """The network of a spec with its input normalisation, as the spec begins it or with the weights of a stage."""
-        if isinstance(spec, TeacherSpec) and spec.origin == "estimator":
+        if isinstance(spec, TeacherSpec) and isinstance(spec.source, Estimator):
             return external.fitted(weights.parent) if weights else external.unfitted(spec, self.data)
         if spec.asked:
             return external.bring(spec, self.data, trust=self.trust, function=self._callable(spec))
@@ -77,7 +79,7 @@ class RunContext:
             spec, say = spec.model_copy(update={"pretrained": False, "weights": str(weights)}), None
         model = self.plain(spec, say)
         mean, std = self.data.inputs.mean, self.data.inputs.std
-        if spec.origin == "file":  # what it was trained with: rows as they are, unless something is said
+        if isinstance(spec.source, ModelFile):  # what it was trained with: rows as they are, unless something is said
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
         mean, std = normalization(spec, model, mean, std)
         order = external.order_of(spec.classes, self.data.task.names, spec.model)
@@ -93,11 +95,12 @@ class RunContext:
         return model
 
     def _callable(self, spec: Network) -> ExternalModel | None:
-        return self.callables[spec.name] if isinstance(spec, TeacherSpec) and spec.origin == "callable" else None
+        given = isinstance(spec, TeacherSpec) and isinstance(spec.source, FunctionSource)
+        return self.callables[spec.name] if given and isinstance(spec, TeacherSpec) else None
 
     def source(self, spec: TeacherSpec) -> Path | None:
         """The file that a teacher comes from, in the run directory where it was made here; a callable has none."""
-        if spec.origin == "estimator":
+        if isinstance(spec.source, Estimator):
             return self.folder / spec.name / external.MODEL
         if spec.asked:
             return Path(spec.files[-1]) if spec.files else None

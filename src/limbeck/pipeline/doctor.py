@@ -28,6 +28,7 @@ from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.forecast import disk_words, forecast, time_words
 from limbeck.pipeline.setup import begin, checked_recipe, choose_views, dry_run, likely_views
 from limbeck.recipe import Recipe
+from limbeck.recipe.model_source import Estimator
 from limbeck.recipe.stages import seeded
 
 
@@ -118,7 +119,7 @@ def _teachers(job: RunContext) -> list[Finding]:
     found: list[Finding] = []
     others: list[tuple[Tensor, str]] = []
     for spec in job.recipe.teachers:
-        fitted = spec.origin == "estimator"
+        fitted = isinstance(spec.source, Estimator)
         if not (spec.knows if not (spec.train or fitted) else job.stages.done(spec.name, job.key(spec))):
             text = "is trained by this recipe: there is nothing to ask it yet"
             text = "is fitted by this recipe, in a time that nobody knows beforehand" if fitted else text

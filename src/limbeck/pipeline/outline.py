@@ -9,6 +9,7 @@ from limbeck.core import signatures
 from limbeck.core.course import EXPECTED, Part
 from limbeck.core.formats import TRAINED
 from limbeck.recipe import Deployable, Plan, Recipe, stages
+from limbeck.recipe.model_source import Estimator
 from limbeck.recipe.stages import ENSEMBLE, MEASURED, SEARCH
 
 Kind = tuple[str, str, str]  # learner, its teacher ("" for labels alone), variant
@@ -154,7 +155,7 @@ def teaching(checked: Recipe) -> list[Part]:
     found = [
         trained.get(teacher.name) or Part(teacher.name, None)
         for teacher in checked.teachers
-        if teacher.train or teacher.origin == "estimator"
+        if teacher.train or isinstance(teacher.source, Estimator)
     ]
     joining = checked.combine
     if joining and (joining.joint or joining.name == "stacked"):

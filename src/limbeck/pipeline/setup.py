@@ -27,6 +27,8 @@ from limbeck.pipeline import objectives, teacher_outputs
 from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.stages import Stages
 from limbeck.recipe import Network, Recipe, needs
+from limbeck.recipe.model_source import Function as FunctionSource
+from limbeck.recipe.model_source import ModelFile
 from limbeck.recipe.stages import VIEWS
 
 # What may change from one start of a run to the next: no training depends on it that was done before.
@@ -141,7 +143,7 @@ def begin(
 
 def _named(checked: Recipe, functions: Mapping[str, Function]) -> Mapping[str, Function]:
     """The functions that teach, one for each teacher that is one."""
-    wanted = [spec.name for spec in checked.teachers if spec.origin == "callable"]
+    wanted = [spec.name for spec in checked.teachers if isinstance(spec.source, FunctionSource)]
     for name in wanted:
         if name not in functions:
             hint = f'in Python: limbeck.run(recipe, callables={{"{name}": function}})'
@@ -196,7 +198,13 @@ def dry_run(job: RunContext) -> tuple[RunContext, torch.nn.Module]:
 def _remembers(job: RunContext, spec: Network, network: torch.nn.Module) -> None:
     """Say so where statistics of batch norm begin anew and will not have followed the network when it is finished."""
     plan = getattr(spec, "train", None)
-    if plan is None or not isinstance(network, KerasNetwork) or spec.kind or spec.pretrained or spec.weights:
+    if (
+        plan is None
+        or not isinstance(network, KerasNetwork)
+        or isinstance(spec.source, ModelFile)
+        or spec.pretrained
+        or spec.weights
+    ):
         return
     steps = plan.epochs * steps_in_epoch(len(job.data.taught), plan.batch_size)
     if 0 < steps < network.memory_steps:

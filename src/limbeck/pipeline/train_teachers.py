@@ -35,6 +35,7 @@ from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.training import train_network
 from limbeck.recipe import Assistant, Network, Plan
 from limbeck.recipe import Teacher as TeacherSpec
+from limbeck.recipe.model_source import Estimator
 from limbeck.recipe.stages import ENSEMBLE
 from limbeck.tasks import main_metric, rules
 
@@ -157,7 +158,7 @@ def train_teacher(
         folder: of its stage.
         source: whom it learns from itself, for an assistant.
     """
-    if isinstance(spec, TeacherSpec) and spec.origin == "estimator":
+    if isinstance(spec, TeacherSpec) and isinstance(spec.source, Estimator):
         return _fitted(job, spec, folder)
     seed_everything("teacher", spec.name, spec.seed)
     network = job.network(spec)

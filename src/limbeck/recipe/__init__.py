@@ -2,7 +2,8 @@
 
 from limbeck.recipe.compression import Budget, Deployable, Factorise, Files, Prune, Recover, Sparsify, Step
 from limbeck.recipe.frameworks import student_misfit
-from limbeck.recipe.networks import ESTIMATORS, Assistant, Combine, Network, Plan, Schedule, Student, Teacher
+from limbeck.recipe.model_source import ESTIMATORS
+from limbeck.recipe.networks import Assistant, Combine, Network, Plan, Schedule, Student, Teacher
 from limbeck.recipe.reading import bundled, dump, load, parse, where
 from limbeck.recipe.schema import Cache, Recipe, Run
 from limbeck.recipe.sources import FILES, Augment, Blur, Data, Jitter, Split

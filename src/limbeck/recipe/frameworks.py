@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limbeck.core import signatures
+from limbeck.recipe.model_source import KerasApplication, ModelFile, Reference, Timm
 from limbeck.recipe.networks import Network
 
 # Formats that are made of the graph in a way that Keras's channels-last convolutions do not survive.
@@ -13,7 +14,9 @@ NOT_OF_KERAS = ("executorch", "executorch-int8")
 
 def of_keras(network: Network, framework: str) -> bool:
     """Whether a network is a model of Keras here; of one that code makes, only the code knows."""
-    return network.origin == "keras" or network.kind == "keras" or (framework == "keras" and twin(network))
+    source = network.source
+    made = isinstance(source, KerasApplication) or (isinstance(source, ModelFile) and source.kind.name == "keras")
+    return made or (framework == "keras" and twin(network))
 
 
 def twin(network: Network) -> bool:
@@ -37,7 +40,7 @@ def framework_misfit(framework: str, networks: Sequence[tuple[str, Network]]) ->
     if not any(twin(network) for _, network in networks):
         return "framework", "has no effect: `keras` is about reference networks, and there is none"
     for place, network in networks:
-        if network.origin in ("timm", "reference") and not twin(network):
+        if isinstance(network.source, Timm) or (type(network.source) is Reference and not twin(network)):
             return f"{place}.model", f"'{network.model}' has no twin in Keras; keras/NAME is one of its own models"
         if twin(network) and network.pretrained and not (network.preprocess or network.mean):
             return f"{place}.preprocess", "is `caffe` for the weights that Keras has for VGG-19: say so"

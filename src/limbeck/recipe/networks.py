@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -12,18 +11,20 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from limbeck.core import signatures
 from limbeck.core.errors import did_you_mean
 from limbeck.recipe.applications import APPLICATIONS, prepared
+from limbeck.recipe.model_source import (
+    ESTIMATORS,
+    FILES,
+    Code,
+    Estimator,
+    KerasApplication,
+    ModelFile,
+    ModelSource,
+    Reference,
+    read_model,
+)
 from limbeck.recipe.sources import Count, Fraction, Positive, Share, Strict
 from limbeck.recipe.stages import FOLDER, NO_FOLDER
 
-# Whole models by the suffix of their file.
-FILES = {
-    ".onnx": "onnx", ".tflite": "litert", ".pt2": "exported", ".keras": "keras", ".h5": "keras",
-    ".skops": "skops", ".joblib": "pickle", ".pkl": "pickle", ".ubj": "xgboost", ".json": "xgboost", ".txt": "lightgbm",
-    ".npy": "stored", ".npz": "stored", ".csv": "stored", ".parquet": "stored",
-}  # fmt: skip
-ESTIMATORS = ("sklearn", "xgboost", "lightgbm")  # libraries of what is fitted rather than trained
-CALLABLE = "callable"
-Origin = Literal["reference", "timm", "keras", "file", "code", "estimator", "callable"]
 Preprocess = Literal["unit", "bytes", "signed", "imagenet", "caffe"]
 
 
@@ -94,9 +95,8 @@ class Network(Strict):
     """A reference network by name, a model of a library as `timm/NAME`, a model in a file, or one that code makes.
 
     Attributes:
-        model: `NAME`, `timm/NAME`, `keras/NAME` of keras.applications, the path of a whole model (see FILES),
-            `PATH.py:FUNCTION`, an estimator as `sklearn/NAME`, `xgboost/NAME` or `lightgbm/NAME`, or `callable`, a
-            function given in Python.
+        model: `NAME`, `timm/NAME`, `keras/NAME` of keras.applications, the path of a whole model, `PATH.py:FUNCTION`, an
+            estimator as `sklearn/NAME`, `xgboost/NAME` or `lightgbm/NAME`, or `callable`, a function given in Python.
         options: of a network that is built, or of an estimator.
         weights: a state dict for it.
         pretrained: with the library's own weights.
@@ -120,44 +120,30 @@ class Network(Strict):
     outputs: Literal["logits", "probabilities", "standardised"] | None = None
 
     @property
-    def origin(self) -> Origin:
+    def source(self) -> ModelSource:
         """Where the network comes from."""
-        if re.search(r"\.py:\w+$", self.model):
-            return "code"
-        if self.kind:
-            return "file"
-        if self.model == CALLABLE:
-            return "callable"
-        library = self.model.partition("/")[0]
-        if library in ESTIMATORS:
-            return "estimator"
-        return library if library in ("timm", "keras") else "reference"  # type: ignore[return-value]
-
-    @property
-    def kind(self) -> str | None:
-        """Of a whole model in a file, what it is; None for others."""
-        return FILES.get(PurePath(self.model).suffix.lower())
+        return read_model(self.model)
 
     @property
     def fixed(self) -> bool:
         """Whether it can only be asked, or fitted by its own rules. Files of Keras can be trained."""
-        return self.origin in ("estimator", "callable") or (self.origin == "file" and self.kind != "keras")
+        return self.source.fixed
 
     @property
     def keyed(self) -> bool:
         """Whether it answers for the rows of the data set as they are, known by their number, and for no others."""
-        return self.kind == "stored" or self.origin == "estimator"
+        return self.source.keyed
 
     @property
     def external(self) -> bool:
         """Whether the model was made elsewhere."""
-        return self.origin in ("file", "code", "estimator", "callable")
+        return self.source.external
 
     @property
     def files(self) -> list[str]:
         """What it is read from."""
-        code = [self.model.rpartition(":")[0]] if self.origin == "code" else []
-        return [*code, *([self.model] if self.kind else []), *([self.weights] if self.weights else [])]
+        own = [self.source.path] if isinstance(self.source, Code | ModelFile) else []
+        return [*own, *([self.weights] if self.weights else [])]
 
     @property
     def trained(self) -> bool:
@@ -178,7 +164,8 @@ class Network(Strict):
     def _known(self) -> Network:
         if self.preprocess and (self.mean or self.std):
             raise ValueError("`preprocess` stands for a `mean` and a `std`: give it or them")
-        if self.origin == "reference":
+        source = self.source
+        if type(source) is Reference:
             known = signatures.networks()
             if self.model not in known:
                 else_ = f"timm/NAME, keras/NAME, sklearn/NAME, a file ({', '.join(FILES)}), or PATH.py:FUNCTION"
@@ -186,8 +173,9 @@ class Network(Strict):
             if self.pretrained and "pretrained" not in known[self.model].options:
                 raise ValueError(f"`pretrained` has no effect with '{self.model}', only with timm/NAME")
             check_options(f"model '{self.model}'", self.options, known[self.model])
-        if self.origin == "keras" and (name := self.model.removeprefix("keras/")) not in APPLICATIONS:
-            raise ValueError(f"keras.applications has no '{name}'; {did_you_mean(name, APPLICATIONS)}")
+        if isinstance(source, KerasApplication) and source.name not in APPLICATIONS:
+            what = f"keras.applications has no '{source.name}'"
+            raise ValueError(f"{what}; {did_you_mean(source.name, APPLICATIONS)}")
         for key in self._without_effect():
             if key in self.model_fields_set:
                 raise ValueError(f"`{key}` has no effect with '{self.model}'")
@@ -199,16 +187,9 @@ class Network(Strict):
 
     def _without_effect(self) -> tuple[str, ...]:
         """Keys that cannot do anything for a network from there."""
-        built, inputs = ("options", "weights", "pretrained"), ("preprocess", "mean", "std")
-        if self.origin == "file":
-            return (*built, *inputs) if self.keyed else built
-        if self.origin == "callable":
-            return built
-        if self.origin == "estimator":
-            return ("weights", "pretrained", *inputs, "classes", "outputs")
-        if self.origin == "code":
-            return ("pretrained",)
-        return ("outputs",) if self.weights else ("outputs", "classes")
+        keys = self.source.without_effect
+        # A reference network, timm's or Keras's that brings weights may have been taught the classes in another order.
+        return tuple(key for key in keys if key != "classes") if self.weights and not self.external else keys
 
 
 def _stage_name(value: str) -> str:
@@ -238,15 +219,15 @@ class Teacher(Network):
     @property
     def knows(self) -> bool:
         """Whether anything says where its knowledge comes from."""
-        own = self.fixed or self.origin == "file"
+        own = self.fixed or isinstance(self.source, ModelFile)
         return self.train is not None or self.weights is not None or self.pretrained or own
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Teacher:
         if self.train and self.fixed:
-            how = "is fitted by its own rules" if self.origin == "estimator" else "is asked as it is"
+            how = "is fitted by its own rules" if isinstance(self.source, Estimator) else "is asked as it is"
             raise ValueError(f"`train` has no effect with '{self.model}', which {how}")
-        if self.folds and self.origin != "estimator":
+        if self.folds and not isinstance(self.source, Estimator):
             raise ValueError(f"`folds` has no effect with '{self.model}', only with {'/NAME, '.join(ESTIMATORS)}/NAME")
         return self
 
@@ -320,7 +301,7 @@ class Student(Network):
     def _known_already(self) -> Student:
         if self.fixed:
             raise ValueError(f"'{self.model}' cannot be trained: a student is a network of PyTorch, timm or Keras")
-        if self.ready and not self.weights and not self.kind:
+        if self.ready and not self.weights and not isinstance(self.source, ModelFile):
             raise ValueError("`train.epochs: 0` takes the student as it is: give its `weights`")
         if self.ready and (self.generations or self.peers):
             raise ValueError("`train.epochs: 0` trains nobody: leave `generations` and `peers` out")

@@ -12,6 +12,7 @@ from limbeck.core.formats import TRAINED, file_format
 from limbeck.core.types import Framework, Kind
 from limbeck.recipe.compression import Budget, Deployable, Files, Step
 from limbeck.recipe.frameworks import framework_misfit, of_keras, student_misfit
+from limbeck.recipe.model_source import Code, ModelFile
 from limbeck.recipe.networks import Assistant, Combine, Student, Teacher
 from limbeck.recipe.sources import Augment, Data, Positive, Strict
 from limbeck.recipe.stages import FOLDER, NO_FOLDER, clash
@@ -182,7 +183,7 @@ class Recipe(Strict):
             if teacher.keyed and self.augment.active:
                 what = f"'{teacher.model}' knows rows as they are, and has no answer for augmented ones"
                 raise MisfitError(f"teachers.{number}.model", what)
-            if teacher.kind == "stored" and self.data.unlabelled:
+            if isinstance(teacher.source, ModelFile) and teacher.keyed and self.data.unlabelled:
                 what = f"predictions are of the rows of `data.path`, and '{teacher.model}' has none for others"
                 raise MisfitError("data.unlabelled", what)
             if teacher.fixed and self.combine and self.combine.joint:
@@ -212,7 +213,7 @@ class Recipe(Strict):
             (f"{key}.{i}", one) for key in ("teachers", "assistants") for i, one in enumerate(getattr(self, key))
         ]
         found = framework_misfit(self.framework, [*networks, ("student", self.student)])
-        if not found and self.student.origin != "code":  # of which only the function knows what it makes
+        if not found and not isinstance(self.student.source, Code):  # of which only the function knows what it makes
             keras = of_keras(self.student, self.framework)
             found = student_misfit(self.student, keras=keras, edited_by=self.edited_by, export=self.export)
         if found:

@@ -13,6 +13,7 @@ from limbeck.core.errors import AbsentError, UserError, did_you_mean
 from limbeck.core.formats import check_format, check_installed, check_quantizer
 from limbeck.core.readers.tables import column_names
 from limbeck.recipe import Data, Network, Recipe
+from limbeck.recipe.model_source import Estimator, KerasApplication, ModelFile, Timm
 from limbeck.recipe.needs.catalogue import misnamed
 from limbeck.recipe.needs.weights import unfetchable
 
@@ -173,15 +174,20 @@ def _network(place: str, network: Network) -> Iterator[Lack]:
         if not Path(path).is_file():
             key = "weights" if path == network.weights else "model"
             yield Lack(f"{place}.{key}", f"there is no such file: {path}", file=True)
-    library, _, name = network.model.partition("/")
-    if network.origin == "timm" and (wrong := misnamed(name)):
-        yield Lack(f"{place}.model", wrong)
-    source, _, folder = name.partition(":")
-    if network.origin == "timm" and source == "local-dir" and not Path(folder).is_dir():
-        yield Lack(f"{place}.model", f"there is no such folder: {folder}", file=True)
-    extra, modules = OPENERS.get(network.kind or network.origin, ("", ()))
-    if network.origin == "estimator":
-        extra, modules = "tables", (*(() if library == "sklearn" else (library,)), "skops")
+    extra, modules = "", tuple[str, ...]()
+    match network.source:
+        case Timm(name):
+            if wrong := misnamed(name):
+                yield Lack(f"{place}.model", wrong)
+            where, _, folder = name.partition(":")
+            if where == "local-dir" and not Path(folder).is_dir():
+                yield Lack(f"{place}.model", f"there is no such folder: {folder}", file=True)
+        case KerasApplication():
+            extra, modules = OPENERS["keras"]
+        case ModelFile(kind=kind):
+            extra, modules = OPENERS.get(kind.name, ("", ()))
+        case Estimator(library):
+            extra, modules = "tables", (*(() if library == "sklearn" else (library,)), "skops")
     yield from _refused(f"{place}.model", partial(check_installed, modules, extra=extra, purpose=network.model))
 
 

@@ -15,6 +15,7 @@ from limbeck.distill.teachers.diagnose.finding import SURE, Finding, sure_words
 from limbeck.evaluate import metrics
 from limbeck.models import gives_probabilities
 from limbeck.recipe import Network
+from limbeck.recipe.model_source import ModelFile
 
 ROWS_OF_A_CLASS = 6  # with fewer nothing is said about its place
 STABLE = 0.9  # the share of exchanged classes that both halves of the rows must agree about
@@ -68,7 +69,9 @@ def class_order(name: str, prediction: Tensor, data: Data, rows: Tensor, spec: N
         text += f"; too few rows to tell of {', '.join(few)}"
     shown = json.dumps(own, ensure_ascii=False)
     hint = f"write `classes: {shown}`"
-    if spec.kind == "stored" and PurePath(spec.model).suffix.lower() in NAMED:  # which are found by name, in any order
+    if (
+        isinstance(spec.source, ModelFile) and spec.keyed and PurePath(spec.model).suffix.lower() in NAMED
+    ):  # which are found by name, in any order
         now = json.dumps(list(spec.classes or names), ensure_ascii=False)
         hint = f"the columns have wrong names: rename {now} to {shown}"
     return Finding("warning", name, "classes", text, hint, {"as_it_is": level, "in_order": then})

@@ -25,6 +25,7 @@ from limbeck.models.from_code import make
 from limbeck.models.keras.file import load_keras
 from limbeck.recipe import Network
 from limbeck.recipe import Teacher as TeacherSpec
+from limbeck.recipe.model_source import Code, ModelFile
 
 __all__ = [
     "KEPT",
@@ -46,7 +47,6 @@ LOADERS: dict[str, Callable[[Path, Data], nn.Module]] = {
     "exported": load_exported,
     "keras": load_keras,
 }
-RUNS_CODE = ("exported", "pickle")
 LOOK = 8  # rows that a model is tried on
 
 
@@ -61,25 +61,26 @@ def load(spec: Network, data: Data, *, trust: bool) -> nn.Module:
     Raises:
         UserError: no such file, code that is not allowed, or a file that cannot be read.
     """
-    path = Path(spec.model.rpartition(":")[0] if spec.origin == "code" else spec.model).expanduser()
+    source = spec.source
+    assert isinstance(source, Code | ModelFile)
+    path = Path(source.path).expanduser()
     if not path.is_file():
         raise UserError("there is no such file", where=str(path))
-    if (spec.origin == "code" or spec.kind in RUNS_CODE) and not trust:
+    if source.runs_code and not trust:
         what = "to open it is to run code that stands in it, which is not done unasked"
         raise UserError(what, where=spec.model, hint="give --trust if you know where it comes from")
-    if spec.origin == "file":
-        assert spec.kind is not None
-        if spec.kind == "stored":
-            return load_stored(path, data, spec)
-        if spec.kind not in LOADERS:
-            return load_tabular(path, data, spec, trust=trust)
-        model = LOADERS[spec.kind](path, data)
-        if spec.weights:  # of a stage that trained it further
-            load_weights(model, Path(spec.weights), fresh_head=False)
+    if isinstance(source, Code):
+        model = make(path, source.function, data, spec.options)
+        if spec.weights:
+            load_weights(model, Path(spec.weights), fresh_head=spec.trained)
         return model
-    model = make(path, spec.model.rpartition(":")[2], data, spec.options)
-    if spec.weights:
-        load_weights(model, Path(spec.weights), fresh_head=spec.trained)
+    if source.kind.keyed:
+        return load_stored(path, data, spec)
+    if source.kind.name not in LOADERS:
+        return load_tabular(path, data, spec, trust=trust)
+    model = LOADERS[source.kind.name](path, data)
+    if spec.weights:  # of a stage that trained it further
+        load_weights(model, Path(spec.weights), fresh_head=False)
     return model
 
 

@@ -19,6 +19,7 @@ from limbeck.core.types import Column
 from limbeck.data import Data
 from limbeck.models import ExternalModel
 from limbeck.recipe import Network
+from limbeck.recipe.model_source import ModelFile
 from limbeck.tasks import rules
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def load_tabular(path: Path, data: Data, spec: Network, *, trust: bool) -> Exter
             cannot answer for such rows.
     """
     openers = {"skops": _skops, "pickle": _pickle, "xgboost": _xgboost, "lightgbm": _lightgbm}
-    assert spec.kind is not None
-    opened = openers[spec.kind](path, data, trust)
+    assert isinstance(spec.source, ModelFile)
+    opened = openers[spec.source.kind.name](path, data, trust)
     given = _given(opened, data, path, scaled=bool(spec.mean or spec.preprocess))
     return ExternalModel(
         lambda rows: opened.ask(given(rows.reshape(len(rows), -1))),
