@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from limbeck.recipe.sources import Count, Fraction, Positive, Strict
+from limbeck.recipe.sources import Count, Fraction, Positive, Strict, only_with
 
 Deployable = Literal[
     "litert", "litert-fp16", "litert-int8", "litert-w8", "litert-w4", "onnx", "onnx-int8",
@@ -69,8 +69,7 @@ class Prune(Strict):
         if len(given) != 1:
             told = " and ".join(given) if given else "none of them"
             raise ValueError(f"one of `ratio`, `macs`, `params` and `latency` says how much, not {told}")
-        if "cap" in self.model_fields_set and self.scope == "uniform":
-            raise ValueError("`cap` has no effect with `scope: uniform`, only with global and isomorphic")
+        only_with(self, self.scope, {"cap": ("global", "isomorphic")}, f"`scope: {self.scope}`")
         return self
 
 
@@ -116,9 +115,8 @@ class Factorise(Strict):
 
     @model_validator(mode="after")
     def _takes_effect(self) -> Factorise:
-        for key, rule in (("energy", "energy"), ("drop", "sensitivity")):
-            if key in self.model_fields_set and self.ranks != rule:
-                raise ValueError(f"`{key}` has no effect with `ranks: {self.ranks}`, only with {rule}")
+        belongs = {"energy": ("energy",), "drop": ("sensitivity",)}
+        only_with(self, self.ranks, belongs, f"`ranks: {self.ranks}`")
         return self
 
 

@@ -22,7 +22,7 @@ from limbeck.recipe.model_source import (
     Reference,
     read_model,
 )
-from limbeck.recipe.sources import Count, Fraction, Positive, Share, Strict
+from limbeck.recipe.sources import Count, Fraction, Positive, Share, Strict, only_with
 from limbeck.recipe.stages import FOLDER, NO_FOLDER
 
 Preprocess = Literal["unit", "bytes", "signed", "imagenet", "caffe"]
@@ -45,9 +45,7 @@ class Schedule(Strict):
             "step_size": ("step",),
             "gamma": ("step",),
         }
-        for key, names in belongs.items():
-            if key in self.model_fields_set and self.name not in names:
-                raise ValueError(f"`{key}` has no effect with the {self.name} schedule, only with {' or '.join(names)}")
+        only_with(self, self.name, belongs, f"the {self.name} schedule")
         if self.name == "step" and self.step_size is None:
             raise ValueError("the step schedule needs `step_size`, in epochs")
         return self
@@ -82,8 +80,7 @@ class Plan(Strict):
 
     @model_validator(mode="after")
     def _takes_effect(self) -> Plan:
-        if "momentum" in self.model_fields_set and self.optimizer != "sgd":
-            raise ValueError(f"`momentum` has no effect with optimizer '{self.optimizer}', only with sgd")
+        only_with(self, self.optimizer, {"momentum": ("sgd",)}, f"optimizer '{self.optimizer}'")
         if self.accumulate > self.batch_size:
             raise ValueError("`accumulate` splits a batch into that many parts; it cannot exceed `batch_size`")
         if self.epochs and self.warmup_epochs >= self.epochs:
@@ -95,8 +92,9 @@ class Network(Strict):
     """A reference network by name, a model of a library as `timm/NAME`, a model in a file, or one that code makes.
 
     Attributes:
-        model: `NAME`, `timm/NAME`, `keras/NAME` of keras.applications, the path of a whole model, `PATH.py:FUNCTION`, an
-            estimator as `sklearn/NAME`, `xgboost/NAME` or `lightgbm/NAME`, or `callable`, a function given in Python.
+        model: `NAME`, `timm/NAME`, `keras/NAME` of keras.applications, the path of a whole model, `PATH.py:FUNCTION`,
+            an estimator as `sklearn/NAME`, `xgboost/NAME` or `lightgbm/NAME`, or `callable`, a function given in
+            Python.
         options: of a network that is built, or of an estimator.
         weights: a state dict for it.
         pretrained: with the library's own weights.
@@ -261,12 +259,9 @@ class Combine(Strict):
 
     @model_validator(mode="after")
     def _takes_effect(self) -> Combine:
-        belongs = {
-            "weights": "weighted", "smoothing": "vote", "hidden": "stacked", "joint": "stacked", "train": "stacked",
-        }  # fmt: skip
-        for key, name in belongs.items():
-            if key in self.model_fields_set and self.name != name:
-                raise ValueError(f"`{key}` has no effect with '{self.name}', only with {name}")
+        belongs = {"weights": ("weighted",), "smoothing": ("vote",)}
+        belongs |= dict.fromkeys(("hidden", "joint", "train"), ("stacked",))
+        only_with(self, self.name, belongs, f"'{self.name}'")
         if self.name == "weighted":
             if self.weights is None:
                 raise ValueError("'weighted' needs `weights`: a number for each teacher, `accuracy` or `confidence`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,23 @@ class Strict(BaseModel):
     """Unknown keys and wrong types are refused; a checked recipe does not change."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def only_with(model: Strict, chosen: str, belongs: Mapping[str, Sequence[str]], what: str) -> None:
+    """Refuse keys that have no effect with what was chosen.
+
+    Args:
+        model: where they stand.
+        chosen: what was.
+        belongs: key -> what it has an effect with.
+        what: the choice in words, for the message.
+
+    Raises:
+        ValueError: a key was given that belongs to another choice.
+    """
+    for key, others in belongs.items():
+        if key in model.model_fields_set and chosen not in others:
+            raise ValueError(f"`{key}` has no effect with {what}, only with {' or '.join(others)}")
 
 
 class Split(Strict):
@@ -72,16 +90,12 @@ class Data(Strict):
             raise ValueError(f"source '{self.source}' is embedded and takes no `path`")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give `mean` and `std` together, or neither (they are then measured on the training rows)")
-        only_for = {
+        belongs = {
             "target": ("table", "arrays"), "drop": ("table",), "size": FILES, "channels": FILES, "classes": FILES,
             "strict": FILES, "background": FILES, "ignore": ("masks",),
             "log_target": ("table", "arrays", "diabetes", "linnerud"),
         }  # fmt: skip
-        for name, sources in only_for.items():
-            if name in self.model_fields_set and self.source not in sources:
-                raise ValueError(
-                    f"`{name}` has no effect with source '{self.source}', only with {' or '.join(sources)}"
-                )
+        only_with(self, self.source, belongs, f"source '{self.source}'")
         if self.split.group and self.source not in (*FILES, "table"):
             known = " or ".join((*FILES, "table"))
             raise ValueError(f"`split.group` has no effect with source '{self.source}', only with {known}")

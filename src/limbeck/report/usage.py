@@ -133,6 +133,8 @@ def _row(result: Mapping[str, Any]) -> str:
 def _answer(result: Mapping[str, Any], outputs: str) -> str:
     data = result["data"]
     names = list(data["classes"])
+    if _channels_last(result) and rules(data["task"]).each == "pixel":
+        outputs = f"np.moveaxis({outputs}, -1, 1)"
     return rules(data["task"]).program(_literal(names), len(names) <= MAX_NAMES_SPELLED, outputs)
 
 
@@ -222,7 +224,8 @@ def _pytorch(file: str, result: Mapping[str, Any], *, smaller: bool = False) -> 
     # Older results lack it: with a Gaussian head, which gives twice as many, the weights then do not fit.
     outputs = data.get("outputs") or len(data["classes"])
     framework = ', framework="keras"' if result["recipe"].get("framework") == "keras" else ""
-    built = f"build(spec, {shape}, {outputs}{framework})"
+    places = f", places={shape[1:]}" if rules(data["task"]).each == "pixel" else ""
+    built = f"build(spec, {shape}, {outputs}{places}{framework})"
     if smaller:
         said = "the file says what was done to the network, and its weights fit what came of it"
         built = f"compress.replay({built}, compress.edits_of(file))"

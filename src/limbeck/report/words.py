@@ -12,7 +12,7 @@ from limbeck.core.metrics import METRICS
 from limbeck.core.types import Task
 from limbeck.core.words import NOTHING, finite
 from limbeck.core.words import listed as listed
-from limbeck.recipe import ESTIMATORS
+from limbeck.recipe.model_source import Estimator, read_model
 from limbeck.tasks import rules
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -243,7 +243,7 @@ def _trained(spec: Mapping[str, Any], role: str, result: Mapping[str, Any]) -> s
     name = called + _network(spec, role, result)
     if plan := spec.get("train"):
         return f"{name}, trained here {f'{start} ' if start else ''}for {_plan(plan)}"
-    if str(spec.get("model")).partition("/")[0] in ESTIMATORS:
+    if isinstance(read_model(str(spec.get("model"))), Estimator):
         folds = spec.get("folds")
         others = f"; what it says of these is what {folds} others say, each fitted without the rows it is asked about"
         return f"{name}, fitted on the training rows{others if folds else ''}"
