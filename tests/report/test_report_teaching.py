@@ -220,8 +220,8 @@ def test_an_ensemble_whose_members_were_not_compared_leaves_no_hole(tmp_path):
 def test_sizes_count_once_and_answers_at_every_opening():
     found = stored(ensemble())
     assert found["said"] == [
-        "Teachers were asked for 162,000 answers in 37.5 s, stored in 3.2 MB.",
-        "648,000 times an answer was stored already and was not asked for again.",
+        "Teachers computed 162,000 outputs in 37.5 s, stored in 3.2 MB.",
+        "648,000 times an output was stored already and was not computed again.",
     ]
     assert found["rows"][1] == ("deep", "54,000 rows, 16-bit floats", "1.1 MB", "54,000", "216,000", "12.5 s")
 
@@ -236,7 +236,7 @@ def test_nothing_asked_is_said_so():
     old = [opening("teacher", "t", asked=0, found=108000, views=2) | {"top_k": 64, "taps": ["layer4"]}]
     found = stored({"cache": old})
     assert found["said"] == [
-        "All 108,000 answers that students began with were stored already (2.2 MB): no teacher was asked."
+        "All 108,000 outputs that students began with were stored already (2.2 MB): no teacher computed any."
     ]
     assert found["rows"][0][1] == "2 views of 54,000 rows, 16-bit floats, the 64 largest of a row, with layer4"
     fast = stored({"cache": [opening("teacher", "t", asked=10, found=0, seconds=0.003), old[0]]})

@@ -45,13 +45,13 @@ def _said(openings: list[Mapping[str, Any]], size: float) -> list[str]:
     total = words.size(size)
     if not asked:
         said = [
-            f"All {found:,.0f} answers that students began with were stored already ({total}): no teacher was asked."
+            f"All {found:,.0f} outputs that students began with were stored already ({total}): no teacher computed any."
         ]
     else:
         time = duration(seconds) if seconds >= 0.05 else "less than 0.1 s"
-        said = [f"Teachers were asked for {asked:,.0f} answers in {time}, stored in {total}."]
+        said = [f"Teachers computed {asked:,.0f} outputs in {time}, stored in {total}."]
         if found:
-            said.append(f"{found:,.0f} times an answer was stored already and was not asked for again.")
+            said.append(f"{found:,.0f} times an output was stored already and was not computed again.")
     return said
 
 
