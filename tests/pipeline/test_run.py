@@ -330,9 +330,11 @@ def test_a_checkpoint_of_something_else_is_refused(finished, tmp_path):
 
 
 def test_brackets_in_names_are_shown_as_they_are(finished, capsys):
+    from limbeck.core.result import parse_result
     from limbeck.report import terminal
 
-    terminal.show(finished[1] | {"name": "[/x] [red]", "notes": ["skipped q[/bold].png"]}, finished[0])
+    odd = finished[1] | {"name": "[/x] [red]", "notes": ["skipped q[/bold].png"]}
+    terminal.show(parse_result(odd, "here"), finished[0])
     Progress().say("[red]a/b[/bold].png")
     shown = capsys.readouterr()
     assert "[/x] [red]" in shown.out

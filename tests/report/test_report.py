@@ -19,9 +19,11 @@ from report_samples import (
     ensemble,
     model,
     regression,
+    typed,
 )
 from report_samples_compressed import no_files, smaller_regression, within_budget
 
+from limbeck.core.result import Comparison
 from limbeck.core.words import NOTHING, duration
 from limbeck.evaluate import compare, interval
 from limbeck.report import figures, words, write_report
@@ -66,7 +68,7 @@ def test_numbers_and_settings_as_a_reader_wants_them(shown, expected):
 
 
 def test_the_story_says_what_the_recipe_says():
-    told = {topic: " ".join(sentences) for topic, sentences in words.story(classification())}
+    told = {topic: " ".join(sentences) for topic, sentences in words.story(typed(classification()))}
     assert list(told) == ["Data", "Teacher", "Student", "Objective", "Augmentation", "Chosen", "Export"]
     assert "54,000 rows to learn from, 6,000 to choose by, 1,000 to report on" in told["Data"]
     assert told["Teacher"].startswith(
@@ -81,7 +83,7 @@ def test_the_story_says_which_networks_are_of_keras():
     result = classification()
     result["recipe"] |= {"framework": "keras"}
     result["recipe"]["student"] |= {"model": "keras/VGG16"}
-    told = {topic: " ".join(sentences) for topic, sentences in words.story(result)}
+    told = {topic: " ".join(sentences) for topic, sentences in words.story(typed(result))}
     assert told["Teacher"].startswith("conv-leaky in Keras (channels 256, 512) with")
     assert told["Student"].startswith("keras/VGG16 (")
 
@@ -89,7 +91,7 @@ def test_the_story_says_which_networks_are_of_keras():
 def test_a_teacher_that_was_brought_along_was_not_trained_here():
     result = classification()
     result["recipe"]["teachers"][0] |= {"train": None, "weights": "big.safetensors"}
-    told = dict(words.story(result))
+    told = dict(words.story(typed(result)))
     assert told["Teacher"][0].endswith("brought along from big.safetensors, not trained here.")
 
 
@@ -100,21 +102,22 @@ def test_curves_are_means_over_seeds_with_a_band_from_worst_to_best():
     seeds = {f"student-seed{s}": [{"epoch": 1, "val_accuracy": v}] for s, v in enumerate((0.5, 0.7, 0.9))}
     seeds["student-seed0"].append({"epoch": 2, "val_accuracy": 0.8})
     seeds["student-seed1"].append({"epoch": 2, "val_accuracy": None})
-    drawn = figures.curves({"curves": seeds, "recipe": {}}, "val_accuracy")
+    drawn = figures.curves(typed({"curves": seeds, "recipe": {}}), "val_accuracy")
     band, line = drawn["data"]
     assert (line["x"], line["y"]) == ([1, 2], pytest.approx([70, 80]))
     assert (band["x"], band["y"]) == ([1, 2, 2, 1], pytest.approx([90, 80, 80, 50]))
     assert line["customdata"] == [3, 1]
     assert drawn["layout"]["xaxis"]["dtick"] == 1  # no ticks between two epochs
-    assert figures.curves({"curves": seeds, "recipe": {}}, "val_rmse") is None
+    assert figures.curves(typed({"curves": seeds, "recipe": {}}), "val_rmse") is None
 
 
 def test_gains_show_every_seed_their_mean_and_its_interval_beside_zero():
-    comparison = compare([0.90, 0.91, 0.92], [0.92, 0.93, 0.945], metric="accuracy", higher_is_better=True)
+    found = compare([0.90, 0.91, 0.92], [0.92, 0.93, 0.945], metric="accuracy", higher_is_better=True)
+    comparison = Comparison.model_validate(found)
     mean, seeds = figures.gains(comparison)["data"]
     assert seeds["x"] == pytest.approx([2.0, 2.0, 2.5])
     assert mean["x"] == pytest.approx([6.5 / 3])
-    low, high = comparison["gain"]["ci95"]
+    low, high = comparison.gain.ci95
     assert mean["error_x"]["array"] == pytest.approx([100 * high - 6.5 / 3])
     assert mean["error_x"]["arrayminus"] == pytest.approx([6.5 / 3 - 100 * low])
     left, right = figures.gains(comparison)["layout"]["xaxis"]["range"]
@@ -138,7 +141,7 @@ def test_confusion_separates_what_is_right_from_mistakes():
 
 
 def page_of(result, path):
-    write_report(json.loads(json.dumps(result)), path)
+    write_report(typed(json.loads(json.dumps(result))), path)
     text = path.read_text(encoding="utf-8")
     return text, re.sub(r"<script>.*?</script>", "", text, flags=re.S)
 
@@ -266,7 +269,7 @@ CASES = [
 @pytest.mark.parametrize(("sample", "width", "scheme", "plots"), CASES)
 def test_the_page_stands_in_a_browser(browser, tmp_path, sample, width, scheme, plots):
     result, path = sample(), tmp_path / "report.html"
-    write_report(result, path)
+    write_report(typed(result), path)
     tab, wrong = opened(browser, path, width, scheme)
     assert tab.locator("#verdict").is_visible()
     if result["comparison"]:
@@ -282,7 +285,7 @@ def test_the_page_stands_in_a_browser(browser, tmp_path, sample, width, scheme, 
 
 def test_seeds_open_and_plots_follow_the_colour_scheme(browser, tmp_path):
     path = tmp_path / "report.html"
-    write_report(classification(seeds=2), path)
+    write_report(typed(classification(seeds=2)), path)
     tab, wrong = opened(browser, path, 1400, "light")
     seeds = tab.locator("tbody.seeds.student")
     assert not seeds.is_visible()
@@ -301,7 +304,7 @@ def test_names_from_the_data_run_nothing_in_a_browser(browser, tmp_path):
         classification((EVIL, "<img src=x onerror=alert(2)>", "<b>bold</b>"), seeds=2),
         tmp_path / "report.html",
     )
-    write_report(result | {"name": EVIL}, path)
+    write_report(typed(result | {"name": EVIL}), path)
     tab, wrong = opened(browser, path, 1400, "light")
     assert "<b>bold</b>" in tab.locator("#confusion").text_content()
     assert tab.locator("h1").text_content() == EVIL

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from report_samples import classification, regression
+from report_samples import classification, regression, typed
 from report_samples_compressed import (
     FORMATS,
     WAYS,
@@ -24,7 +24,7 @@ EVIL = "<script>alert(1)</script>"
 
 
 def page_of(result, path):
-    write_report(json.loads(json.dumps(result)), path)
+    write_report(typed(json.loads(json.dumps(result))), path)
     text = path.read_text(encoding="utf-8")
     plots = json.loads(re.search(r'id="plots">(.*?)</script>', text, flags=re.S)[1])
     return re.sub(r"<script.*?</script>", "", text, flags=re.S), plots
@@ -92,7 +92,7 @@ def test_a_step_in_words(step, expected):
 
 
 def test_every_step_that_a_recipe_knows_is_told(everything):
-    told = dict(words.story(everything, smaller.told(everything)))
+    told = dict(words.story(typed(everything), smaller.told(typed(everything))))
     assert [line.partition(":")[0] for line in told["Made smaller"][:-1]] == list(WAYS)
     assert told["Made smaller"][-1].endswith("with the teacher and with labels alone.")
     assert "LiteRT (float32, fp16, int8, 8-bit weights, 4-bit weights), ONNX (float32, int8)" in told["Export"][0]
@@ -100,7 +100,7 @@ def test_every_step_that_a_recipe_knows_is_told(everything):
 
 
 def test_a_way_is_held_against_its_start_and_against_recovery_alone(everything):
-    start, *rows = smaller.variants(everything)
+    start, *rows = smaller.variants(typed(everything))
     assert start["score"] == words.metric("accuracy", statistics.fmean(accuracies(everything, "distilled")))
     half = next(row for row in rows if row["name"] == "half")
     own, before, alone = (accuracies(everything, stage) for stage in ("half", "distilled", "half-alone"))
@@ -121,29 +121,29 @@ def test_a_way_is_held_against_its_start_and_against_recovery_alone(everything):
 
 
 def test_one_seed_shows_no_verdict():
-    rows = smaller.variants(compressed(seeds=1, ways=("half",)))
+    rows = smaller.variants(typed(compressed(seeds=1, ways=("half",))))
     assert (rows[1]["lost"]["verdict"], rows[1]["help"]["verdict"]) == ("one seed", "one seed")
     assert rows[1]["lost"]["reach"] == ""
 
 
 def test_a_larger_error_is_a_loss():
-    row = smaller.variants(smaller_regression())[1]
+    row = smaller.variants(typed(smaller_regression()))[1]
     scores = [55.0, 55.4, 55.9]
     assert row["lost"]["change"] == f"-{0.02 * statistics.fmean(scores):.2f}"
     assert row["lost"]["verdict"] == "a loss"
 
 
 def test_lines_that_are_the_same_for_several_seeds_stand_once(everything):
-    parts = {entry["name"]: entry["parts"] for entry in smaller.lines(everything)}
+    parts = {entry["name"]: entry["parts"] for entry in smaller.lines(typed(everything))}
     [(names, lines)] = parts["half"]
     assert names == "half-seed0, half-seed1 and half-seed2"
     assert lines == "conv1: 16x1x3x3 -> 8x1x3x3: 144 -> 72 parameters (-50.0%)"
     assert [names for names, _ in parts["thin"]] == ["thin-seed0", "thin-seed1 and thin-seed2"]
-    assert smaller.lines(smaller_regression()) == []
+    assert smaller.lines(typed(smaller_regression())) == []
 
 
 def test_recoveries_are_not_among_the_curves_of_training(everything):
-    drawn = figures.curves(everything, "val_accuracy")
+    drawn = figures.curves(typed(everything), "val_accuracy")
     shown = {trace.get("name") for trace in drawn["data"]} - {None}
     assert shown == {"teacher", "student alone", "student + teacher"}
 
@@ -166,36 +166,36 @@ def one(name, precision, size=100_000, latency_ms=None, batch_ms=None, **more):
 
 
 def test_files_stand_with_their_network_the_most_precise_first(everything):
-    found = files.made(everything)
+    found = files.made(typed(everything))
     assert [m.name for m in found] == ["distilled-seed0", *(f"{name}-seed0" for name in WAYS)]
-    assert [f"{f.row['format']}-{f.precision}".removesuffix("-float32") for f in found[0].files] == list(FORMATS)
+    assert [f"{f.row.format}-{f.precision}".removesuffix("-float32") for f in found[0].files] == list(FORMATS)
     assert [f.precision for f in found[-1].files] == ["int8"] * 4  # it learned quantized
     assert (found[0].title, found[1].title) == ("Student with the teacher", "half")
 
 
 def test_a_file_is_held_against_its_network_and_the_float_file_of_its_runtime(everything):
     rows = {m["name"]: m for m in everything["models"]}
-    for network in files.made(everything)[:-1]:
+    for network in files.made(typed(everything))[:-1]:
         for file in network.files:
-            own, before = file.row["metrics"]["accuracy"], rows[network.name]["metrics"]["accuracy"]
+            own, before = file.row.metrics["accuracy"], rows[network.name]["metrics"]["accuracy"]
             assert file.change("accuracy") == pytest.approx(own - before)
-            plain = rows[f"{network.name}.{file.row['format']}"]
-            ratio = file.row["cost"]["size_bytes"] / plain["cost"]["size_bytes"]
-            assert file.share == (None if file.row is plain else pytest.approx(ratio))
-    for file in files.made(everything)[-1].files:
+            plain = rows[f"{network.name}.{file.row.format}"]
+            ratio = file.row.cost.size_bytes / plain["cost"]["size_bytes"]
+            assert file.share == (None if file.row.name == plain["name"] else pytest.approx(ratio))
+    for file in files.made(typed(everything))[-1].files:
         assert (file.plain, file.share) == (None, None)
-    error = files.made(smaller_regression())[0].files[1]
+    error = files.made(typed(smaller_regression()))[0].files[1]
     assert error.change("rmse") == pytest.approx(-0.5 * 1.02 * 55.0)  # half as large again
 
 
 def test_results_of_before_files_said_their_precision():
-    [network] = files.made(classification(seeds=2))
+    [network] = files.made(typed(classification(seeds=2)))
     assert network.name == "distilled-seed0"
-    assert [(f.row["format"], f.precision, f.change("accuracy")) for f in network.files] == [
+    assert [(f.row.format, f.precision, f.change("accuracy")) for f in network.files] == [
         ("litert", "float32", 0),
         ("onnx", "float32", 0),
     ]
-    assert pareto.points(classification(seeds=2), "accuracy") == []
+    assert pareto.points(typed(classification(seeds=2)), "accuracy") == []
 
 
 @pytest.mark.parametrize(
@@ -232,20 +232,20 @@ def test_results_of_before_files_said_their_precision():
 def test_a_plain_word_where_int8_saves_no_time(plain, own, expected):
     result = classification(seeds=1)
     result["models"] = [one("a", "float32", **plain), one("b", "int8", **own), one("c", "w8", latency_ms=99.0)]
-    [network] = files.made(result)
+    [network] = files.made(typed(result))
     assert [files.no_faster(file) for file in network.files] == ["", expected, ""]
 
 
 def test_runtimes_in_which_int8_saves_no_time_are_named_once(everything):
     # Of the student and of the four variants with float files; one that learned quantized has none beside it.
-    assert files.said_of_speed(files.made(everything)) == [
+    assert files.said_of_speed(files.made(typed(everything))) == [
         "In ONNX Runtime int8 is slower than float32 or no faster for all 5 networks.",
         "In OpenVINO int8 is slower than float32 or no faster for all 5 networks.",
     ]
     fast = next(m for m in everything["models"] if m["name"] == "half-seed0.onnx-int8")
     cost = fast["cost"] | {"latency_ms": 0.001, "batch_ms": 0.01}
     models = [m | {"cost": cost} if m is fast else m for m in everything["models"]]
-    said = files.said_of_speed(files.made(everything | {"models": models}))
+    said = files.said_of_speed(files.made(typed(everything | {"models": models})))
     assert said[0] == "In ONNX Runtime int8 is slower than float32 or no faster for 4 of 5 networks."
 
 
@@ -304,7 +304,7 @@ def test_names_are_text_there_too(tmp_path):
     for row in result["models"]:
         if row["name"] == "distilled-seed0" or row.get("source") == "distilled-seed0":
             row |= {"notes": [EVIL], "source": EVIL, "file": EVIL}
-    write_report(result, tmp_path / "report.html")
+    write_report(typed(result), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert EVIL not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 5
@@ -316,14 +316,14 @@ def test_names_are_text_there_too(tmp_path):
 @pytest.mark.parametrize("sample", [within_budget, smaller_regression, classification])
 def test_the_terminal_keeps_to_its_columns_and_cuts_no_number(monkeypatch, capsys, sample):
     monkeypatch.setenv("COLUMNS", "80")
-    show(sample(), Path("runs/x"))
+    show(typed(sample()), Path("runs/x"))
     shown = capsys.readouterr().out
     assert max(len(line) for line in shown.splitlines()) <= 80
     assert "…" not in shown
 
 
 def test_the_terminal_shows_ways_the_budget_and_of_many_files_the_best(capsys, everything):
-    show(everything, Path("runs/x"))
+    show(typed(everything), Path("runs/x"))
     shown = capsys.readouterr().out
     half = next(line for line in shown.splitlines() if line.startswith("half "))
     own, alone = (statistics.fmean(accuracies(everything, stage)) for stage in ("half", "half-alone"))
@@ -332,7 +332,7 @@ def test_the_terminal_shows_ways_the_budget_and_of_many_files_the_best(capsys, e
     assert "Budget: the smallest of 8 trials within the budget" in shown
     count = sum(m["role"] == "exported" for m in everything["models"])
     assert f"{count} files; these no other beats in size or time" in shown
-    found = pareto.points(everything, "accuracy")
+    found = pareto.points(typed(everything), "accuracy")
     best = {p.name for key in pareto.PLOTS.values() for p in pareto.front(found, key, "accuracy")}
     listed = [line for line in shown.splitlines() if re.match(r"  (LiteRT|ONNX Runtime|ExecuTorch|OpenVINO), ", line)]
     assert len(listed) == len(best - {m["name"] for m in everything["models"] if m["role"] != "exported"})
@@ -340,7 +340,7 @@ def test_the_terminal_shows_ways_the_budget_and_of_many_files_the_best(capsys, e
 
 
 def test_the_terminal_shows_all_of_few_files(capsys):
-    show(classification(seeds=2), Path("runs/x"))
+    show(typed(classification(seeds=2)), Path("runs/x"))
     shown = capsys.readouterr().out
     assert "2 files" in shown
     assert "  LiteRT, float32" in shown

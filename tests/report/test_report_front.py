@@ -1,8 +1,10 @@
 """The front of score against cost, and the search within a budget, as the page shows them."""
 
 import pytest
+from report_samples import typed
 from report_samples_compressed import SUFFIXES, WAYS, searched, smaller_regression, within_budget
 
+from limbeck.core.result import BudgetSearch, BudgetTrial
 from limbeck.report import budget, pareto, words
 
 
@@ -17,24 +19,24 @@ def everything():
 @pytest.mark.parametrize(("sample", "metric"), [(within_budget, "accuracy"), (smaller_regression, "rmse")])
 @pytest.mark.parametrize("key", ["size_bytes", "latency_ms"])
 def test_nothing_beats_a_point_of_the_front_and_something_every_other(sample, metric, key):
-    found = pareto.points(sample(), metric)
+    found = pareto.points(typed(sample()), metric)
     sign = 1 if metric == "accuracy" else -1
     best = pareto.front(found, key, metric)
     assert len(best) > 2
 
     def beaten(point):
-        cost, score = point.cost[key], sign * point.score
-        rivals = [(p.cost[key], sign * p.score) for p in found if p.cost.get(key)]
+        cost, score = getattr(point.cost, key), sign * point.score
+        rivals = [(getattr(p.cost, key), sign * p.score) for p in found if getattr(p.cost, key)]
         return any(c <= cost and s >= score and (c < cost or s > score) for c, s in rivals)
 
     assert not any(beaten(p) for p in best)
-    spots = {(p.cost[key], p.score) for p in best}
-    assert all(beaten(p) or (p.cost[key], p.score) in spots for p in found if p.cost.get(key))
-    assert [p.cost[key] for p in best] == sorted(p.cost[key] for p in best)
+    spots = {(getattr(p.cost, key), p.score) for p in best}
+    assert all(beaten(p) or (getattr(p.cost, key), p.score) in spots for p in found if getattr(p.cost, key))
+    assert [getattr(p.cost, key) for p in best] == sorted(getattr(p.cost, key) for p in best)
 
 
 def test_every_file_and_the_networks_behind_them_are_points(everything):
-    found = {p.name: p for p in pareto.points(everything, "accuracy")}
+    found = {p.name: p for p in pareto.points(typed(everything), "accuracy")}
     names = {m["name"] for m in everything["models"] if m["role"] == "exported"}
     assert found.keys() == names | {"teacher", "distilled-seed0", *(f"{name}-seed0" for name in WAYS)}
     assert {p.kind for p in found.values()} == {"teacher", "distilled", "compressed", *SUFFIXES}
@@ -46,12 +48,12 @@ def test_every_file_and_the_networks_behind_them_are_points(everything):
 
 
 def test_the_figure_has_the_front_as_steps_and_pins_what_lies_far_below(everything):
-    found = pareto.points(everything, "accuracy")
+    found = pareto.points(typed(everything), "accuracy")
     drawn = pareto.figure(found, "size_bytes", "accuracy")
     steps, *marks = drawn["data"]
     best = pareto.front(found, "size_bytes", "accuracy")
     assert steps["line"]["shape"] == "hv"
-    assert steps["x"][1:-1] == pytest.approx([p.cost["size_bytes"] / 1000 for p in best])
+    assert steps["x"][1:-1] == pytest.approx([p.cost.size_bytes / 1000 for p in best])
     assert steps["y"][1:-1] == pytest.approx([100 * p.score for p in best])
     assert drawn["layout"]["xaxis"]["type"] == "log"
     assert sum(len(trace["x"]) for trace in marks) == len(found)
@@ -60,14 +62,14 @@ def test_the_figure_has_the_front_as_steps_and_pins_what_lies_far_below(everythi
     assert 100 * collapsed.score < low - 10
     litert = next(t for t in marks if f"↓ {words.metric('accuracy', collapsed.score)}" in "".join(t["text"]))
     place = next(i for i, said in enumerate(litert["text"]) if said)
-    assert litert["x"][place] == pytest.approx(collapsed.cost["size_bytes"] / 1000)
+    assert litert["x"][place] == pytest.approx(collapsed.cost.size_bytes / 1000)
     assert low < litert["y"][place] < min(100 * p.score for p in found if p is not collapsed)
     assert litert["marker"]["symbol"][place] == "triangle-down"
     assert litert["textposition"][place] == "middle right"  # it stands at the left end
 
 
 def test_lower_errors_are_drawn_higher():
-    found = pareto.points(smaller_regression(), "rmse")
+    found = pareto.points(typed(smaller_regression()), "rmse")
     bottom, top = pareto.figure(found, "size_bytes", "rmse")["layout"]["yaxis"]["range"]
     assert bottom > 56 > 53.2 > top
     assert pareto.figure(found[:1], "size_bytes", "rmse") is None
@@ -86,7 +88,7 @@ def test_the_axis_reaches_from_the_best_as_far_down_as_most_go(heights, expected
 
 def test_trials_within_the_budget_come_first_and_failed_ones_last():
     found = searched()
-    rows = budget.budget({"budget": found})["rows"]
+    rows = budget.budget(typed({"budget": found}))["rows"]
     assert [row["within"] for row in rows] == ["within", *["outside"] * 6, "failed"]
     assert [row["number"] for row in rows if row["winner"]] == [1]
     assert rows[0]["way"] == "50 % pruned, int8"
@@ -94,31 +96,33 @@ def test_trials_within_the_budget_come_first_and_failed_ones_last():
     assert rows[1]["way"] == "62.5 % pruned, factorised to 95 % of the energy, 4-bit weights"
     assert (rows[1]["chance"], rows[0]["chance"]) == ("< 0.01", "0.41")
     assert rows[-1]["reason"] == "the loss is not a number"
-    assert budget.way(found["trials"][0] | {"learned": True}) == "int8, trained quantized"
-    assert budget.budget({}) is None
-    assert budget.budget({"budget": None}) is None
+    assert budget.way(BudgetTrial.model_validate(found["trials"][0] | {"learned": True})) == "int8, trained quantized"
+    assert budget.budget(typed({})) is None
+    assert budget.budget(typed({"budget": None})) is None
 
 
 def test_the_budget_is_told_with_its_units():
-    assert budget.asked(searched()).startswith(
+    assert budget.asked(BudgetSearch.model_validate(searched())).startswith(
         "Asked for: 40 kB, 0.020 ms for one row and 1 point lost at most, as a file for LiteRT. 8 trials were made "
         "from distilled-seed0, each recovered for 2 epochs."
     )
     error = searched() | {"metric": "rmse"}
     error["budget"] = error["budget"] | {"latency_ms": None, "accuracy_drop": 0.025, "runtime": "onnx"}
-    assert "Asked for: 40 kB and 2.5 % more error at most, as a file for ONNX Runtime." in budget.asked(error)
-    assert budget.budget({"budget": error})["lost"] == "Error, %"
+    assert "Asked for: 40 kB and 2.5 % more error at most, as a file for ONNX Runtime." in budget.asked(
+        BudgetSearch.model_validate(error)
+    )
+    assert budget.budget(typed({"budget": error}))["lost"] == "Error, %"
 
 
 def test_the_figure_of_the_search_marks_the_winner_the_front_and_the_limits():
-    drawn = budget.figure({"budget": searched()})
+    drawn = budget.figure(typed({"budget": searched()}))
     outside, within, ring = drawn["data"]
     assert within["x"] == [32.6]
     assert (ring["x"], ring["y"]) == ([32.6], [pytest.approx(-1.12)])
     assert outside["marker"]["symbol"] == ["diamond", "diamond", "diamond", "triangle-down", "square-open", "circle"]
     lines = [(s.get("x0"), s.get("y0")) for s in drawn["layout"]["shapes"]]
     assert lines == [(0, -1.0), (40.0, 0)]
-    assert budget.figure({}) is None
-    nothing = budget.figure({"budget": searched(winner=False)})
+    assert budget.figure(typed({})) is None
+    nothing = budget.figure(typed({"budget": searched(winner=False)}))
     assert len(nothing["data"]) == 1
-    assert budget.budget({"budget": searched(winner=False)})["tone"] == "bad"
+    assert budget.budget(typed({"budget": searched(winner=False)}))["tone"] == "bad"

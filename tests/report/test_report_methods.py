@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from report_samples import classification, compared, ensemble, regression
+from report_samples import classification, compared, ensemble, regression, typed
 from scipy import stats
 
 from limbeck.core.words import NOTHING
@@ -15,7 +15,7 @@ from limbeck.report.terminal import show
 
 
 def page_of(result, path):
-    write_report(json.loads(json.dumps(result)), path)
+    write_report(typed(json.loads(json.dumps(result))), path)
     text = path.read_text(encoding="utf-8")
     plots = json.loads(re.search(r'id="plots">(.*?)</script>', text, flags=re.S)[1])
     return re.sub(r"<script.*?</script>", "", text, flags=re.S), plots
@@ -63,7 +63,7 @@ def test_a_set_of_losses_in_words(losses, expected):
 def test_the_story_tells_weights_that_are_no_numbers():
     result = compared()
     result["recipe"]["losses"]["fitnet"] = {"loss": "fitnet", "weight": "auto", "student": "auto", "teacher": "auto"}
-    told = dict(words.story(result))
+    told = dict(words.story(typed(result)))
     assert "hard 0.1 + kd 0.9 (temperature 8 to 2 as a cosine) + fitnet weight auto." in told["Objective"][0]
     assert "with the teacher, and so by 7 other sets of losses" in told["Student"][1]
 
@@ -86,7 +86,7 @@ def test_a_change_has_its_sign(value, metric, expected):
 
 def test_methods_stand_by_their_gain_with_the_numbers_of_the_result():
     result = compared()
-    alone, found = accuracies(result, "student"), methods.methods(result)
+    alone, found = accuracies(result, "student"), methods.methods(typed(result))
     assert len(found) == 8
     gains = {
         m["name"]: statistics.fmean(accuracies(result, m["name"])) - statistics.fmean(alone) for m in result["methods"]
@@ -105,29 +105,29 @@ def test_methods_stand_by_their_gain_with_the_numbers_of_the_result():
 
 def test_verdicts_hold_as_far_as_holm_s_steps_go():
     for result in (compared(), compared(24, 3)):
-        found = methods.methods(result)
+        found = methods.methods(typed(result))
         assert {m.name for m in found if m.holds} == survivors(result)
         assert {m.name for m in found if m.verdict != "no evidence"} > survivors(result)  # both cases occur
 
 
 def test_seconds_are_told_in_those_of_the_student_alone():
-    found = {m.name: m.time for m in methods.methods(compared())}
+    found = {m.name: m.time for m in methods.methods(typed(compared()))}
     assert found["fitnet"] == f"2.5{words.TIMES}"  # 5 seconds an epoch, and 2
     assert found["at"] == f"1.0{words.TIMES}"
     bare = compared() | {"curves": {}}
-    assert {m.time for m in methods.methods(bare)} == {NOTHING}
+    assert {m.time for m in methods.methods(typed(bare))} == {NOTHING}
 
 
 def test_weights_that_were_found_are_told_from_the_least_to_the_most():
-    found = {m.name: m.found for m in methods.methods(compared())}
+    found = {m.name: m.found for m in methods.methods(typed(compared()))}
     assert found["fitnet"] == "fitnet 0.20 to 0.60"
     assert {text for name, text in found.items() if name != "fitnet"} == {""}
-    assert {m.name: m.found for m in methods.methods(compared(seeds=1))}["fitnet"] == "fitnet 0.20"
+    assert {m.name: m.found for m in methods.methods(typed(compared(seeds=1)))}["fitnet"] == "fitnet 0.20"
 
 
 def test_what_so_many_comparisons_mean_is_said():
     result = compared()
-    *_, chance, correction = methods.said(methods.methods(result))
+    *_, chance, correction = methods.said(methods.methods(typed(result)))
     assert "one in twenty comes out as helping or hurting by chance: 0.4 of 8 are to be expected" in chance
     assert correction.startswith("After Holm's correction for 8 comparisons: ")
     helped, hurt, dropped = correction.removesuffix(".").split("; ")
@@ -137,20 +137,20 @@ def test_what_so_many_comparisons_mean_is_said():
     assert dropped == "the verdict on at does not hold"
     for method in result["methods"]:
         method["gain"]["values"] = [0.3, -0.3, 0.2, -0.2, 0.01]
-    assert methods.said(methods.methods(result))[-1] == (
+    assert methods.said(methods.methods(typed(result)))[-1] == (
         "None of the 6 verdicts that differ from no evidence holds after Holm's correction for 8 comparisons."
     )
     for method in result["methods"]:
         method["verdict"] = "no evidence"
-    assert methods.said(methods.methods(result))[-1] == "There is no evidence that any of them helps or hurts."
-    assert "One seed cannot show" in methods.said(methods.methods(compared(seeds=1)))[-1]
+    assert methods.said(methods.methods(typed(result)))[-1] == "There is no evidence that any of them helps or hurts."
+    assert "One seed cannot show" in methods.said(methods.methods(typed(compared(seeds=1))))[-1]
 
 
 # --- the figure ------------------------------------------------------------------------------------
 
 
 def test_intervals_stand_beside_zero_and_a_collapse_does_not_hide_the_rest():
-    found = methods.methods(compared())
+    found = methods.methods(typed(compared()))
     figure = methods.intervals(found, "accuracy")
     seeds, *points = figure["data"]
     assert seeds["x"] == pytest.approx([100 * v for m in found for v in m.values])
@@ -181,12 +181,12 @@ def test_the_page_shows_the_methods_around_the_student_alone(tmp_path):
     section = text[text.index('id="methods"') : text.index('id="models"')]
     assert "intervals" in plots
     rows = re.findall(r'<th scope="row">([\w -]+)', section)
-    named = [m.name for m in methods.methods(result)]
-    above = [m.name for m in methods.methods(result) if m.mean >= 0]
+    named = [m.name for m in methods.methods(typed(result))]
+    above = [m.name for m in methods.methods(typed(result)) if m.mean >= 0]
     assert [row.strip() for row in rows] == [*above, "student alone", *named[len(above) :]]
     assert "hard 1 + fitnet weight auto; found: fitnet 0.20 to 0.60" in section
     assert section.count("not among 8") == 1
-    for sentence in methods.said(methods.methods(result)):
+    for sentence in methods.said(methods.methods(typed(result))):
         assert sentence.replace("'", "&#39;") in section
 
 
@@ -207,13 +207,13 @@ def test_compared_students_are_folded_unless_one_is_chosen(tmp_path):
 
 def test_curves_and_members_leave_the_compared_out():
     result = compared()
-    lines = [line["name"] for line in figures.curves(result, "val_accuracy")["data"] if line.get("name")]
+    lines = [line["name"] for line in figures.curves(typed(result), "val_accuracy")["data"] if line.get("name")]
     assert lines == ["teacher", "student alone", "student + teacher"]
     together = ensemble()
-    names = scores.members(together, "accuracy")["layout"]["yaxis"]["ticktext"]
+    names = scores.members(typed(together), "accuracy")["layout"]["yaxis"]["ticktext"]
     together["models"] += [m for m in result["models"] if m["role"] == "compared"]
-    assert scores.members(together, "accuracy")["layout"]["yaxis"]["ticktext"] == names
-    assert [r.title for r in roles.rows(result) if r.role == "compared"] == list(result["recipe"]["compare"])
+    assert scores.members(typed(together), "accuracy")["layout"]["yaxis"]["ticktext"] == names
+    assert [r.title for r in roles.rows(typed(result)) if r.role == "compared"] == list(result["recipe"]["compare"])
 
 
 @pytest.mark.parametrize("empty", [{}, {"methods": []}])
@@ -223,7 +223,7 @@ def test_a_run_without_compare_shows_nothing_of_it(tmp_path, capsys, empty):
     assert 'id="methods"' not in text
     assert "Compared students" not in text
     assert "intervals" not in plots
-    show(result, Path("runs/x"))
+    show(typed(result), Path("runs/x"))
     assert "sets of losses" not in capsys.readouterr().out
 
 
@@ -233,7 +233,7 @@ def test_names_of_methods_and_taps_are_text(tmp_path):
     result["methods"][1] |= {"name": evil, "weights": [{evil: 1.0}]}
     result["methods"][1]["losses"][evil] = {"weight": 1.0, "student": evil, "teacher": evil}
     path = tmp_path / "report.html"
-    write_report(result, path)
+    write_report(typed(result), path)
     assert evil not in path.read_text(encoding="utf-8")
 
 
@@ -252,16 +252,16 @@ def test_networks_that_say_how_sure_they_are_have_a_column_for_it(tmp_path):
 def test_the_terminal_has_a_row_for_each_method_and_cuts_no_number(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     result = compared()
-    show(result, Path("runs/x"))
+    show(typed(result), Path("runs/x"))
     shown = capsys.readouterr().out
     assert max(len(line) for line in shown.splitlines()) <= 80
     flat = " ".join(shown.split())
-    for m in methods.methods(result):
+    for m in methods.methods(typed(result)):
         star = "*" if m.holds else ""
         level = f"{m.score.removesuffix(' %')} {m.spread}"
         assert f"{m.name} {level} {m.gain} {m.reach} {m.verdict}{star} {m.time}" in flat
         assert f"{m.name}: {m.losses}" in flat
     assert "found: fitnet 0.20 to 0.60" in flat
-    assert " ".join(methods.said(methods.methods(result))) in flat
+    assert " ".join(methods.said(methods.methods(typed(result)))) in flat
     assert "A star marks these." in flat
     assert "at, x5" not in shown  # the table of models leaves them to this one

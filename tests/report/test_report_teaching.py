@@ -15,6 +15,7 @@ from report_samples import (
     opening,
     peers,
     regression_ensemble,
+    typed,
 )
 
 from limbeck.report import figures, roles, scores, words, write_report
@@ -35,7 +36,7 @@ def accuracies(result, role, ending=""):
 
 
 def page_of(result, path):
-    write_report(json.loads(json.dumps(result)), path)
+    write_report(typed(json.loads(json.dumps(result))), path)
     text = path.read_text(encoding="utf-8")
     plots = json.loads(re.search(r'id="plots">(.*?)</script>', text, flags=re.S)[1])
     return re.sub(r"<script.*?</script>", "", text, flags=re.S), plots
@@ -57,16 +58,16 @@ def page_of(result, path):
     ],
 )
 def test_rows_stand_in_order_and_join_seeds(sample, expected):
-    found = roles.rows(sample())
+    found = roles.rows(typed(sample()))
     assert [f"{r.short} x{len(r.models)}" if len(r.models) > 1 else r.short for r in found] == expected
 
 
 def test_a_student_of_several_generations_is_still_the_teachers():
     result = chain()
     result["recipe"]["student"]["generations"] = 2
-    assert roles.lesson(result) == roles.Lesson("the teacher", "Generation 2", "generation 2", "Generation 2")
+    assert roles.lesson(typed(result)) == roles.Lesson("the teacher", "Generation 2", "generation 2", "Generation 2")
     result["recipe"]["student"]["generations"] = 1  # which is what a student is anyway
-    assert roles.lesson(result).short == "end of the chain"
+    assert roles.lesson(typed(result)).short == "end of the chain"
 
 
 @pytest.mark.parametrize(
@@ -96,13 +97,13 @@ def test_headlines_say_no_more_than_the_verdict(tmp_path, verdict):
 
 
 def test_curves_tell_every_network_apart():
-    drawn = figures.curves(born_again(), "val_accuracy")["data"]
+    drawn = figures.curves(typed(born_again()), "val_accuracy")["data"]
     lines = [line for line in drawn if line.get("name")]
     assert [line["name"] for line in lines] == ["student alone", "generation 1", "generation 2", "generation 3"]
     assert all(line["customdata"][0] == 5 for line in lines)
     looks = {(line["line"]["color"], line["line"]["dash"]) for line in lines}
     assert len(looks) == 4
-    names = [line["name"] for line in figures.curves(chain(), "val_accuracy")["data"] if line.get("name")]
+    names = [line["name"] for line in figures.curves(typed(chain()), "val_accuracy")["data"] if line.get("name")]
     assert names == ["teacher", "assistant", "student alone", "student + teacher", "end of the chain"]
 
 
@@ -136,7 +137,7 @@ def test_the_badge_is_that_of_the_comparison(tmp_path):
 
 def test_generations_are_means_with_intervals_behind_the_student_alone():
     result = born_again()
-    seeds, means = scores.generations(result, "accuracy")["data"]
+    seeds, means = scores.generations(typed(result), "accuracy")["data"]
     levels = [
         accuracies(result, "student"),
         accuracies(result, "generation", "gen1"),
@@ -147,8 +148,8 @@ def test_generations_are_means_with_intervals_behind_the_student_alone():
     assert means["y"] == pytest.approx([100 * statistics.fmean(values) for values in levels])
     assert means["error_y"]["array"] == pytest.approx([100 * half(values) for values in levels])
     assert means["error_y"]["arrayminus"] == pytest.approx([100 * half(values) for values in levels])
-    assert scores.generations(result, "accuracy")["layout"]["xaxis"]["ticktext"] == ["alone", "1", "2", "3"]
-    assert scores.generations(chain(), "accuracy") is None
+    assert scores.generations(typed(result), "accuracy")["layout"]["xaxis"]["ticktext"] == ["alone", "1", "2", "3"]
+    assert scores.generations(typed(chain()), "accuracy") is None
 
 
 # --- ensembles -------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def test_generations_are_means_with_intervals_behind_the_student_alone():
 
 def test_members_ensemble_and_students_stand_side_by_side():
     result = ensemble()
-    figure = scores.members(result, "accuracy")
+    figure = scores.members(typed(result), "accuracy")
     single = [100 * v for v in accuracies(result, "teacher")]
     alone, taught = accuracies(result, "student"), accuracies(result, "distilled")
     assert [p["x"][0] for p in figure["data"]] == pytest.approx(
@@ -170,7 +171,7 @@ def test_members_ensemble_and_students_stand_side_by_side():
     ]  # fmt: skip
     left, right = figure["layout"]["xaxis"]["range"]
     assert all(left < x - width and x + width < right for p in figure["data"] for x, width in [reach(p)])
-    assert scores.members(classification(), "accuracy") is None
+    assert scores.members(typed(classification()), "accuracy") is None
 
 
 def reach(point):
@@ -178,7 +179,7 @@ def reach(point):
 
 
 def test_disagreement_is_said_and_from_three_members_on_shown_for_every_pair(tmp_path):
-    found = scores.apart(ensemble())
+    found = scores.apart(typed(ensemble()))
     assert found["said"] == [
         "All 3 members choose the same class on 88.30 % of the test rows; two of them differ on 7.00 % on average.",
         "At least one is right on 98.10 %: no way of choosing among them can do better, and on the rest all of them "
@@ -190,17 +191,17 @@ def test_disagreement_is_said_and_from_three_members_on_shown_for_every_pair(tmp
     assert [share for _, share in found["rows"][2][1]] == pytest.approx([0.07 / 0.085, 1, 0])
     text, _ = page_of(ensemble(), tmp_path / "report.html")
     assert text.count('<td style="--share: ') == 6
-    two = scores.apart(ensemble(members=2))
+    two = scores.apart(typed(ensemble(members=2)))
     assert two["rows"] == []
     assert two["said"][0].startswith("Both choose the same class on")
 
 
 def test_measured_values_differ_by_an_error():
-    assert scores.apart(regression_ensemble())["said"] == [
+    assert scores.apart(typed(regression_ensemble()))["said"] == [
         "Two members differ by 9.250 (RMSE), on average over the pairs.",
         "The standard deviation over the members is 3.100 for a row, on average.",
     ]
-    figure = scores.members(regression_ensemble(), "rmse")
+    figure = scores.members(typed(regression_ensemble()), "rmse")
     assert [p["x"][0] for p in figure["data"]][:3] == [53.2, 52.0, 51.5]
     assert figure["layout"]["xaxis"]["title"]["text"] == "RMSE on test, lower is better"
 
@@ -218,7 +219,7 @@ def test_an_ensemble_whose_members_were_not_compared_leaves_no_hole(tmp_path):
 
 
 def test_sizes_count_once_and_answers_at_every_opening():
-    found = stored(ensemble())
+    found = stored(typed(ensemble()))
     assert found["said"] == [
         "Teachers computed 162,000 outputs in 37.5 s, stored in 3.2 MB.",
         "648,000 times an output was stored already and was not computed again.",
@@ -227,22 +228,22 @@ def test_sizes_count_once_and_answers_at_every_opening():
 
 
 def test_teachers_that_differ_in_their_seed_share_a_row():
-    rows = stored(born_again())["rows"]
+    rows = stored(typed(born_again()))["rows"]
     assert [row[0] for row in rows] == ["student, 5 seeds", "distilled-gen1, 5 seeds", "distilled-gen2, 5 seeds"]
     assert rows[0][2:] == ("5.4 MB", "270,000", "0", "10.0 s")
 
 
 def test_nothing_asked_is_said_so():
     old = [opening("teacher", "t", asked=0, found=108000, views=2) | {"top_k": 64, "taps": ["layer4"]}]
-    found = stored({"cache": old})
+    found = stored(typed({"cache": old}))
     assert found["said"] == [
         "All 108,000 outputs that students began with were stored already (2.2 MB): no teacher computed any."
     ]
     assert found["rows"][0][1] == "2 views of 54,000 rows, 16-bit floats, the 64 largest of a row, with layer4"
-    fast = stored({"cache": [opening("teacher", "t", asked=10, found=0, seconds=0.003), old[0]]})
+    fast = stored(typed({"cache": [opening("teacher", "t", asked=10, found=0, seconds=0.003), old[0]]}))
     assert "in less than 0.1 s" in fast["said"][0]
-    assert stored({"cache": []}) is None
-    assert stored({}) is None
+    assert stored(typed({"cache": []})) is None
+    assert stored(typed({})) is None
 
 
 # --- the whole page --------------------------------------------------------------------------------
@@ -258,16 +259,19 @@ def test_a_result_of_an_earlier_version_has_none_of_it(tmp_path):
 
 
 def test_the_story_names_whoever_taught():
-    told = dict(words.story(chain()))
+    told = dict(words.story(typed(chain())))
     assert told["Assistant"][0].startswith("conv-leaky (channels 16, 32) with 242,000 parameters, trained here for")
     assert told["Assistant"][0].endswith("taught by the teacher.")
     assert "taught by the teacher itself, and by the assistant" in told["Student"][1]
-    assert dict(words.story(ensemble()))["Together"][0].startswith("The ensemble is the mean of 3 teachers")
-    assert "3 times. Each generation begins with new initial weights." in dict(words.story(born_again()))["Student"][1]
-    assert "in a group of 3 that learned together" in dict(words.story(peers()))["Student"][1]
+    assert dict(words.story(typed(ensemble())))["Together"][0].startswith("The ensemble is the mean of 3 teachers")
+    assert (
+        "3 times. Each generation begins with new initial weights."
+        in dict(words.story(typed(born_again())))["Student"][1]
+    )
+    assert "in a group of 3 that learned together" in dict(words.story(typed(peers())))["Student"][1]
     joint = ensemble()
     joint["recipe"]["combine"] = {"name": "stacked", "joint": True, "train": joint["recipe"]["student"]["train"]}
-    assert ", then trained together with the others for 30 epochs" in dict(words.story(joint))["Teachers"][0]
+    assert ", then trained together with the others for 30 epochs" in dict(words.story(typed(joint)))["Teachers"][0]
 
 
 @pytest.mark.parametrize(
@@ -276,7 +280,7 @@ def test_the_story_names_whoever_taught():
 )
 def test_the_story_tells_the_views(views, expected):
     result = classification() | {"views": views}
-    assert expected in " ".join(dict(words.story(result))["Augmentation"])
+    assert expected in " ".join(dict(words.story(typed(result)))["Augmentation"])
 
 
 def test_names_are_text_in_the_new_sections_too(tmp_path):
@@ -289,7 +293,7 @@ def test_names_are_text_in_the_new_sections_too(tmp_path):
     result["comparisons"] = [result["comparison"] | {"title": evil}]
     result["cache"][0]["teacher"] = evil
     path = tmp_path / "report.html"
-    write_report(result, path)
+    write_report(typed(result), path)
     text = path.read_text(encoding="utf-8")
     assert evil not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
@@ -302,10 +306,10 @@ def test_names_are_text_in_the_new_sections_too(tmp_path):
 def test_the_terminal_lists_every_row_and_cuts_no_number(monkeypatch, capsys, sample):
     monkeypatch.setenv("COLUMNS", "80")
     result = sample()
-    show(result, Path("runs/x"))
+    show(typed(result), Path("runs/x"))
     shown = capsys.readouterr().out
     assert max(len(line) for line in shown.splitlines()) <= 80
-    for row in roles.rows(result):
+    for row in roles.rows(typed(result)):
         label = row.short if len(row.models) == 1 else f"{row.short}, x{len(row.models)}"
         label = "ONNX Runtime, float32" if row.role == "exported" else label
         line = next(line for line in shown.splitlines() if line.strip().startswith(label[:20]))
@@ -319,7 +323,7 @@ def test_the_terminal_lists_every_row_and_cuts_no_number(monkeypatch, capsys, sa
 
 def test_the_terminal_shows_means_over_seeds(capsys):
     result = chain()
-    show(result, Path("runs/x"))
+    show(typed(result), Path("runs/x"))
     shown = capsys.readouterr().out
     for label, role in (("student + teacher, x5", "direct"), ("end of the chain, x5", "distilled")):
         line = next(line for line in shown.splitlines() if label in line)
@@ -330,5 +334,5 @@ def test_a_column_without_values_is_left_out(capsys):
     result = born_again()
     for row in result["models"]:
         row["metrics"].pop("agreement")
-    show(result, Path("runs/x"))
+    show(typed(result), Path("runs/x"))
     assert "agreement" not in capsys.readouterr().out

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 from conftest import need
-from report_samples import alone, classification, regression
+from report_samples import alone, classification, regression, typed
 from report_samples_compressed import compressed
 
 from limbeck import recipe
@@ -24,7 +24,7 @@ def run_program(program, folder):
 
 
 def program_for(result, fmt):
-    return next(p for p in usage(result) if p["title"] == fmt)
+    return next(p for p in usage(typed(result)) if p["title"] == fmt)
 
 
 def brightest(tmp_path):
@@ -200,7 +200,7 @@ def test_the_program_for_weights_of_keras_builds_a_model_of_keras():
     assert 'preprocess="caffe"' in code
     assert "Normalized(plain, mean, std, bgr=True)" in code
     result["recipe"]["student"]["model"] = "own.keras"
-    assert not [p for p in usage(result) if p["title"] == "PyTorch"]
+    assert not [p for p in usage(typed(result)) if p["title"] == "PyTorch"]
 
 
 def test_colour_pictures_are_turned_as_the_file_wants_them():
@@ -215,24 +215,24 @@ def test_colour_pictures_are_turned_as_the_file_wants_them():
 
 def test_what_files_take_is_said_where_it_is_not_what_the_weights_take():
     result = classification(seeds=1)
-    assert inputs(result).startswith("All take float32 pixels in [0, 1], shape [1, 1, 28, 28]: batch, channels,")
+    assert inputs(typed(result)).startswith("All take float32 pixels in [0, 1], shape [1, 1, 28, 28]: batch, channels,")
     result["recipe"]["files"] = RAW
-    assert inputs(result) == (
+    assert inputs(typed(result)) == (
         "Exported files take raw uint8 pixels from 0 to 255, shape [1, 28, 28, 1]: batch, height, width, channels; "
         "PyTorch weights float32 pixels in [0, 1], shape [1, 1, 28, 28]: batch, channels, height, width. Exported "
         "files normalise them inside and give one logit for each class."
     )
     table = regression()
     table["recipe"]["files"] = RAW
-    assert inputs(table).startswith("All take the table's columns as float32, shape [1, 10].")
+    assert inputs(typed(table)).startswith("All take the table's columns as float32, shape [1, 10].")
     result = alone()
     result["recipe"]["files"] = RAW
-    assert inputs(result).startswith("All take float32 pixels")
+    assert inputs(typed(result)).startswith("All take float32 pixels")
 
 
 def test_one_program_serves_all_files_of_a_runtime():
     result = compressed(formats=("litert", "litert-int8", "onnx"))
-    shown = usage(result)
+    shown = usage(typed(result))
     assert [p["title"] for p in shown] == ["LiteRT", "ONNX", "PyTorch", "PyTorch, made smaller"]
     # the student and four ways in two LiteRT formats, and the way that learned quantized in integers alone
     assert [p["others"] for p in shown] == [5 * 2 + 1 - 1, 5 - 1, 0, 0]
@@ -265,5 +265,5 @@ def test_the_program_for_a_smaller_student_builds_it_again(tmp_path):
 
 
 def test_no_program_builds_a_student_that_learned_rounded():
-    titles = [p["title"] for p in usage(compressed(ways=("rounded",)))]
+    titles = [p["title"] for p in usage(typed(compressed(ways=("rounded",))))]
     assert titles == ["LiteRT", "ONNX", "ExecuTorch", "OpenVINO", "PyTorch"]

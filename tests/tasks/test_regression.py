@@ -19,6 +19,7 @@ import limbeck
 from limbeck import cli, evaluate, export, recipe, report
 from limbeck.core.errors import UserError
 from limbeck.core.metrics import METRICS
+from limbeck.core.result import parse_result
 from limbeck.core.types import Column, Task
 from limbeck.data import Scaling, load
 from limbeck.export.predict import predict
@@ -234,7 +235,7 @@ def test_predictions_travel_in_the_result_in_the_targets_own_unit(gems):
 
 def test_figures_show_each_model_against_the_truth(gems):
     _, result, _ = gems
-    drawn = values.plots(result)
+    drawn = values.plots(parse_result(result, "here"))
     assert list(drawn) == ["predicted-0", "residuals-0"]
     found = result["predictions"]
     *models, line = drawn["predicted-0"]["data"]
@@ -252,7 +253,7 @@ def test_figures_show_each_model_against_the_truth(gems):
 def test_residuals_of_values_that_were_learned_as_they_are(gems):
     _, result, _ = gems
     plain = {**result, "data": {**result["data"], "log_target": False}}
-    drawn = values.plots(plain)["residuals-0"]
+    drawn = values.plots(parse_result(plain, "here"))["residuals-0"]
     said = np.asarray(result["predictions"]["models"][1]["values"][0])
     assert drawn["data"][1]["y"] == pytest.approx(said - result["predictions"]["true"][0], rel=1e-4, abs=0.1)
     assert "type" not in drawn["layout"]["yaxis"]
@@ -261,12 +262,13 @@ def test_residuals_of_values_that_were_learned_as_they_are(gems):
 def test_the_page_has_the_plots_and_is_made_from_the_result_alone(gems, tmp_path):
     folder, _, _ = gems
     result = json.loads((folder / "result.json").read_text())
-    report.write_report(result, tmp_path / "page.html")
+    report.write_report(parse_result(result, "here"), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert 'id="predicted-0"' in page
     assert 'id="residuals-0"' in page
     assert "whose logarithm is learned" in page
-    report.write_report({k: v for k, v in result.items() if k != "predictions"}, tmp_path / "older.html")
+    older = {k: v for k, v in result.items() if k != "predictions"}
+    report.write_report(parse_result(older, "here"), tmp_path / "older.html")
     assert 'id="predicted-0"' not in (tmp_path / "older.html").read_text()
 
 
@@ -275,18 +277,18 @@ def test_several_outputs_each_have_their_errors_and_their_plots(tmp_path, capsys
     small = {"model": "mlp", "options": {"hidden": [4]}, "train": plan}
     changes = {"data": {"source": "linnerud"}, "teachers": [small], "student": small, "export": [], "seeds": 2}
     result = limbeck.run(told(tmp_path) | changes, out=tmp_path / "run")
-    assert [o for o, *_ in values.told(result)["outputs"]] == ["Weight", "Waist", "Pulse"]
+    assert [o for o, *_ in values.told(parse_result(result, "here"))["outputs"]] == ["Weight", "Waist", "Pulse"]
     found = result["predictions"]
     for model in found["models"]:
         row = next(m for m in result["models"] if m["name"] == model["name"])
         for name, true, said in zip(found["outputs"], found["true"], model["values"], strict=True):
             rmse = math.sqrt(((np.asarray(true) - said) ** 2).mean())
             assert rmse == pytest.approx(row["metrics"]["per_output"][name]["rmse"], rel=1e-3)
-    table = values.outputs(result)
+    table = values.outputs(parse_result(result, "here"))
     assert table["models"] == ["teacher", "student alone", "student + teacher"]
     alone = [m["metrics"]["per_output"]["Waist"]["rmse"] for m in result["models"] if m["role"] == "student"]
     assert float(table["rows"][1][1][1][0]) == pytest.approx(sum(alone) / 2, rel=1e-3)
-    show(result, tmp_path)
+    show(parse_result(result, "here"), tmp_path)
     shown = capsys.readouterr().out
     assert result["comparison"]["metric"] == result["data"]["metric"] == "nrmse"
     assert "Scaled RMSE" in (tmp_path / "run" / "report.html").read_text()

@@ -38,6 +38,8 @@ def run(
     started = Progress(quiet=quiet)
     result = run_recipe(checked, out=out, trust=trust, progress=started)
     if result:
+        from limbeck.core.result import parse_result
         from limbeck.report.terminal import show
 
-        show(result, out or Path("runs") / result["name"])
+        folder = out or Path("runs") / result["name"]
+        show(parse_result(result, str(folder)), folder)

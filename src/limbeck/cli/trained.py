@@ -107,9 +107,10 @@ def go_on(
         folder = out or Path("runs") / checked.name
     needs.check(checked, out=folder)
     keep_heap()
+    from limbeck.core.result import parse_result
     from limbeck.pipeline.run import run as run_recipe
     from limbeck.report.terminal import show
 
     result = run_recipe(checked, out=folder, trust=trust, progress=Progress(quiet=quiet))
     if result:
-        show(result, folder)
+        show(parse_result(result, str(folder)), folder)

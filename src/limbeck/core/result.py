@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from limbeck.core.errors import UserError
 from limbeck.core.files import read_json
-from limbeck.core.types import Artifact, Kind
+from limbeck.core.types import Artifact, Kind, Role
 
 SCHEMA = 3
 
@@ -86,6 +86,123 @@ class DataSummary(_Part):
     class_counts: dict[str, list[int]] | None = None
 
 
+class TeacherSummary(_Part):
+    """A teacher on validation, and what was said of it."""
+
+    name: str
+    val: dict[str, float | None] = {}
+    notes: list[str] = []
+
+
+class Disagreement(_Part):
+    """How far the members of an ensemble say different things; see `evaluate.disagreement`."""
+
+    names: list[str]
+    n: int | None = None
+    pairwise: list[list[float]] = []
+    mean_pairwise: float | None = None
+    all_agree: float | None = None
+    divergence: float | None = None
+    oracle: float | None = None
+    spread: float | None = None
+
+
+class EnsembleSummary(_Part):
+    """How several teachers became one."""
+
+    words: str
+    combine: str | None = None
+    weights: dict[str, float] | None = None
+    disagreement: Disagreement | None = None
+
+
+class StoredOutputs(_Part):
+    """A teacher's stored outputs, as they were opened once.
+
+    Attributes:
+        bytes: what they take on the disk.
+        asked: how many were computed for it.
+        found: how many were there already.
+        seconds: spent computing.
+    """
+
+    teacher: str
+    key: str
+    bytes: int | None = None
+    rows: int | None = None
+    views: int | None = None
+    dtype: str | None = None
+    top_k: int | None = None
+    taps: list[str] = []
+    asked: int | None = None
+    found: int | None = None
+    seconds: float | None = None
+
+
+class TrialWay(_Part):
+    """What a trial of a search within a budget does: share of channels pruned, energy of factors, precision."""
+
+    ratio: float = 0.0
+    energy: float | None = None
+    precision: str
+
+
+class BudgetTrial(_Part):
+    """A trial; its numbers are None where it failed."""
+
+    way: TrialWay
+    format: str | None = None
+    steps: list[dict[str, Any]] = []
+    value: float | None = None
+    reason: str | None = None
+    within: bool = False
+    size_kb: float | None = None
+    latency_ms: float | None = None
+    drop: float | None = None
+    p_more: float | None = None
+    exceeded: list[str] = []
+    learned: bool = False
+    front: bool = False
+
+
+class BudgetSearch(_Part):
+    """A search within a budget: what was asked, every trial, and the winner if there is one."""
+
+    budget: dict[str, Any]
+    metric: str
+    start: str
+    trials: list[BudgetTrial]
+    winner: BudgetTrial | None = None
+    words: str
+
+
+class DrawnModel(_Part):
+    """A model whose predictions are drawn; `values` are those of each output."""
+
+    name: str
+    role: Role
+    values: list[list[float]] = []
+
+
+class DrawnValues(_Part):
+    """What some models predict of some test rows, of measured values; see `pipeline.measure`."""
+
+    outputs: list[str]
+    rows: int
+    of: int
+    true: list[list[float]]
+    models: list[DrawnModel]
+
+
+class MaskPicture(_Part):
+    """The picture of some test images and what some models make of them."""
+
+    file: str
+    columns: list[DrawnModel]
+    rows: int
+    of: int
+
+
 class Chosen(_Part):
     """The student to ship, and why."""
 
@@ -116,19 +233,19 @@ class Result(_Part):
     environment: dict[str, Any]
     data: DataSummary
     models: list[Artifact]
-    teachers: list[dict[str, Any]] = []
-    ensemble: dict[str, Any] | None = None
+    teachers: list[TeacherSummary] = []
+    ensemble: EnsembleSummary | None = None
     comparison: Comparison | None = None
     comparisons: list[Comparison] = []
     weights: dict[str, Any] = {}
     methods: list[Method] = []
     compressed: list[CompressedVariant] = []
-    budget: dict[str, Any] | None = None
+    budget: BudgetSearch | None = None
     chosen: Chosen | None = None
-    predictions: dict[str, Any] | None = None
-    masks: dict[str, Any] | None = None
+    predictions: DrawnValues | None = None
+    masks: MaskPicture | None = None
     views: int | None = None
-    cache: list[dict[str, Any]] = []
+    cache: list[StoredOutputs] = []
     curves: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, float] = {}
     notes: list[str] = []

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from limbeck import __version__, evaluate, recipe
-from limbeck.core.files import read_json, write_json, write_text
+from limbeck.core.files import write_json, write_text
 from limbeck.core.machine import environment
 from limbeck.core.metrics import Metric
 from limbeck.core.result import SCHEMA as RESULT_SCHEMA
-from limbeck.core.result import Result
+from limbeck.core.result import Result, read_result
 from limbeck.core.types import Role
 from limbeck.data import Data, class_counts
 from limbeck.pipeline import train_teachers
@@ -86,7 +86,7 @@ def conclude(
     write_text(job.folder / "recipe.yaml", recipe.dump(checked))
     content = result.content()
     write_json(job.folder / "result.json", content)
-    write_report(read_json(job.folder / "result.json"), job.folder / "report.html")
+    write_report(read_result(job.folder / "result.json"), job.folder / "report.html")
     return content
 
 

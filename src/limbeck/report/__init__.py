@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 from limbeck.core.files import write_text
 from limbeck.core.metrics import METRICS, Metric
-from limbeck.core.result import parse_result
+from limbeck.core.result import Comparison, DataSummary, Result, Spread
 from limbeck.core.statistics import interval
+from limbeck.core.types import Artifact
 from limbeck.core.words import duration, finite
 from limbeck.report import budget, figures, files, labels, masks, methods, pareto, roles, scores, smaller, values, words
 from limbeck.report.stored import stored
@@ -38,17 +39,16 @@ VERDICTS = {
 MISTAKES_LISTED = 8
 
 
-def write_report(result: Mapping[str, Any], path: Path) -> None:
+def write_report(result: Result, path: Path) -> None:
     """Write the page of a result, atomically.
 
     Args:
-        result: the content of result.json.
+        result: as `core.result.read_result` gives it.
         path: the HTML file. Links to model files are relative, so it belongs beside result.json.
 
     Raises:
-        UserError: this is no result of a run, or a damaged one, or the place cannot be written, or the disk is full.
+        UserError: the place cannot be written, or the disk is full.
     """
-    result = parse_result(result, str(Path(path).with_name("result.json"))).content()
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -66,14 +66,14 @@ def write_report(result: Mapping[str, Any], path: Path) -> None:
     write_text(Path(path), page)
 
 
-def _content(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    data, models = result["data"], list(result["models"])
-    classes = rules(data["task"]).predicts == "classes" and rules(data["task"]).each == "row"
+def _content(result: Result, folder: Path) -> dict[str, Any]:
+    data, models = result.data, result.models
+    classes = rules(data.task).predicts == "classes" and rules(data.task).each == "row"
     metric = words.main_metric(result)
-    name = (result.get("chosen") or {}).get("name")
-    chosen = next((m for m in models if m["name"] == name), None)
-    names = [n for n in METRICS if any(n in m["metrics"] for m in models)]
-    others = list(result.get("comparisons") or [])
+    name = result.chosen.name if result.chosen else None
+    chosen = next((m for m in models if m.name == name), None)
+    names = [n for n in METRICS if any(n in m.metrics for m in models)]
+    others = result.comparisons
     compared = methods.methods(result)
     groups = [_group(row, names, name) for row in roles.rows(result) if row.role != "exported"]
     points, made = pareto.points(result, metric), files.made(result)
@@ -105,12 +105,12 @@ def _content(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "said_of_speed": files.said_of_speed(made),
         "front": _front(points, metric),
         "budget": budget.budget(result),
-        "ensemble": result.get("ensemble"),
+        "ensemble": result.ensemble,
         "apart": scores.apart(result),
         "plots": _plots(result, chosen, compared, points),
         "chosen": chosen,
         "classes": _classes(chosen, data) if chosen and classes else [],
-        "mistakes": _mistakes(chosen, data["classes"]) if chosen and classes else [],
+        "mistakes": _mistakes(chosen, data.classes) if chosen and classes else [],
         "labels": labels.rows(chosen, data) if chosen else [],
         "masks": masks.rows(chosen) if chosen else [],
         "pictures": masks.pictures(result, folder),
@@ -119,22 +119,22 @@ def _content(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "usage": usage(result),
         "inputs": inputs(result),
         "stored": stored(result),
-        "seconds": _seconds(result.get("seconds") or {}),
-        "machine": _machine(result.get("environment") or {}),
+        "seconds": _seconds(result.seconds),
+        "machine": _machine(result.environment),
     }
 
 
 def _plots(
-    result: Mapping[str, Any],
-    chosen: Mapping[str, Any] | None,
+    result: Result,
+    chosen: Artifact | None,
     compared: Sequence[methods.Method],
     points: Sequence[pareto.Point],
 ) -> dict[str, Any]:
     """The figures of the page by their ids; those that there is nothing to show in are left out."""
-    metric, others = words.main_metric(result), list(result.get("comparisons") or [])
-    ends, data = figures.reach(others), result["data"]
+    metric, others = words.main_metric(result), result.comparisons
+    ends, data = figures.reach(others), result.data
     plots = {
-        "gains": figures.gains(result["comparison"]) if result.get("comparison") else None,
+        "gains": figures.gains(result.comparison) if result.comparison else None,
         **{f"gains-{i}": figures.gains(other, ends) for i, other in enumerate(others)},
         "intervals": methods.intervals(compared, metric),
         "generations": scores.generations(result, metric),
@@ -145,7 +145,7 @@ def _plots(
         "budget-plot": budget.figure(result),
         "labels-plot": labels.figure(result),
         "masks-plot": masks.figure(result),
-        "confusion": figures.confusion(chosen["metrics"].get("confusion") or [], data["classes"]) if chosen else None,
+        "confusion": figures.confusion(chosen.metrics.get("confusion") or [], data.classes) if chosen else None,
         **values.plots(result),
     }
     return {key: figure for key, figure in plots.items() if figure}
@@ -162,54 +162,55 @@ def _front(points: Sequence[pareto.Point], metric: str) -> dict[str, Any] | None
 # --- the verdict ---------------------------------------------------------------------------------
 
 
-def _headline(result: Mapping[str, Any]) -> dict[str, str]:
-    comparison = result.get("comparison")
-    if not comparison and result.get("compressed"):
+def _headline(result: Result) -> dict[str, str]:
+    comparison = result.comparison
+    if not comparison and result.compressed:
         text = smaller.in_short(result)
         return {"tone": "none", "question": "Result", "title": "A student made smaller", "words": text}
     if not comparison:
         text = "This recipe has no teacher, so there is nothing to compare the student with."
         return {"tone": "none", "question": "Result", "title": "A student without a teacher", "words": text}
     subject = roles.lesson(result).subject
-    tone, title, _ = VERDICTS[comparison["verdict"]]
+    tone, title, _ = VERDICTS[comparison.verdict]
     title = title.format(subject)
     return {
         "tone": tone,
         "question": f"Did {subject} help?",
         "title": f"{title[0].upper()}{title[1:]}",
-        "words": str(comparison["words"]),
+        "words": comparison.words,
     }
 
 
-def _comparison(found: Mapping[str, Any]) -> dict[str, str]:
+def _comparison(found: Comparison) -> dict[str, str]:
     """A further comparison: its title, verdict and words."""
-    tone, _, label = VERDICTS[found["verdict"]]
-    return {"tone": tone, "label": label, "title": str(found["title"]), "words": str(found["words"])}
+    tone, _, label = VERDICTS[found.verdict]
+    return {"tone": tone, "label": label, "title": str(found.title), "words": found.words}
 
 
-def _tiles(result: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> list[dict[str, str]]:
+def _tiles(result: Result, chosen: Artifact | None) -> list[dict[str, str]]:
     """The few numbers that matter: label, value, remark."""
-    models, comparison = result["models"], result.get("comparison")
+    models, comparison = result.models, result.comparison
     metric = words.main_metric(result)
     title = METRICS[metric].title
-    teachers = [m for m in models if m["role"] == "teacher"]
+    teachers = [m for m in models if m.role == "teacher"]
     teacher = teachers[-1] if teachers else None  # several are followed by what they say together
     tiles = []
     if teacher:
-        who = "ensemble" if result.get("ensemble") else "teacher"
-        tiles.append(_tile(f"{title} of the {who}", words.metric(metric, teacher["metrics"].get(metric)), "on test"))
+        who = "ensemble" if result.ensemble else "teacher"
+        tiles.append(_tile(f"{title} of the {who}", words.metric(metric, teacher.metrics.get(metric)), "on test"))
     if comparison:
         for key, label in (("student", "Student alone"), ("distilled", roles.lesson(result).tile)):
-            side = comparison[key]
-            seeds = f"mean of {side['n']} seeds" if side["n"] > 1 else "one seed"
-            reach = words.spread(metric, side["ci95"])
-            tiles.append(_tile(label, words.metric(metric, side["mean"]), f"{reach + ', ' if reach else ''}{seeds}"))
+            side: Spread = getattr(comparison, key)
+            count = side.n or len(side.values)
+            seeds = f"mean of {count} seeds" if count > 1 else "one seed"
+            reach = words.spread(metric, side.ci95)
+            tiles.append(_tile(label, words.metric(metric, side.mean), f"{reach + ', ' if reach else ''}{seeds}"))
     elif chosen:
-        tiles.append(_tile(f"{title} of the student", words.metric(metric, chosen["metrics"].get(metric)), "on test"))
+        tiles.append(_tile(f"{title} of the student", words.metric(metric, chosen.metrics.get(metric)), "on test"))
     if teacher and chosen:
         for key, better, worse in (("size_bytes", "smaller", "larger"), ("latency_ms", "faster", "slower")):
             title, say, _ = COSTS[key]
-            old, new = teacher["cost"].get(key), chosen["cost"].get(key)
+            old, new = getattr(teacher.cost, key), getattr(chosen.cost, key)
             if finite(old) and finite(new) and old and new:
                 ratio = f"{words.times(max(old / new, new / old))} {better if old >= new else worse}"
                 tiles.append(_tile(title, ratio, f"{say(new)}, teacher {say(old)}"))
@@ -220,10 +221,10 @@ def _tile(label: str, value: str, remark: str) -> dict[str, str]:
     return {"label": label, "value": value, "remark": remark}
 
 
-def _notes(result: Mapping[str, Any]) -> list[str]:
+def _notes(result: Result) -> list[str]:
     """Everything the run wants to be known, once."""
-    named = [f"{t['name']}: {n}" for t in result.get("teachers") or [] for n in t.get("notes") or []]
-    known = [*(result.get("notes") or []), *(result["data"].get("notes") or [])]
+    named = [f"{t.name}: {n}" for t in result.teachers for n in t.notes]
+    known = [*result.notes, *result.data.notes]
     return list(dict.fromkeys([*known, *(n for n in named if not any(n.endswith(k) for k in known))]))
 
 
@@ -234,17 +235,17 @@ def _group(row: roles.Row, names: Sequence[str], chosen: str | None) -> dict[str
     """Models of one role: a summary over seeds where it has any, and a row for each."""
     seeded, rows = row.role in roles.SEEDED, []
     for m in row.models:
-        cells = [(words.metric(n, m["metrics"].get(n)), "") for n in names]
-        cells += [(say(m["cost"].get(key)), "") for key, (_, say, _) in COSTS.items()]
-        label = f"seed {m['seed']}" if m.get("seed") is not None and seeded else m["name"]
+        cells = [(words.metric(n, m.metrics.get(n)), "") for n in names]
+        cells += [(say(getattr(m.cost, key)), "") for key, (_, say, _) in COSTS.items()]
+        label = f"seed {m.seed}" if m.seed is not None and seeded else m.name
         rows.append({
-            "label": label, "file": m.get("file"), "chosen": m["name"] == chosen, "cells": cells,
+            "label": label, "file": m.file, "chosen": m.name == chosen, "cells": cells,
         })  # fmt: skip
     summary = None
     if seeded:
-        summary = [_over_seeds(n, [m["metrics"].get(n) for m in row.models]) for n in names]
+        summary = [_over_seeds(n, [m.metrics.get(n) for m in row.models]) for n in names]
         for key, (_, say, _) in COSTS.items():
-            known = [m["cost"][key] for m in row.models if finite(m["cost"].get(key))]
+            known = [v for m in row.models if finite(v := getattr(m.cost, key))]
             summary.append((say(known[0] if known else None), ""))
     return {"role": row.role, "title": row.title, "rows": rows, "summary": summary, "n": len(row.models)}
 
@@ -260,22 +261,22 @@ def _over_seeds(name: str, values: Sequence[Any]) -> tuple[str, str]:
     return words.metric(name, mean), words.spread(name, interval(known))
 
 
-def _classes(chosen: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _classes(chosen: Artifact, data: DataSummary) -> list[dict[str, Any]]:
     """Each class with its rows and accuracy."""
-    found = chosen["metrics"].get("per_class_accuracy") or {}
-    rows = (data.get("class_counts") or {}).get("test") or [sum(r) for r in chosen["metrics"].get("confusion") or []]
-    rows = rows if len(rows) == len(data["classes"]) else [None] * len(data["classes"])
+    found = chosen.metrics.get("per_class_accuracy") or {}
+    rows = (data.class_counts or {}).get("test") or [sum(r) for r in chosen.metrics.get("confusion") or []]
+    counts: Sequence[int | None] = rows if len(rows) == len(data.classes) else [None] * len(data.classes)
     shown = []
-    for name, n in zip(data["classes"], rows, strict=True):
+    for name, n in zip(data.classes, counts, strict=True):
         share = found.get(name)
         accuracy = words.metric("accuracy", share)
         shown.append({"name": name, "rows": words.count(n), "accuracy": accuracy, "share": share or 0})
     return shown if found else []
 
 
-def _mistakes(chosen: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str, int, str]]:
+def _mistakes(chosen: Artifact, names: Sequence[str]) -> list[tuple[str, str, int, str]]:
     """The commonest mistakes: (true, predicted, rows, share of the class)."""
-    matrix = chosen["metrics"].get("confusion") or []
+    matrix = chosen.metrics.get("confusion") or []
     pairs = [(v, i, j) for i, row in enumerate(matrix) for j, v in enumerate(row) if i != j and v]
     pairs.sort(key=lambda p: (-p[0], p[1], p[2]))
     return [

@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from limbeck.core.metrics import METRICS, SHARES
+from limbeck.core.result import Comparison, Result
 from limbeck.core.words import finite
 from limbeck.report.roles import ORDER, SMALLER, named
 
@@ -27,7 +28,7 @@ DASHES = {
 MAX_CLASSES_DRAWN, MAX_CLASSES_LABELLED, MAX_CLASSES_COUNTED = 200, 60, 16
 
 
-def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
+def curves(result: Result, quantity: str) -> dict[str, Any] | None:
     """A quantity of each epoch: teachers, student alone, student with the teacher; seeds as mean and band.
 
     Returns:
@@ -88,11 +89,11 @@ def curves(result: Mapping[str, Any], quantity: str) -> dict[str, Any] | None:
     return plain(figure)
 
 
-def _runs(result: Mapping[str, Any]) -> list[tuple[str, str, str, list[Any]]]:
+def _runs(result: Result) -> list[tuple[str, str, str, list[Any]]]:
     """(label, role, dash, the runs of all seeds), as in the table of models; compared and smaller ones are left out."""
-    left_out = {m["name"] for m in result.get("models") or [] if m["role"] in ("compared", *SMALLER)}
-    recorded = {name: rows for name, rows in (result.get("curves") or {}).items() if name not in left_out}
-    assistants = {spec.get("name", "assistant") for spec in result["recipe"].get("assistants") or []}
+    left_out = {m.name for m in result.models if m.role in ("compared", *SMALLER)}
+    recorded = {name: rows for name, rows in result.curves.items() if name not in left_out}
+    assistants = {spec.get("name", "assistant") for spec in result.recipe.get("assistants") or []}
     roles = {name: _role(name, "assistant" if name in assistants else "teacher") for name in recorded}
     found: list[tuple[str, str, str, list[Any]]] = []
     for role in ORDER:
@@ -117,13 +118,13 @@ def _number(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def reach(comparisons: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def reach(comparisons: Sequence[Comparison]) -> tuple[float, float]:
     """From the least to the most of what these comparisons and zero reach, in the unit of the metric."""
-    found = [v for c in comparisons for v in (*c["gain"]["values"], *(c["gain"]["ci95"] or []))]
+    found = [v for c in comparisons for v in (*c.gain.values, *(c.gain.ci95 or []))]
     return min([0.0, *found]), max([0.0, *found])
 
 
-def gains(comparison: Mapping[str, Any], ends: tuple[float, float] | None = None) -> dict[str, Any]:
+def gains(comparison: Comparison, ends: tuple[float, float] | None = None) -> dict[str, Any]:
     """What teaching brought at each seed, their mean and its interval, against zero.
 
     Args:
@@ -132,10 +133,10 @@ def gains(comparison: Mapping[str, Any], ends: tuple[float, float] | None = None
     """
     import plotly.graph_objects as go
 
-    gain, percent = comparison["gain"], comparison["metric"] in SHARES
+    gain, percent = comparison.gain, comparison.metric in SHARES
     scale, unit = (100, " points") if percent else (1, "")
-    values = [scale * v for v in gain["values"]]
-    mean, ci95 = scale * gain["mean"], [scale * v for v in gain["ci95"] or []]
+    values = [scale * v for v in gain.values]
+    mean, ci95 = scale * gain.mean, [scale * v for v in gain.ci95 or []]
     figure = go.Figure()
     if ci95:
         figure.add_trace(
@@ -163,7 +164,7 @@ def gains(comparison: Mapping[str, Any], ends: tuple[float, float] | None = None
     low, high = (scale * end for end in ends or reach([comparison]))
     margin = 0.06 * (high - low or 1)
     span = [low - margin, high + margin]
-    metric = str(comparison["metric"])
+    metric = comparison.metric
     title = f"{SHARES[metric]}, points" if percent else text(METRICS[metric].title if metric in METRICS else metric)
     rows = {"tickvals": [0, 0.8], "ticktext": ["mean", "seeds"]} if ci95 else {"tickvals": [0.8], "ticktext": ["seed"]}
     figure.update_layout(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from limbeck.core.formats import FORMATS
 from limbeck.core.metrics import METRICS
-from limbeck.core.words import NOTHING, finite
+from limbeck.core.result import Result
+from limbeck.core.types import Artifact
+from limbeck.core.words import NOTHING, finite, listed
 from limbeck.report import roles, words
 
 RUNTIMES = {"pytorch": "PyTorch"} | {form: row.runtime for form, row in FORMATS.items()}
@@ -26,29 +28,29 @@ class File:
         plain: that of the float32 file for the same runtime, where there is another one.
     """
 
-    row: Mapping[str, Any]
-    network: Mapping[str, Any] | None
-    plain: Mapping[str, Any] | None
+    row: Artifact
+    network: Artifact | None
+    plain: Artifact | None
 
     @property
     def precision(self) -> str:
-        """Of its numbers; float32 in results that do not say."""
-        return str(self.row.get("precision") or "float32")
+        """Of its numbers."""
+        return self.row.precision
 
     @property
     def title(self) -> str:
         """Its runtime and precision."""
-        return f"{RUNTIMES.get(self.row['format'], self.row['format'])}, {words.PRECISIONS.get(self.precision)}"
+        return f"{RUNTIMES.get(self.row.format, self.row.format)}, {words.PRECISIONS.get(self.precision)}"
 
     def change(self, metric: str) -> float | None:
         """What it gains over its network; negative where it is worse."""
-        own, before = (m["metrics"].get(metric) if m else None for m in (self.row, self.network))
+        own, before = (m.metrics.get(metric) if m else None for m in (self.row, self.network))
         return METRICS[metric].gain(before, own) if finite(own) and finite(before) else None
 
     @property
     def share(self) -> float | None:
         """Its size as a share of the float file's."""
-        own, before = (m["cost"].get("size_bytes") if m else None for m in (self.row, self.plain))
+        own, before = (m.cost.size_bytes if m else None for m in (self.row, self.plain))
         return own / before if finite(own) and finite(before) and before else None
 
 
@@ -65,30 +67,30 @@ class Made:
 
     name: str
     title: str
-    network: Mapping[str, Any] | None
+    network: Artifact | None
     files: Sequence[File]
 
 
-def made(result: Mapping[str, Any]) -> list[Made]:
+def made(result: Result) -> list[Made]:
     """Networks with their files, in the order of the result; empty where nothing was exported."""
-    known = {m["name"]: m for m in result["models"] if m["role"] != "exported"}
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in result["models"]:
-        if row["role"] == "exported":
+    known = {m.name: m for m in result.models if m.role != "exported"}
+    found: dict[str, list[Artifact]] = {}
+    for row in result.models:
+        if row.role == "exported":
             found.setdefault(source(row), []).append(row)
     listed = []
     for name, rows in found.items():
-        plain = {m["format"]: m for m in rows if (m.get("precision") or "float32") == "float32"}
+        plain = {m.format: m for m in rows if m.precision == "float32"}
         network = known.get(name)
-        own = [File(m, network, None if m is plain.get(m["format"]) else plain.get(m["format"])) for m in rows]
-        own.sort(key=lambda file: (_place(ORDER, file.row["format"]), _place(tuple(words.PRECISIONS), file.precision)))
-        listed.append(Made(name, roles.named(name, network["role"], result)[0] if network else "", network, own))
+        own = [File(m, network, None if m is plain.get(m.format) else plain.get(m.format)) for m in rows]
+        own.sort(key=lambda file: (_place(ORDER, file.row.format), _place(tuple(words.PRECISIONS), file.precision)))
+        listed.append(Made(name, roles.named(name, network.role, result)[0] if network else "", network, own))
     return listed
 
 
-def source(row: Mapping[str, Any]) -> str:
+def source(row: Artifact) -> str:
     """The name of the network that a file was made of."""
-    return str(row.get("source") or row["name"].removesuffix(f".{row['format']}"))
+    return row.source or row.name.removesuffix(f".{row.format}")
 
 
 def _place(order: Sequence[str], name: str) -> int:
@@ -110,7 +112,7 @@ def no_faster(file: File) -> str:
         return ""
     times = []
     for key, rows in (("latency_ms", "one row"), ("batch_ms", "64 rows")):
-        own, before = file.row["cost"].get(key), file.plain["cost"].get(key)
+        own, before = getattr(file.row.cost, key), getattr(file.plain.cost, key)
         if finite(own) and finite(before) and before:
             told = f"{words.milliseconds(own)} instead of {words.milliseconds(before)} for {rows}"
             times.append((own / before - 1, told, rows))
@@ -119,8 +121,8 @@ def no_faster(file: File) -> str:
     if not slower and (faster or not times):
         return ""
     if not slower:
-        return f"int8 is no faster than float32 here: {words.listed([told for _, told, _ in times])}; {_advice(file)}"
-    said = f"int8 is slower than float32 here: {words.listed(slower)}"
+        return f"int8 is no faster than float32 here: {listed([told for _, told, _ in times])}; {_advice(file)}"
+    said = f"int8 is slower than float32 here: {listed(slower)}"
     return f"{said}, though faster for {faster[0]}" if faster else f"{said}; {_advice(file)}"
 
 
@@ -133,7 +135,7 @@ def said_of_speed(found: Sequence[Made]) -> list[str]:
     """For each runtime whether int8 pays there, where there are int8 files that it does not pay for."""
     said = []
     for form in ORDER:
-        files = [f for m in found for f in m.files if f.row["format"] == form and f.precision == "int8" and f.plain]
+        files = [f for m in found for f in m.files if f.row.format == form and f.precision == "int8" and f.plain]
         slow = [f for f in files if no_faster(f)]
         if slow:
             many = f" for {'all' if len(slow) == len(files) else f'{len(slow)} of'} {len(files)} networks"
@@ -146,19 +148,19 @@ def said_of_speed(found: Sequence[Made]) -> list[str]:
 # --- the table -------------------------------------------------------------------------------------
 
 
-def protocol(result: Mapping[str, Any]) -> str:
+def protocol(result: Result) -> str:
     """How the files were measured, once for all of them."""
-    count = result["data"]["counts"]["test"]
-    spec, exported = result["recipe"].get("files") or {}, [m for m in result["models"] if m["role"] == "exported"]
+    count = result.data.counts["test"]
+    spec, exported = result.recipe.get("files") or {}, [m for m in result.models if m.role == "exported"]
     said = [f"Each file was run in its own runtime on the {count:,} rows of the test split."]
-    if any(finite(m["cost"].get("batch_ms")) for m in exported):
+    if any(finite(m.cost.batch_ms) for m in exported):
         said.append(
             "Times are medians on one CPU thread, below them the shortest; all files of a runtime took turns, so that "
             "a busy machine slows them alike."
         )
-    if any(finite(m["cost"].get("memory_mb")) for m in exported):
+    if any(finite(m.cost.memory_mb) for m in exported):
         said.append("Memory is what a process took at its peak, above the runtime with nothing loaded.")
-    if any(m.get("precision") == "int8" for m in exported) and spec.get("calibration"):
+    if any(m.precision == "int8" for m in exported) and spec.get("calibration"):
         said.append(f"The ranges of integers were measured on {spec['calibration']:,} training rows.")
     return " ".join(said)
 
@@ -177,8 +179,8 @@ def groups(found: Sequence[Made], metric: str, chosen: str | None, front: Sequen
             "name": one.name,
             "title": one.title,
             "chosen": one.name == chosen,
-            "score": words.metric(metric, one.network["metrics"].get(metric)) if one.network else NOTHING,
-            "file": one.network.get("file") if one.network else None,
+            "score": words.metric(metric, one.network.metrics.get(metric)) if one.network else NOTHING,
+            "file": one.network.file if one.network else None,
             "rows": [_row(file, metric, front) for file in one.files],
             "n": len(one.files),
         }
@@ -187,24 +189,23 @@ def groups(found: Sequence[Made], metric: str, chosen: str | None, front: Sequen
 
 
 def _row(file: File, metric: str, front: Sequence[str]) -> dict[str, Any]:
-    row, cost = file.row, file.row["cost"]
-    parity = row.get("parity") or {}
-    fastest, memory = cost.get("fastest_ms"), cost.get("memory_mb")
+    row, cost, parity = file.row, file.row.cost, file.row.parity
+    fastest, memory = cost.fastest_ms, cost.memory_mb
     return {
-        "runtime": RUNTIMES.get(row["format"], row["format"]),
+        "runtime": RUNTIMES.get(row.format, row.format),
         "precision": words.PRECISIONS.get(file.precision, file.precision),
-        "file": row.get("file"),
-        "front": row["name"] in front,
-        "score": words.metric(metric, row["metrics"].get(metric)),
+        "file": row.file,
+        "front": row.name in front,
+        "score": words.metric(metric, row.metrics.get(metric)),
         "change": change_in_words(file, metric),
-        "same": words.metric("agreement", parity.get("agreement")),
-        "apart": f"≤ {words.number(parity['max_abs_error'], 2)}" if finite(parity.get("max_abs_error")) else "",
-        "size": words.size(cost.get("size_bytes")),
+        "same": words.metric("agreement", parity.agreement if parity else None),
+        "apart": f"≤ {words.number(parity.max_abs_error, 2)}" if parity and finite(parity.max_abs_error) else "",
+        "size": words.size(cost.size_bytes),
         "share": "" if file.share is None else f"{file.share:.1%}".replace("%", " %"),
-        "latency": words.milliseconds(cost.get("latency_ms")),
+        "latency": words.milliseconds(cost.latency_ms),
         "fastest": words.milliseconds(fastest) if finite(fastest) else "",
-        "batch": words.milliseconds(cost.get("batch_ms")),
+        "batch": words.milliseconds(cost.batch_ms),
         "memory": f"{memory:.1f} MB" if finite(memory) else NOTHING,
         "slow": no_faster(file),
-        "notes": list(row.get("notes") or []),
+        "notes": list(row.notes),
     }

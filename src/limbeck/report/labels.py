@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.core.result import DataSummary, Result
+from limbeck.core.types import Artifact
 from limbeck.core.words import NOTHING, finite
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
@@ -14,10 +16,10 @@ DRAWN = ("teacher", "student", "distilled")
 MAX_LABELS_DRAWN = 40
 
 
-def rows(chosen: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows(chosen: Artifact, data: DataSummary) -> list[dict[str, Any]]:
     """Each label with how many rows have it and what the chosen student's answers are worth, the commonest first."""
-    found = chosen["metrics"].get("per_label") or {}
-    count = data["counts"].get("test") or 0
+    found = chosen.metrics.get("per_label") or {}
+    count = data.counts.get("test") or 0
     listed = sorted(found.items(), key=lambda item: -item[1]["rows"])
     return [
         {
@@ -30,7 +32,7 @@ def rows(chosen: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, A
     ]
 
 
-def figure(result: Mapping[str, Any]) -> dict[str, Any] | None:
+def figure(result: Result) -> dict[str, Any] | None:
     """Average precision of each label, of the teacher, the student alone and the taught one, beside the label's share.
 
     The share of rows that have a label is what ordering them at random comes to: only what lies beyond it was learned.
@@ -42,13 +44,13 @@ def figure(result: Mapping[str, Any]) -> dict[str, Any] | None:
     each = [(row, means) for row, means in each if means]
     if not each or len(each[0][1]) > MAX_LABELS_DRAWN:
         return None
-    test = result["data"]["counts"]["test"]
-    known = {name: one["rows"] / test for name, one in each[0][0].models[0]["metrics"]["per_label"].items()}
+    test = result.data.counts["test"]
+    known = {name: one["rows"] / test for name, one in each[0][0].models[0].metrics["per_label"].items()}
     known = {name: known[name] for name in sorted(known, key=lambda name: -known[name]) if known[name]}
     return compared(each, known, "share of rows with the label (chance)", "average precision on test")
 
 
-def drawn_rows(result: Mapping[str, Any]) -> list[roles.Row]:
+def drawn_rows(result: Result) -> list[roles.Row]:
     """The teacher, the student alone and the taught one."""
     teachers = [row for row in roles.rows(result) if row.role == "teacher"][-1:]  # several are followed by their joint
     return teachers + [row for row in roles.rows(result) if row.role in DRAWN[1:]]
@@ -115,9 +117,9 @@ def _short(name: str) -> str:
     return name if len(name) <= 24 else f"{name[:23]}…"
 
 
-def _means(models: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _means(models: Sequence[Artifact]) -> dict[str, float]:
     """Average precision of each label, as a mean over seeds."""
-    found = [m["metrics"].get("per_label") or {} for m in models]
+    found = [m.metrics.get("per_label") or {} for m in models]
     return {
         name: sum(one[name]["ap"] for one in found) / len(found)
         for name in found[0]

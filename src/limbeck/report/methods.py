@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.core.metrics import METRICS
+from limbeck.core.result import Result
 from limbeck.core.statistics import CONFIDENCE, holm, p_value
-from limbeck.core.words import NOTHING
+from limbeck.core.words import NOTHING, listed
 from limbeck.report import words
 from limbeck.report.figures import axis_title, plain, rgba, text
 
@@ -53,39 +54,38 @@ class Method:
     values: Sequence[float]
 
 
-def methods(result: Mapping[str, Any]) -> list[Method]:
+def methods(result: Result) -> list[Method]:
     """The methods of a run, the largest gain first; empty where none were compared."""
-    entries = result.get("methods") or []
-    adjusted = holm([p_value(entry["gain"]["values"]) for entry in entries])
+    entries = result.methods
+    adjusted = holm([p_value(entry.gain.values) for entry in entries])
     alone = _seconds_alone(result)
     found = []
     for entry, p in zip(entries, adjusted, strict=True):
-        metric, gain, side = entry["metric"], entry["gain"], entry["distilled"]
-        ci95 = tuple(gain["ci95"]) if gain["ci95"] else None
-        seconds = math.fsum(entry.get("seconds") or [])
+        metric, gain, side = entry.metric, entry.gain, entry.distilled
+        ci95, seconds = gain.ci95, math.fsum(entry.seconds)
         found.append(
             Method(
-                name=entry["name"],
-                losses=words.formula(entry["losses"]),
-                found=_found(entry.get("weights") or []),
-                score=words.metric(metric, side["mean"]),
-                spread=words.spread(metric, side["ci95"]),
-                gain=words.change(metric, gain["mean"]),
+                name=entry.name,
+                losses=words.formula(entry.losses),
+                found=_found(entry.weights),
+                score=words.metric(metric, side.mean),
+                spread=words.spread(metric, side.ci95),
+                gain=words.change(metric, gain.mean),
                 reach=" to ".join(words.change(metric, end) for end in ci95) if ci95 else "",
-                verdict=entry["verdict"],
-                holds=entry["verdict"] != "no evidence" and p < 1 - CONFIDENCE,
+                verdict=entry.verdict,
+                holds=entry.verdict != "no evidence" and p < 1 - CONFIDENCE,
                 time=words.times(seconds / alone) if seconds and alone else NOTHING,
-                mean=gain["mean"],
+                mean=gain.mean,
                 ci95=ci95,
-                values=gain["values"],
+                values=gain.values,
             )
         )
     return sorted(found, key=lambda method: -method.mean)
 
 
-def _seconds_alone(result: Mapping[str, Any]) -> float:
+def _seconds_alone(result: Result) -> float:
     """Seconds of training of the students alone, all seeds together; 0 where they were not recorded."""
-    epochs = [result.get("curves", {}).get(m["name"]) or [] for m in result["models"] if m["role"] == "student"]
+    epochs = [result.curves.get(m.name, []) for m in result.models if m.role == "student"]
     return math.fsum(row.get("seconds") or 0 for rows in epochs for row in rows)
 
 
@@ -99,12 +99,11 @@ def _found(weights: Sequence[Mapping[str, float]]) -> str:
     return ", ".join(said)
 
 
-def alone(result: Mapping[str, Any]) -> tuple[str, str]:
+def alone(result: Result) -> tuple[str, str]:
     """The score of the students alone, and half of its interval."""
-    first = result["methods"][0]
-    return words.metric(first["metric"], first["student"]["mean"]), words.spread(
-        first["metric"], first["student"]["ci95"]
-    )
+    first = result.methods[0]
+    side = first.student
+    return words.metric(first.metric, side.mean), words.spread(first.metric, side.ci95)
 
 
 def said(found: Sequence[Method]) -> list[str]:
@@ -124,7 +123,7 @@ def said(found: Sequence[Method]) -> list[str]:
     held = []
     for verdict in ("helps", "hurts"):
         if names := [m.name for m in shown if m.holds and m.verdict == verdict]:
-            held.append(f"{words.listed(names)} {verdict if len(names) == 1 else verdict[:-1]}")
+            held.append(f"{listed(names)} {verdict if len(names) == 1 else verdict[:-1]}")
     if not shown:
         sentences.append("There is no evidence that any of them helps or hurts.")
     elif not held:
@@ -133,7 +132,7 @@ def said(found: Sequence[Method]) -> list[str]:
         sentences.append(f"{which} from no evidence {does} after Holm's correction for {count} comparisons.")
     else:
         rest = [m.name for m in shown if not m.holds]
-        held += [f"the verdict on {words.listed(rest)} does not hold"] if rest else []
+        held += [f"the verdict on {listed(rest)} does not hold"] if rest else []
         sentences.append(f"After Holm's correction for {count} comparisons: {'; '.join(held)}.")
     return sentences
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from limbeck.core.metrics import METRICS
+from limbeck.core.result import Result
+from limbeck.core.types import Artifact, Cost
 from limbeck.core.words import NOTHING, finite
 from limbeck.report import files, roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
@@ -43,72 +45,72 @@ class Point:
     kind: str
     precision: str
     score: float
-    cost: Mapping[str, Any]
+    cost: Cost
     lines: Sequence[str]
 
 
-def points(result: Mapping[str, Any], metric: str) -> list[Point]:
+def points(result: Result, metric: str) -> list[Point]:
     """Teachers, assistants, the chosen student, smaller ones and every file; of seeds the one that became files.
 
     Empty where there is nothing to choose from: two files at most, and no smaller student.
     """
     made = files.made(result)
-    if sum(len(one.files) for one in made) <= 2 and not result.get("compressed"):
+    if sum(len(one.files) for one in made) <= 2 and not result.compressed:
         return []
-    chosen, sources = (result.get("chosen") or {}).get("name"), {one.name for one in made}
+    chosen, sources = (result.chosen.name if result.chosen else None), {one.name for one in made}
     found = []
     for row in roles.rows(result):
         if row.role in ("teacher", "assistant"):
             shown = list(row.models)
         else:
-            shown = [m for m in row.models if m["name"] in sources or m["name"] == chosen]
+            shown = [m for m in row.models if m.name in sources or m.name == chosen]
             shown = shown or (list(row.models[:1]) if row.role == "compressed" else [])
-        found += [_network(m, row, metric) for m in shown if m["role"] != "exported"]
+        found += [_network(m, row, metric) for m in shown if m.role != "exported"]
     found += [_file(file, one, metric) for one in made for file in one.files]
     return [point for point in found if point is not None]
 
 
-def _network(model: Mapping[str, Any], row: roles.Row, metric: str) -> Point | None:
-    score, kind = model["metrics"].get(metric), row.role if row.role in KINDS else "distilled"
+def _network(model: Artifact, row: roles.Row, metric: str) -> Point | None:
+    score, kind = model.metrics.get(metric), row.role if row.role in KINDS else "distilled"
     if not finite(score):
         return None
-    label = model["name"] if row.role != "distilled" else f"{model['name']}, {row.short}"
+    label = model.name if row.role != "distilled" else f"{model.name}, {row.short}"
     lines = [label, "PyTorch, float32", words.metric(metric, score) + " on test"]
-    return Point(model["name"], label, kind, "float32", score, model["cost"], [*lines, *_costs(model["cost"], None)])
+    return Point(model.name, label, kind, "float32", score, model.cost, [*lines, *_costs(model.cost, None)])
 
 
 def _file(file: files.File, one: files.Made, metric: str) -> Point | None:
-    score, change = file.row["metrics"].get(metric), files.change_in_words(file, metric)
+    score, change = file.row.metrics.get(metric), files.change_in_words(file, metric)
     if not finite(score):
         return None
     against = {"0": " (as its network)", NOTHING: ""}.get(change, f" ({change} against its network)")
-    same = (file.row.get("parity") or {}).get("agreement")
+    same = file.row.parity.agreement if file.row.parity else None
     agreement = [f"same class as its network on {words.metric('agreement', same)}"] if finite(same) else []
     lines = [one.name, file.title, f"{words.metric(metric, score)} on test{against}", *agreement]
-    cost = file.row["cost"]
+    cost = file.row.cost
     label = f"{one.name} as {file.title}"
     lines += _costs(cost, file.share)
-    return Point(file.row["name"], label, file.row["format"], file.precision, score, cost, lines)
+    return Point(file.row.name, label, file.row.format, file.precision, score, cost, lines)
 
 
-def _costs(cost: Mapping[str, Any], share: float | None) -> list[str]:
-    lines = [words.size(cost.get("size_bytes")) + ("" if share is None else f", {100 * share:.3g} % of the float file")]
-    if finite(cost.get("latency_ms")):
-        fastest = cost.get("fastest_ms")
+def _costs(cost: Cost, share: float | None) -> list[str]:
+    lines = [words.size(cost.size_bytes) + ("" if share is None else f", {100 * share:.3g} % of the float file")]
+    if finite(cost.latency_ms):
+        fastest = cost.fastest_ms
         least = f" (at least {words.milliseconds(fastest)})" if finite(fastest) else ""
-        lines.append(f"{words.milliseconds(cost['latency_ms'])} for one row{least}")
-    if finite(cost.get("batch_ms")):
-        lines.append(f"{words.milliseconds(cost['batch_ms'])} for 64 rows")
-    if finite(cost.get("memory_mb")):
-        lines.append(f"{cost['memory_mb']:.1f} MB of memory")
+        lines.append(f"{words.milliseconds(cost.latency_ms)} for one row{least}")
+    if finite(cost.batch_ms):
+        lines.append(f"{words.milliseconds(cost.batch_ms)} for 64 rows")
+    if finite(cost.memory_mb):
+        lines.append(f"{cost.memory_mb:.1f} MB of memory")
     return lines
 
 
 def front(found: Sequence[Point], key: str, metric: str) -> list[Point]:
     """Points than which none costs as little and is better, the cheapest first."""
-    known = [p for p in found if finite(p.cost.get(key)) and p.cost[key] > 0]
+    known = [p for p in found if finite(cost := getattr(p.cost, key)) and cost > 0]
     best: list[Point] = []
-    for point in sorted(known, key=lambda p: (p.cost[key], -METRICS[metric].sign * p.score)):
+    for point in sorted(known, key=lambda p: (getattr(p.cost, key), -METRICS[metric].sign * p.score)):
         if not best or METRICS[metric].gain(best[-1].score, point.score) > 0:
             best.append(point)
     return best
@@ -126,7 +128,9 @@ def legend(found: Sequence[Point]) -> dict[str, list[tuple[str, str]]]:
 def said(found: Sequence[Point], key: str, metric: str) -> list[str]:
     """The front in words, the cheapest first."""
     say = AXES[key][2]
-    return [f"{p.label} ({say(p.cost[key])}, {words.metric(metric, p.score)})" for p in front(found, key, metric)]
+    return [
+        f"{p.label} ({say(getattr(p.cost, key))}, {words.metric(metric, p.score)})" for p in front(found, key, metric)
+    ]
 
 
 def figure(found: Sequence[Point], key: str, metric: str) -> dict[str, Any] | None:
@@ -142,13 +146,15 @@ def figure(found: Sequence[Point], key: str, metric: str) -> dict[str, Any] | No
     """
     import plotly.graph_objects as go
 
-    shown = [p for p in found if finite(p.cost.get(key)) and p.cost[key] > 0]
+    shown = [p for p in found if finite(cost := getattr(p.cost, key)) and cost > 0]
     if len(shown) < 2:
         return None
     title, unit, _ = AXES[key]
     scale, sign = (100.0 if METRICS[metric].percent else 1.0), METRICS[metric].sign
     low, high = window([sign * scale * p.score for p in shown])
-    drawn = go.Figure(_steps(front(found, key, metric), [p.cost[key] * unit for p in shown], key, scale, sign * low))
+    drawn = go.Figure(
+        _steps(front(found, key, metric), [getattr(p.cost, key) * unit for p in shown], key, scale, sign * low)
+    )
     for kind in KINDS:
         own = [p for p in shown if p.kind == kind]
         heights = [max(sign * scale * p.score, low) for p in own]
@@ -156,11 +162,11 @@ def figure(found: Sequence[Point], key: str, metric: str) -> dict[str, Any] | No
         if own:
             drawn.add_trace(
                 go.Scatter(
-                    x=[p.cost[key] * unit for p in own],
+                    x=[getattr(p.cost, key) * unit for p in own],
                     y=[sign * height for height in heights],
                     mode="markers+text",
                     text=[f" ↓ {words.metric(metric, p.score)} " if b else "" for p, b in zip(own, below, strict=True)],
-                    textposition=beside([p.cost[key] for p in own], [p.cost[key] for p in shown]),
+                    textposition=beside([getattr(p.cost, key) for p in own], [getattr(p.cost, key) for p in shown]),
                     textfont={"size": 11},
                     customdata=["<br>".join(text(line) for line in p.lines) for p in own],
                     marker={
@@ -178,7 +184,7 @@ def figure(found: Sequence[Point], key: str, metric: str) -> dict[str, Any] | No
         showlegend=False,
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
         hoverlabel={"align": "left"},
-        xaxis={"title": axis_title(title), **log_axis([p.cost[key] * unit for p in shown])},
+        xaxis={"title": axis_title(title), **log_axis([getattr(p.cost, key) * unit for p in shown])},
         yaxis={"range": [sign * ends[0], sign * ends[1]], "automargin": True, "ticksuffix": unit_of_score},
     )
     return plain(drawn)
@@ -189,7 +195,8 @@ def _steps(best: Sequence[Point], costs: Sequence[float], key: str, scale: float
     import plotly.graph_objects as go
 
     unit = AXES[key][1]
-    x = [best[0].cost[key] * unit, *(p.cost[key] * unit for p in best), max(costs)]
+    own = [getattr(point.cost, key) * unit for point in best]
+    x = [own[0], *own, max(costs)]
     y = [floor, *(scale * p.score for p in best), scale * best[-1].score]
     style = {"shape": "hv", "width": 1.75, "color": rgba("teacher", 0.9), "dash": "dot"}
     return go.Scatter(x=x, y=y, mode="lines", line=style, hoverinfo="skip")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from limbeck.core.result import Result
+from limbeck.core.types import Artifact
 
 SMALLER = ("compressed", "compressed-alone")
 SEEDED = ("student", "direct", "generation", "distilled", "peer", "compared", *SMALLER)
@@ -35,12 +37,12 @@ class Row:
     role: str
     title: str
     short: str
-    models: Sequence[Mapping[str, Any]]
+    models: Sequence[Artifact]
 
 
-def lesson(result: Mapping[str, Any]) -> Lesson:
+def lesson(result: Result) -> Lesson:
     """Whom the student of this run learned from, in words."""
-    recipe = result["recipe"]
+    recipe = result.recipe
     student = recipe.get("student") or {}
     generations = student.get("generations") or 0
     subject = "the teacher"
@@ -55,12 +57,12 @@ def lesson(result: Mapping[str, Any]) -> Lesson:
     return Lesson(subject, "Student with the teacher", "student + teacher", "With the teacher")
 
 
-def named(name: str, role: str, result: Mapping[str, Any]) -> tuple[str, str]:
+def named(name: str, role: str, result: Result) -> tuple[str, str]:
     """What a model's row is called: in full, and in short."""
     said = lesson(result)
-    row: Mapping[str, Any] = next((model for model in result.get("models") or () if model["name"] == name), {})
-    number, variant = row.get("number"), row.get("variant") or name
-    alone = bool(result.get("comparison"))
+    row = next((model for model in result.models if model.name == name), None)
+    number, variant = (row.number, row.variant or name) if row else (None, name)
+    alone = bool(result.comparison)
     return {
         "teacher": ("Teachers together" if name == "ensemble" else "Teacher", name),
         "student": ("Student alone" if alone else "Student", "student alone" if alone else "student"),
@@ -77,14 +79,14 @@ def named(name: str, role: str, result: Mapping[str, Any]) -> tuple[str, str]:
     }.get(role, (role.capitalize(), name))
 
 
-def rows(result: Mapping[str, Any]) -> list[Row]:
+def rows(result: Result) -> list[Row]:
     """The models of a run in the order of a table: teachers, assistants, students over their seeds, files."""
     found = []
     for role in ORDER:
-        same: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for model in result["models"]:
-            if model["role"] == role:
-                titles = named(model["name"], role, result)
-                same.setdefault(titles if role in SEEDED else (titles[0], model["name"]), []).append(model)
+        same: dict[tuple[str, str], list[Artifact]] = {}
+        for model in result.models:
+            if model.role == role:
+                titles = named(model.name, role, result)
+                same.setdefault(titles if role in SEEDED else (titles[0], model.name), []).append(model)
         found += [Row(role, title, short, models) for (title, short), models in same.items()]
     return found

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from limbeck.core.metrics import METRICS, SHARES
+from limbeck.core.result import Disagreement, Result
 from limbeck.core.statistics import interval
+from limbeck.core.types import Artifact
 from limbeck.core.words import finite
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
 from limbeck.tasks import rules
 
 
-def members(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
+def members(result: Result, metric: str) -> dict[str, Any] | None:
     """Every teacher, the ensemble, the student alone and the student they taught, with intervals where there are seeds.
 
     Dots rather than bars: bars begin at zero, where the few points that count cannot be seen.
@@ -23,10 +25,10 @@ def members(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
     """
     import plotly.graph_objects as go
 
-    if not result.get("ensemble"):
+    if not result.ensemble:
         return None
     scale, unit = _scale(metric)
-    weights = result["ensemble"].get("weights") or {}
+    weights = result.ensemble.weights or {}
     shown, drawn = [], []
     for row in roles.rows(result):
         scores = _scores(row.models, metric)
@@ -80,7 +82,7 @@ def members(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
     return plain(figure)
 
 
-def generations(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
+def generations(result: Result, metric: str) -> dict[str, Any] | None:
     """The score of each generation: every seed, the mean and its interval; the student trained alone stands first.
 
     Returns:
@@ -134,58 +136,56 @@ def generations(result: Mapping[str, Any], metric: str) -> dict[str, Any] | None
     return plain(figure)
 
 
-def apart(result: Mapping[str, Any]) -> dict[str, Any] | None:
+def apart(result: Result) -> dict[str, Any] | None:
     """How far the members of the ensemble say different things: sentences, and a table of all pairs from three on.
 
     Returns:
         said: sentences; names; rows: (member, [(value, share of the largest)]); None where nothing was measured.
     """
-    found = (result.get("ensemble") or {}).get("disagreement")
-    if not found or len(found.get("names") or []) < 2:
+    found = result.ensemble.disagreement if result.ensemble else None
+    if not found or len(found.names) < 2:
         return None
-    several = rules(result["data"]["task"]).predicts == "labels"
-    said = _said_of_classes(found, several) if "all_agree" in found else _said_of_values(found)
-    matrix = found.get("pairwise") or []
+    several = rules(result.data.task).predicts == "labels"
+    said = _said_of_values(found) if found.all_agree is None else _said_of_classes(found, several)
+    matrix = found.pairwise
     largest = max((v for row in matrix for v in row if finite(v)), default=0) or 1
-    name = "accuracy" if "all_agree" in found else "rmse"
+    name = "rmse" if found.all_agree is None else "accuracy"
     cells = [[(words.metric(name, v), v / largest if finite(v) else 0) for v in row] for row in matrix]
-    table = list(zip(found["names"], cells, strict=True)) if len(matrix) == len(found["names"]) > 2 else []
-    of = "Share of the test rows with another class" if "all_agree" in found else "RMSE between two members"
+    table = list(zip(found.names, cells, strict=True)) if len(matrix) == len(found.names) > 2 else []
+    of = "RMSE between two members" if found.all_agree is None else "Share of the test rows with another class"
     of = "Share of the answers that differ" if several else of
-    return {"said": said, "names": found["names"], "rows": table, "of": of}
+    return {"said": said, "names": found.names, "rows": table, "of": of}
 
 
-def _said_of_classes(found: Mapping[str, Any], several: bool) -> list[str]:
-    count = len(found["names"])
+def _said_of_classes(found: Disagreement, several: bool) -> list[str]:
+    count = len(found.names)
     everyone, every = ("Both", "both") if count == 2 else (f"All {count} members", "all of them")
     choose, of = "choose the same class on", "the test rows"
     if several:
         choose, of = "give the same answer to", "all questions for a label"
-    said = [f"{everyone} {choose} {words.metric('accuracy', found['all_agree'])} of {of}"]
-    if count > 2 and finite(found.get("mean_pairwise")):
-        said[0] += f"; two of them differ on {words.metric('accuracy', found['mean_pairwise'])} on average"
-    if finite(found.get("oracle")):
-        oracle = words.metric("accuracy", found["oracle"])
+    said = [f"{everyone} {choose} {words.metric('accuracy', found.all_agree)} of {of}"]
+    if count > 2 and finite(found.mean_pairwise):
+        said[0] += f"; two of them differ on {words.metric('accuracy', found.mean_pairwise)} on average"
+    if finite(found.oracle):
+        oracle = words.metric("accuracy", found.oracle)
         said.append(
             f"At least one is right on {oracle}: no way of choosing among them can do better, and on the rest "
             f"{every} are wrong"
         )
-    if finite(found.get("divergence")):
-        said.append(f"Their probabilities diverge by {words.number(found['divergence'], 2)} nats (Jensen-Shannon)")
+    if finite(found.divergence):
+        said.append(f"Their probabilities diverge by {words.number(found.divergence, 2)} nats (Jensen-Shannon)")
     return [f"{sentence}." for sentence in said]
 
 
-def _said_of_values(found: Mapping[str, Any]) -> list[str]:
-    said = [f"Two members differ by {words.number(found.get('mean_pairwise'))} (RMSE), on average over the pairs."]
-    if finite(found.get("spread")):
-        said.append(
-            f"The standard deviation over the members is {words.number(found['spread'])} for a row, on average."
-        )
+def _said_of_values(found: Disagreement) -> list[str]:
+    said = [f"Two members differ by {words.number(found.mean_pairwise)} (RMSE), on average over the pairs."]
+    if finite(found.spread):
+        said.append(f"The standard deviation over the members is {words.number(found.spread)} for a row, on average.")
     return said
 
 
-def _scores(models: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
-    return [m["metrics"][metric] for m in models if finite(m["metrics"].get(metric))]
+def _scores(models: Sequence[Artifact], metric: str) -> list[float]:
+    return [m.metrics[metric] for m in models if finite(m.metrics.get(metric))]
 
 
 def _scale(metric: str) -> tuple[float, str]:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.core.words import NOTHING, finite
+from limbeck.core.result import Comparison, CompressedVariant, Result, Spread
+from limbeck.core.types import Artifact
+from limbeck.core.words import NOTHING, finite, listed
 from limbeck.report import words
 
 METHODS = {"spatial": "spatial SVD", "channel": "channel SVD", "tucker": "Tucker-2"}
@@ -71,17 +73,17 @@ def _recovery(step: Mapping[str, Any]) -> str:
 
 
 def _but(step: Mapping[str, Any]) -> str:
-    return f" but for {words.listed(list(step['keep']))}" if step.get("keep") else ""
+    return f" but for {listed(list(step['keep']))}" if step.get("keep") else ""
 
 
 def _percent(share: Any) -> str:
     return f"{100 * share:.3g} %" if finite(share) else NOTHING
 
 
-def told(result: Mapping[str, Any]) -> list[str]:
+def told(result: Result) -> list[str]:
     """How the student became smaller, a sentence for each variant; for the story of the run."""
-    said = [f"{entry['name']}: {steps(entry['steps']) or 'as it is'}." for entry in result.get("compressed") or []]
-    if said and any(entry.get("with_teacher") for entry in result["compressed"]):
+    said = [f"{entry.name}: {steps(entry.steps) or 'as it is'}." for entry in result.compressed]
+    if said and any(entry.with_teacher for entry in result.compressed):
         said.append("All training after a step was done twice, with the teacher and with labels alone.")
     return said
 
@@ -89,48 +91,48 @@ def told(result: Mapping[str, Any]) -> list[str]:
 # --- the table -------------------------------------------------------------------------------------
 
 
-def variants(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def variants(result: Result) -> list[dict[str, Any]]:
     """A row for each compressed variant, and first one for the students they were made from; empty without."""
-    entries = result.get("compressed") or []
+    entries = result.compressed
     if not entries:
         return []
-    models = {m["name"]: m for m in result["models"]}
-    begun = [models[name] for name in dict.fromkeys(n for e in entries for n in e["start"].values()) if name in models]
-    first = entries[0]["against_start"]
+    models = {m.name: m for m in result.models}
+    begun = [models[name] for name in dict.fromkeys(n for e in entries for n in e.start.values()) if name in models]
+    first = entries[0].against_start
     whole = {key: _mean(begun, key) for key in COSTS}
-    level = first["metric"], first["student"]
+    level = first.metric, first.student
     rows = [{"name": "", "steps": "", "costs": _costs(whole, {}), **_level(*level), "lost": None, "help": None}]
-    return rows + [_variant(entry, [models[n] for n in entry["start"] if n in models], whole) for entry in entries]
+    return rows + [_variant(entry, [models[n] for n in entry.start if n in models], whole) for entry in entries]
 
 
-def _variant(entry: Mapping[str, Any], own: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]) -> dict[str, Any]:
-    against, taught = entry["against_start"], entry.get("with_teacher")
-    metric = against["metric"]
-    tone, verdict = LOST[against["verdict"]]
-    lost = _change(against) | {"tone": tone, "verdict": verdict if against["gain"]["ci95"] else "one seed"}
+def _variant(entry: CompressedVariant, own: Sequence[Artifact], whole: Mapping[str, Any]) -> dict[str, Any]:
+    against, taught = entry.against_start, entry.with_teacher
+    metric = against.metric
+    tone, verdict = LOST[against.verdict]
+    lost = _change(against) | {"tone": tone, "verdict": verdict if against.gain.ci95 else "one seed"}
     help_ = None
     if taught:
-        alone = _level(metric, taught["student"])
-        verdict = taught["verdict"] if taught["gain"]["ci95"] else "one seed"
-        help_ = _change(taught) | {"tone": HELP[taught["verdict"]], "verdict": verdict, "alone": alone}
+        alone = _level(metric, taught.student)
+        verdict = taught.verdict if taught.gain.ci95 else "one seed"
+        help_ = _change(taught) | {"tone": HELP[taught.verdict], "verdict": verdict, "alone": alone}
     return {
-        "name": entry["name"],
-        "steps": steps(entry["steps"]) or "as it is",
-        **_level(metric, against["distilled"]),
+        "name": entry.name,
+        "steps": steps(entry.steps) or "as it is",
+        **_level(metric, against.distilled),
         "lost": lost,
         "help": help_,
         "costs": _costs({key: _mean(own, key) for key in COSTS}, whole),
     }
 
 
-def _level(metric: str, side: Mapping[str, Any]) -> dict[str, str]:
-    return {"score": words.metric(metric, side["mean"]), "spread": words.spread(metric, side["ci95"])}
+def _level(metric: str, side: Spread) -> dict[str, str]:
+    return {"score": words.metric(metric, side.mean), "spread": words.spread(metric, side.ci95)}
 
 
-def _change(found: Mapping[str, Any]) -> dict[str, str]:
-    metric, gain = found["metric"], found["gain"]
-    reach = " to ".join(words.change(metric, end) for end in gain["ci95"] or [])
-    return {"change": words.change(metric, gain["mean"]), "reach": reach}
+def _change(found: Comparison) -> dict[str, str]:
+    metric, gain = found.metric, found.gain
+    reach = " to ".join(words.change(metric, end) for end in gain.ci95 or [])
+    return {"change": words.change(metric, gain.mean), "reach": reach}
 
 
 def _costs(own: Mapping[str, Any], whole: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -142,21 +144,21 @@ def _costs(own: Mapping[str, Any], whole: Mapping[str, Any]) -> list[tuple[str, 
     return shown
 
 
-def _mean(models: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    known = [m["cost"][key] for m in models if finite(m["cost"].get(key))]
+def _mean(models: Sequence[Artifact], key: str) -> float | None:
+    known = [v for m in models if finite(v := getattr(m.cost, key))]
     return math.fsum(known) / len(known) if known else None
 
 
-def said(result: Mapping[str, Any]) -> list[str]:
+def said(result: Result) -> list[str]:
     """What must be known to read the table."""
-    entries = result.get("compressed") or []
-    seeds = len(entries[0]["start"]) if entries else 0
+    entries = result.compressed
+    seeds = len(entries[0].start) if entries else 0
     sentences = [
         "Each variant starts from the same students, seed by seed, and is held against them on the test split."
     ]
     if seeds > 1:
         sentences.append(f"Scores are means of {seeds} seeds ± half of the 95 % interval.")
-    if any(entry.get("with_teacher") for entry in entries):
+    if any(entry.with_teacher for entry in entries):
         sentences.append("The teacher's help is what recovery with it brings over the same recovery with labels alone.")
     if len(entries) > 1 and seeds > 1:
         sentences.append(
@@ -165,20 +167,20 @@ def said(result: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def lines(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def lines(result: Result) -> list[dict[str, Any]]:
     """For each variant the lines that were shown when it was made; students with the same lines stand together."""
     found = []
-    for entry in result.get("compressed") or []:
+    for entry in result.compressed:
         alike: dict[tuple[str, ...], list[str]] = {}
-        for name, told in (entry.get("told") or {}).items():
+        for name, told in entry.told.items():
             alike.setdefault(tuple(told), []).append(name)
-        parts = [(words.listed(names), "\n".join(told)) for told, names in alike.items() if told]
+        parts = [(listed(names), "\n".join(told)) for told, names in alike.items() if told]
         if parts:
-            found.append({"name": entry["name"], "parts": parts})
+            found.append({"name": entry.name, "parts": parts})
     return found
 
 
-def in_short(result: Mapping[str, Any]) -> str:
+def in_short(result: Result) -> str:
     """What became of the student, in a sentence for each variant."""
     rows = variants(result)
     if not rows:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.metrics import METRICS
+from limbeck.core.result import Result
+from limbeck.core.types import Artifact
 from limbeck.core.words import NOTHING, finite
 from limbeck.report import roles, words
 from limbeck.report.files import Made, change_in_words, made, said_of_speed
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
 MOST_FILES = 14  # that are all listed
 
 
-def show(result: Mapping[str, Any], folder: Path) -> None:
+def show(result: Result, folder: Path) -> None:
     """Print the table of models, what was compared, what was chosen and the notes. Students are means over seeds.
 
     Args:
-        result: the content of result.json.
+        result: as `core.result.read_result` gives it.
         folder: the run directory, where the page is.
     """
     from rich import box
@@ -37,19 +39,19 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    main, second = words.main_metric(result), rules(result["data"]["task"]).beside
-    told = any(finite(m["metrics"].get(second)) for m in result["models"])
+    main, second = words.main_metric(result), rules(result.data.task).beside
+    told = any(finite(m.metrics.get(second)) for m in result.models)
     metrics = (main, second) if told else (main,)
-    count, name = result["data"]["counts"]["test"], result["data"]["name"]
-    table = Table(title=escape(f"{result['name']}: test split of {name}, {count:,} rows"), box=box.SIMPLE)
+    count, name = result.data.counts["test"], result.data.name
+    table = Table(title=escape(f"{result.name}: test split of {name}, {count:,} rows"), box=box.SIMPLE)
     table.add_column("model", no_wrap=True, max_width=24)  # so that numbers are never cut short
     for heading in (*(metric.removesuffix("_accuracy") for metric in metrics), "params", "size", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in roles.rows(result):
         if row.role in ("compared", "compressed-alone", "exported"):
             continue  # their tables follow
-        cost = row.models[0]["cost"]
-        params, size, latency_ms = cost.get("params"), cost.get("size_bytes"), cost.get("latency_ms")
+        cost = row.models[0].cost
+        params, size, latency_ms = cost.params, cost.size_bytes, cost.latency_ms
         table.add_row(
             escape(_label(row)),
             *(_mean(row.models, metric) for metric in metrics),
@@ -60,22 +62,23 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     console.print(table)
     if several := outputs(result):
         _show_outputs(several, console)
-    if result.get("comparison"):
-        console.print(f"[bold]Verdict:[/bold] {escape(result['comparison']['words'])}")
-    for other in result.get("comparisons") or []:
-        console.print(f"[bold]{escape(other['title'])}:[/bold] {escape(other['words'])}")
-    if result.get("methods"):
+    if result.comparison:
+        console.print(f"[bold]Verdict:[/bold] {escape(result.comparison.words)}")
+    for other in result.comparisons:
+        console.print(f"[bold]{escape(str(other.title))}:[/bold] {escape(other.words)}")
+    if result.methods:
         _show_methods(result, console)
-    console.print(f"Chosen: {escape(result['chosen']['name'])}, {escape(result['chosen']['why'])}")
-    if result.get("compressed"):
+    if result.chosen:
+        console.print(f"Chosen: {escape(result.chosen.name)}, {escape(result.chosen.why)}")
+    if result.compressed:
         _show_smaller(result, console)
-    if result.get("budget"):
-        console.print(f"[bold]Budget:[/bold] {escape(result['budget']['words'])}")
+    if result.budget:
+        console.print(f"[bold]Budget:[/bold] {escape(result.budget.words)}")
     if found := made(result):
         _show_files(result, found, main, console)
     if kept := stored(result):
         console.print(f"Stored: {escape(' '.join(kept['said']))}")
-    for note in result["notes"]:
+    for note in result.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}")
     print(f"Report: {folder / 'report.html'}")
 
@@ -111,13 +114,13 @@ def show_findings(found: Sequence[Mapping[str, Any]]) -> None:
     console.print("nothing is wrong" if not count else f"{count} warning{'s' if count > 1 else ''}")
 
 
-def _show_methods(result: Mapping[str, Any], console: Console) -> None:
+def _show_methods(result: Result, console: Console) -> None:
     """The sets of losses that were compared, the largest gain first, and what each of them is."""
     from rich.markup import escape
     from rich.table import Table
 
     found, (score, spread) = methods(result), alone(result)
-    title = METRICS[result["methods"][0]["metric"]].title.removesuffix(" %")
+    title = METRICS[result.methods[0].metric].title.removesuffix(" %")
     table = Table(title="sets of losses, each against the student alone", box=None, padding=(0, 2, 0, 0))
     table.add_column("losses", no_wrap=True, max_width=19)
     for heading in (title, "gain", "95 % interval", "verdict", "time"):
@@ -135,14 +138,14 @@ def _show_methods(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"  {escape(method.name)}: {escape(method.losses + weights)}", style="dim")
 
 
-def _show_smaller(result: Mapping[str, Any], console: Console) -> None:
+def _show_smaller(result: Result, console: Console) -> None:
     """What each compressed variant lost, and what the teacher's help in recovery was worth."""
     from rich.markup import escape
     from rich.table import Table
 
     rows = variants(result)[1:]
     helped = any(row["help"] for row in rows)
-    title = METRICS[result["compressed"][0]["against_start"]["metric"]].title
+    title = METRICS[result.compressed[0].against_start.metric].title
     table = Table(title="smaller students, each against what it was made from", box=None, padding=(0, 2, 0, 0))
     table.add_column("variant", no_wrap=True, max_width=14)
     for heading in (title, "change", "95 % interval", *(("teacher's help",) if helped else ()), "params"):
@@ -157,7 +160,7 @@ def _show_smaller(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"  {escape(row['name'])}: {escape(row['steps'])}", style="dim")
 
 
-def _show_files(result: Mapping[str, Any], found: Sequence[Made], metric: str, console: Console) -> None:
+def _show_files(result: Result, found: Sequence[Made], metric: str, console: Console) -> None:
     """The files of every network; of many only those that no other file or network beats."""
     from rich.markup import escape
     from rich.table import Table
@@ -165,7 +168,7 @@ def _show_files(result: Mapping[str, Any], found: Sequence[Made], metric: str, c
     count = sum(len(one.files) for one in found)
     best = {p.name for key in PLOTS.values() for p in front(points(result, metric), key, metric)}
     few = count <= MOST_FILES
-    shown = [(one, [f for f in one.files if few or f.row["name"] in best]) for one in found]
+    shown = [(one, [f for f in one.files if few or f.row.name in best]) for one in found]
     title = f"{count} file{'s' if count != 1 else ''}" + ("" if few else "; these no other beats in size or time")
     table = Table(title=title, box=None, padding=(0, 2, 0, 0))
     table.add_column("file", no_wrap=True, max_width=32)
@@ -175,14 +178,14 @@ def _show_files(result: Mapping[str, Any], found: Sequence[Made], metric: str, c
         if files:
             table.add_row(escape(one.name), style="bold")
         for file in files:
-            cost = file.row["cost"]
+            cost = file.row.cost
             table.add_row(
                 f"  {file.title}",
-                words.metric(metric, file.row["metrics"].get(metric)),
+                words.metric(metric, file.row.metrics.get(metric)),
                 change_in_words(file, metric),
-                words.size(cost.get("size_bytes")),
-                _ms(cost.get("latency_ms")),
-                _ms(cost.get("batch_ms")),
+                words.size(cost.size_bytes),
+                _ms(cost.latency_ms),
+                _ms(cost.batch_ms),
             )
     console.print("", table, "")
     for sentence in said_of_speed(found):
@@ -198,6 +201,6 @@ def _label(row: roles.Row) -> str:
     return row.short if len(row.models) == 1 else f"{row.short}, x{len(row.models)}"
 
 
-def _mean(models: Sequence[Mapping[str, Any]], metric: str) -> str:
-    values = [m["metrics"][metric] for m in models if finite(m["metrics"].get(metric))]
+def _mean(models: Sequence[Artifact], metric: str) -> str:
+    values = [m.metrics[metric] for m in models if finite(m.metrics.get(metric))]
     return words.metric(metric, math.fsum(values) / len(values)) if values else ""

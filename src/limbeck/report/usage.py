@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from limbeck.core.formats import FORMATS
+from limbeck.core.result import DataSummary, Result
 from limbeck.report.words import TITLES
 from limbeck.tasks import rules
 
 MAX_NAMES_SPELLED = 20
 
 
-def usage(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def usage(result: Result) -> list[dict[str, Any]]:
     """A program for each runtime that there are files for, and for the PyTorch weights.
 
     All files of a runtime take and give the same, so the program names the first of them.
@@ -22,56 +23,56 @@ def usage(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     Returns:
         title, file, others (how many more files it can run), install and code of each.
     """
-    models, chosen = result["models"], (result.get("chosen") or {}).get("name")
+    models, chosen = result.models, (result.chosen.name if result.chosen else None)
     programs = {"litert": _litert, "onnx": _onnx, "executorch": _executorch, "openvino": _openvino, "keras": _keras}
     shown = []
     for form, program in programs.items():
-        files = [m["file"] for m in models if m["role"] == "exported" and m["format"] == form and m.get("file")]
+        files = [m.file for m in models if m.role == "exported" and m.format == form and m.file]
         if files:
             shown.append(_shown(form, files[0], len(files) - 1, program(files[0], result), result))
-    weights = [m for m in models if m["name"] == chosen and m.get("file") and m["format"] == "pytorch"]
-    if re.search(r"\.(keras|h5)$|\.py:\w+$", str((result["recipe"].get("student") or {}).get("model"))):
+    weights = [m for m in models if m.name == chosen and m.file and m.format == "pytorch"]
+    if re.search(r"\.(keras|h5)$|\.py:\w+$", str((result.recipe.get("student") or {}).get("model"))):
         weights = []  # built by more than its name
-    for model in weights:
-        shown.append(_shown("pytorch", model["file"], 0, _pytorch(model["file"], result), result))
-    if file := _smaller(result):
-        last = _shown("pytorch", file, 0, _pytorch(file, result, smaller=True), result)
+    for file in (model.file for model in weights if model.file):
+        shown.append(_shown("pytorch", file, 0, _pytorch(file, result), result))
+    if made := _smaller(result):
+        last = _shown("pytorch", made, 0, _pytorch(made, result, smaller=True), result)
         shown.append(last | {"title": "PyTorch, made smaller"})
     return shown
 
 
-def _smaller(result: Mapping[str, Any]) -> str | None:
+def _smaller(result: Result) -> str | None:
     """The weights of a student made smaller, of one that became files where there is any."""
-    quantized = {e["name"] for e in result.get("compressed") or [] if e["steps"] and e["steps"][-1].get("quantize")}
-    sources = {m.get("source") for m in result["models"] if m["role"] == "exported"}
-    rows = [m for m in result["models"] if m["role"] == "compressed" and m.get("file")]
-    rows = [m for m in rows if m["variant"] not in quantized]
-    rows.sort(key=lambda m: m["name"] not in sources)
-    return str(rows[0]["file"]) if rows else None
+    quantized = {e.name for e in result.compressed if e.steps and e.steps[-1].get("quantize")}
+    sources = {m.source for m in result.models if m.role == "exported"}
+    rows = [m for m in result.models if m.role == "compressed" and m.file]
+    rows = [m for m in rows if m.variant not in quantized]
+    rows.sort(key=lambda m: m.name not in sources)
+    return rows[0].file if rows else None
 
 
-def _shown(form: str, file: str, others: int, code: str, result: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(form: str, file: str, others: int, code: str, result: Result) -> dict[str, Any]:
     runs = f"numpy {FORMATS[form].installs}{' pillow' if _images(result) else ''}" if form in FORMATS else "limbeck"
     install = f"pip install {runs}"
     return {"title": TITLES[form], "file": file, "others": others, "install": install, "code": code}
 
 
-def inputs(result: Mapping[str, Any]) -> str:
+def inputs(result: Result) -> str:
     """What every file takes and gives, in words."""
-    exported = any(m["role"] == "exported" for m in result["models"])
+    exported = any(m.role == "exported" for m in result.models)
     changed = exported and (_bytes(result) or _channels_last(result))
     takes = f"All take {_takes(result, exported=False)}."
     if changed:
         takes = (
             f"Exported files take {_takes(result, exported=True)}; PyTorch weights {_takes(result, exported=False)}."
         )
-    gives = rules(result["data"]["task"]).gives
+    gives = rules(result.data.task).gives
     ready = f" Exported files normalise them inside and give {gives}." if exported else ""
     return takes + ready
 
 
-def _takes(result: Mapping[str, Any], *, exported: bool) -> str:
-    shape = result["data"]["shape"]
+def _takes(result: Result, *, exported: bool) -> str:
+    shape = result.data.shape
     if not _images(result):
         return f"the table's columns as float32, shape [1, {', '.join(map(str, shape))}]"
     channels, height, width = shape
@@ -92,25 +93,25 @@ def _literal(value: Any) -> str:
     return repr(value)
 
 
-def _images(result: Mapping[str, Any]) -> bool:
-    return len(result["data"]["shape"]) == 3
+def _images(result: Result) -> bool:
+    return len(result.data.shape) == 3
 
 
-def _files(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    files: Mapping[str, Any] = result["recipe"].get("files") or {}
+def _files(result: Result) -> Mapping[str, Any]:
+    files: Mapping[str, Any] = result.recipe.get("files") or {}
     return files
 
 
-def _bytes(result: Mapping[str, Any]) -> bool:
+def _bytes(result: Result) -> bool:
     return _images(result) and _files(result).get("input") == "uint8"
 
 
-def _channels_last(result: Mapping[str, Any]) -> bool:
+def _channels_last(result: Result) -> bool:
     return _images(result) and _files(result).get("layout") == "nhwc"
 
 
-def _row(result: Mapping[str, Any]) -> str:
-    shape = list(result["data"]["shape"])
+def _row(result: Result) -> str:
+    shape = list(result.data.shape)
     if not _images(result):
         columns = ", ".join(map(str, shape))
         return (
@@ -130,20 +131,20 @@ def _row(result: Mapping[str, Any]) -> str:
     )
 
 
-def _answer(result: Mapping[str, Any], outputs: str) -> str:
-    data = result["data"]
-    names = list(data["classes"])
-    if _channels_last(result) and rules(data["task"]).each == "pixel":
+def _answer(result: Result, outputs: str) -> str:
+    data = result.data
+    names = list(data.classes)
+    if _channels_last(result) and rules(data.task).each == "pixel":
         outputs = f"np.moveaxis({outputs}, -1, 1)"
-    return rules(data["task"]).program(_literal(names), len(names) <= MAX_NAMES_SPELLED, outputs)
+    return rules(data.task).program(_literal(names), len(names) <= MAX_NAMES_SPELLED, outputs)
 
 
-def _imports(result: Mapping[str, Any], *modules: str) -> str:
+def _imports(result: Result, *modules: str) -> str:
     pillow = ["from PIL import Image"] if _images(result) else []
     return "\n".join([*modules, *pillow])
 
 
-def _onnx(file: str, result: Mapping[str, Any]) -> str:
+def _onnx(file: str, result: Result) -> str:
     return (
         f"{_imports(result, 'import numpy as np', 'import onnxruntime')}\n\n"
         f"session = onnxruntime.InferenceSession({_literal(file)})\n"
@@ -153,7 +154,7 @@ def _onnx(file: str, result: Mapping[str, Any]) -> str:
     )
 
 
-def _litert(file: str, result: Mapping[str, Any]) -> str:
+def _litert(file: str, result: Result) -> str:
     batches = sorted(_files(result).get("batches") or [1])
     begin = (
         f"{_imports(result, 'import numpy as np', 'from ai_edge_litert.interpreter import Interpreter')}\n\n"
@@ -182,7 +183,7 @@ def _litert(file: str, result: Mapping[str, Any]) -> str:
     )
 
 
-def _executorch(file: str, result: Mapping[str, Any]) -> str:
+def _executorch(file: str, result: Result) -> str:
     modules = ("from pathlib import Path", "", "import numpy as np", "import torch")
     return (
         f"{_imports(result, *modules, 'from executorch.runtime import Runtime')}\n\n"
@@ -194,7 +195,7 @@ def _executorch(file: str, result: Mapping[str, Any]) -> str:
     )
 
 
-def _openvino(file: str, result: Mapping[str, Any]) -> str:
+def _openvino(file: str, result: Result) -> str:
     return (
         f"{_imports(result, 'import numpy as np', 'import openvino')}\n\n"
         "# the .bin beside the file belongs to it; without the hint some processors round to bfloat16\n"
@@ -206,7 +207,7 @@ def _openvino(file: str, result: Mapping[str, Any]) -> str:
     )
 
 
-def _keras(file: str, result: Mapping[str, Any]) -> str:
+def _keras(file: str, result: Result) -> str:
     return (
         f"{_imports(result, 'import os', 'import numpy as np')}\n\n"
         'os.environ["KERAS_BACKEND"] = "torch"  # or jax, or tensorflow\n'
@@ -218,13 +219,13 @@ def _keras(file: str, result: Mapping[str, Any]) -> str:
     )
 
 
-def _pytorch(file: str, result: Mapping[str, Any], *, smaller: bool = False) -> str:
-    data = result["data"]
-    shape = tuple(data["shape"])
+def _pytorch(file: str, result: Result, *, smaller: bool = False) -> str:
+    data = result.data
+    shape = tuple(data.shape)
     # Older results lack it: with a Gaussian head, which gives twice as many, the weights then do not fit.
-    outputs = data.get("outputs") or len(data["classes"])
-    framework = ', framework="keras"' if result["recipe"].get("framework") == "keras" else ""
-    places = f", places={shape[1:]}" if rules(data["task"]).each == "pixel" else ""
+    outputs = data.outputs or len(data.classes)
+    framework = ', framework="keras"' if result.recipe.get("framework") == "keras" else ""
+    places = f", places={shape[1:]}" if rules(data.task).each == "pixel" else ""
     built = f"build(spec, {shape}, {outputs}{places}{framework})"
     if smaller:
         said = "the file says what was done to the network, and its weights fit what came of it"
@@ -238,7 +239,7 @@ def _pytorch(file: str, result: Mapping[str, Any], *, smaller: bool = False) -> 
         + "from limbeck.models import Normalized, build, load_weights, normalization\n"
         "from limbeck.recipe import Network\n\n"
         f"file = Path({_literal(file)})\n"
-        f"spec = Network(model={_literal((result['recipe'].get('student') or {}).get('model'))}{_arguments(result)})\n"
+        f"spec = Network(model={_literal((result.recipe.get('student') or {}).get('model'))}{_arguments(result)})\n"
         f"# {said}\n"
         f"plain = {built}\n"
         "load_weights(plain, file, fresh_head=False)\n"
@@ -248,24 +249,24 @@ def _pytorch(file: str, result: Mapping[str, Any], *, smaller: bool = False) -> 
     )
 
 
-def _arguments(result: Mapping[str, Any]) -> str:
-    spec = result["recipe"].get("student") or {}
+def _arguments(result: Result) -> str:
+    spec = result.recipe.get("student") or {}
     kept = {key: spec[key] for key in ("options", "preprocess", "mean", "std") if spec.get(key)}
     return "".join(f", {key}={_literal(value)}" for key, value in kept.items())
 
 
-def _bgr(result: Mapping[str, Any]) -> str:
-    return ", bgr=True" if (result["recipe"].get("student") or {}).get("preprocess") == "caffe" else ""
+def _bgr(result: Result) -> str:
+    return ", bgr=True" if (result.recipe.get("student") or {}).get("preprocess") == "caffe" else ""
 
 
-def _called(result: Mapping[str, Any]) -> str:
-    data = result["data"]
-    zeros = f"outputs = model(torch.zeros(1, {', '.join(map(str, data['shape']))}))"
-    if rules(data["task"]).predicts != "values":
+def _called(result: Result) -> str:
+    data = result.data
+    zeros = f"outputs = model(torch.zeros(1, {', '.join(map(str, data.shape))}))"
+    if rules(data.task).predicts != "values":
         return zeros
     return f"{zeros}  # standardised {'means, then logarithms of variances' if _gaussian(data) else 'values'}"
 
 
-def _gaussian(data: Mapping[str, Any]) -> bool:
+def _gaussian(data: DataSummary) -> bool:
     """Whether the student gives a variance beside each value."""
-    return bool((data.get("outputs") or 0) > len(data["classes"]))
+    return bool((data.outputs or 0) > len(data.classes))

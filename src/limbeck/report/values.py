@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.core.result import DrawnModel, Result
+from limbeck.core.types import Artifact
 from limbeck.core.words import finite
 from limbeck.report import roles, words
 from limbeck.report.figures import axis_title, plain, rgba, text
@@ -15,29 +17,29 @@ RATIOS = [0.01, 0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10, 100]
 LINE = "rgba(128, 128, 128, 0.9)"  # stands out from white and from near-black
 
 
-def plots(result: Mapping[str, Any]) -> dict[str, Any]:
+def plots(result: Result) -> dict[str, Any]:
     """For each output a figure of predicted over true values and one of residuals over predicted ones, by their ids."""
-    found = result.get("predictions")
+    found = result.predictions
     if not found:
         return {}
-    logs = bool(result["data"].get("log_target"))
+    logs = bool(result.data.log_target)
     drawn = {}
-    for number, true in enumerate(found["true"]):
-        named = [(model, model["values"][number]) for model in found["models"]]
+    for number, true in enumerate(found.true):
+        named = [(model, model.values[number]) for model in found.models]
         drawn[f"predicted-{number}"] = _predicted(result, true, named, logs)
         drawn[f"residuals-{number}"] = _residuals(result, true, named, logs)
     return drawn
 
 
-def told(result: Mapping[str, Any]) -> dict[str, Any] | None:
+def told(result: Result) -> dict[str, Any] | None:
     """What stands around the plots: outputs, their ids, and how many of the rows are drawn; None without plots."""
-    found = result.get("predictions")
+    found = result.predictions
     if not found:
         return None
-    logs = bool(result["data"].get("log_target"))
-    rows, of = found["rows"], found["of"]
+    logs = bool(result.data.log_target)
+    rows, of = found.rows, found.of
     which = f"all {of:,} test rows" if rows == of else f"{rows:,} of the {of:,} test rows, drawn at random"
-    names, total = found["outputs"], len(result["data"]["classes"])
+    names, total = found.outputs, len(result.data.classes)
     said = f"Each point is one row: {which}. On the dashed lines predictions are right."
     if total > len(names):
         said += f" The first {len(names)} of {total} outputs are drawn."
@@ -51,18 +53,18 @@ def told(result: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def outputs(result: Mapping[str, Any]) -> dict[str, Any] | None:
+def outputs(result: Result) -> dict[str, Any] | None:
     """The errors of every model in each of several outputs, means over seeds; None for a single output.
 
     Returns:
         models: headings; rows: (output, [(RMSE, MAE and R²)]).
     """
     shown = [row for row in roles.rows(result) if row.role in ("teacher", "student", "distilled")]
-    shown = [row for row in shown if all(m["metrics"].get("per_output") for m in row.models)]
+    shown = [row for row in shown if all(m.metrics.get("per_output") for m in row.models)]
     if not shown:
         return None
     table = []
-    for name in result["data"]["classes"]:
+    for name in result.data.classes:
         cells = []
         for row in shown:
             errors = {k: _mean(row.models, name, k) for k in ("rmse", "mae", "r2")}
@@ -73,14 +75,14 @@ def outputs(result: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"models": [row.short for row in shown], "rows": table}
 
 
-def _mean(models: Sequence[Mapping[str, Any]], output: str, error: str) -> float | None:
-    known = [m["metrics"]["per_output"][output][error] for m in models]
+def _mean(models: Sequence[Artifact], output: str, error: str) -> float | None:
+    known = [m.metrics["per_output"][output][error] for m in models]
     known = [value for value in known if finite(value)]
     return sum(known) / len(known) if known else None
 
 
 def _predicted(
-    result: Mapping[str, Any], true: Sequence[float], named: Sequence[tuple[Any, Sequence[float]]], logs: bool
+    result: Result, true: Sequence[float], named: Sequence[tuple[DrawnModel, Sequence[float]]], logs: bool
 ) -> dict[str, Any]:
     import plotly.graph_objects as go
 
@@ -92,7 +94,7 @@ def _predicted(
 
 
 def _residuals(
-    result: Mapping[str, Any], true: Sequence[float], named: Sequence[tuple[Any, Sequence[float]]], logs: bool
+    result: Result, true: Sequence[float], named: Sequence[tuple[DrawnModel, Sequence[float]]], logs: bool
 ) -> dict[str, Any]:
     import plotly.graph_objects as go
 
@@ -109,12 +111,10 @@ def _residuals(
     return _laid_out(figure, ("predicted", _ticks(given)), ("predicted / true", ratios))
 
 
-def _points(
-    result: Mapping[str, Any], model: Mapping[str, Any], x: Sequence[float], y: Sequence[float], said: str
-) -> Any:
+def _points(result: Result, model: DrawnModel, x: Sequence[float], y: Sequence[float], said: str) -> Any:
     import plotly.graph_objects as go
 
-    role, label = model["role"], roles.named(model["name"], model["role"], result)[1]
+    role, label = model.role, roles.named(model.name, model.role, result)[1]
     alpha = 0.75 if len(x) <= 150 else 0.5 if len(x) <= 600 else 0.35
     return go.Scatter(
         x=list(x),

@@ -9,21 +9,20 @@ from typing import Any
 
 from limbeck.core.formats import FORMATS
 from limbeck.core.metrics import METRICS
+from limbeck.core.result import DataSummary, Result
 from limbeck.core.types import Task
-from limbeck.core.words import NOTHING, finite
-from limbeck.core.words import listed as listed
+from limbeck.core.words import NOTHING, finite, listed
 from limbeck.recipe.model_source import Estimator, read_model
 from limbeck.tasks import rules
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def main_metric(result: Mapping[str, Any]) -> str:
+def main_metric(result: Result) -> str:
     """The metric that students were selected and compared by."""
-    data = result["data"]
-    return str(
-        data.get("metric") or rules(data["task"]).main(Task(data["task"], ("",))).name
-    )  # older results do not name it
+    data = result.data
+    # Older results do not name it.
+    return data.metric or rules(data.task).main(Task(data.task, ("",))).name
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -120,16 +119,16 @@ def _plain(value: Any) -> str:
 # --- what was done -------------------------------------------------------------------------------
 
 
-def story(result: Mapping[str, Any], smaller: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+def story(result: Result, smaller: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
     """What was done, from the recipe: (topic, sentences); `smaller` tells how the student became smaller."""
-    recipe, data = result["recipe"], result["data"]
+    recipe, data = result.recipe, result.data
     teachers, student = recipe.get("teachers") or [], recipe.get("student") or {}
     assistants = recipe.get("assistants") or []
     told = [("Data", _data(data))]
     if teachers:
         told.append(("Teacher" if len(teachers) == 1 else "Teachers", [_teacher(t, result) for t in teachers]))
-    if ensemble := result.get("ensemble"):
-        told.append(("Together", [f"The ensemble is {str(ensemble['words']).rstrip('.')}."]))
+    if ensemble := result.ensemble:
+        told.append(("Together", [f"The ensemble is {str(ensemble.words).rstrip('.')}."]))
     if assistants:
         before = ["the teacher" if len(teachers) == 1 else "the teachers", *(a["name"] for a in assistants)]
         told.append((
@@ -137,11 +136,11 @@ def story(result: Mapping[str, Any], smaller: Sequence[str] = ()) -> list[tuple[
             [f"{_trained(a, 'assistant', result)}, taught by {b}." for a, b in zip(assistants, before, strict=False)],
         ))  # fmt: skip
     told.append(("Student", _student(student, recipe.get("seeds") or [], result)))
-    told.append(("Objective", [_objective(recipe.get("losses") or {}, bool(result.get("comparison")))]))
+    told.append(("Objective", [_objective(recipe.get("losses") or {}, bool(result.comparison))]))
     if augmented := settings(recipe.get("augment") or {}):
         told.append(("Augmentation", [f"{augmented}. Training rows only.", *_views(result)]))
-    if chosen := result.get("chosen"):
-        told.append(("Chosen", [f"{chosen['name']}: {chosen['why']}."]))
+    if chosen := result.chosen:
+        told.append(("Chosen", [f"{chosen.name}: {chosen.why}."]))
     if smaller:
         told.append(("Made smaller", list(smaller)))
     if exports := recipe.get("export"):
@@ -162,8 +161,8 @@ def formats(names: Sequence[str]) -> str:
     return listed([f if p == ["float32"] else f"{f} ({', '.join(p)})" for f, p in found.items()])
 
 
-def _data(data: Mapping[str, Any]) -> list[str]:
-    shape, counts, names = list(data["shape"]), data["counts"], data["classes"]
+def _data(data: DataSummary) -> list[str]:
+    shape, counts, names = list(data.shape), data.counts, data.classes
     rows = f"{sum(counts.get(split, 0) for split in ('train', 'val', 'test')):,}"
     if len(shape) == 3:
         channels = "1 channel" if shape[0] == 1 else f"{shape[0]} channels"
@@ -171,19 +170,19 @@ def _data(data: Mapping[str, Any]) -> list[str]:
     else:
         columns = math.prod(shape)
         what = f"{rows} rows of {columns:,} column{'s' if columns != 1 else ''}"
-    goal = rules(data["task"]).goal(names)
-    goal += ", whose logarithm is learned" if data.get("log_target") else ""
+    goal = rules(data.task).goal(names)
+    goal += ", whose logarithm is learned" if data.log_target else ""
     split = (
         f"{counts.get('train', 0):,} rows to learn from, {counts.get('val', 0):,} to choose by, "
         f"{counts.get('test', 0):,} to report on, which were looked at once, at the end."
     )
-    said = [f"{data['name']}: {what}; {goal}.", split]
+    said = [f"{data.name}: {what}; {goal}.", split]
     if extra := counts.get("unlabelled"):
         said.append(
             f"Of {extra:,} more rows no label is known: the taught students learned from the teacher's outputs for "
             "them. Who learns from labels alone went through the labelled rows again, for as many steps."
         )
-    if weights := data.get("class_weights"):
+    if weights := data.class_weights:
         said.append(f"What a {_counted(data)} counts in the losses on labels: {_weights(names, weights)}.")
     return said
 
@@ -191,8 +190,8 @@ def _data(data: Mapping[str, Any]) -> list[str]:
 WEIGHTS_TOLD = 12
 
 
-def _counted(data: Mapping[str, Any]) -> str:
-    return "yes" if rules(data["task"]).predicts == "labels" else rules(data["task"]).each
+def _counted(data: DataSummary) -> str:
+    return "yes" if rules(data.task).predicts == "labels" else rules(data.task).each
 
 
 def _weights(names: Sequence[str], weights: Sequence[float]) -> str:
@@ -203,9 +202,9 @@ def _weights(names: Sequence[str], weights: Sequence[float]) -> str:
     return ", ".join(f"{name} {number(weight, 3)}" for weight, name in pairs)
 
 
-def _views(result: Mapping[str, Any]) -> list[str]:
+def _views(result: Result) -> list[str]:
     """How many augmented views of a row there were, where the result says."""
-    views = result.get("views")
+    views = result.views
     if not isinstance(views, int):
         return []
     if not views:
@@ -213,13 +212,13 @@ def _views(result: Mapping[str, Any]) -> list[str]:
     return [f"Each row has {views} view{'s' if views > 1 else ''}, the same for every student."]
 
 
-def _network(spec: Mapping[str, Any], role: str, result: Mapping[str, Any]) -> str:
+def _network(spec: Mapping[str, Any], role: str, result: Result) -> str:
     options = settings(spec.get("options") or {})
-    rows = [m for m in result["models"] if m["role"] == role and (role == "student" or m["name"] == spec.get("name"))]
-    params = next((m["cost"]["params"] for m in rows if finite(m["cost"].get("params"))), None)
+    rows = [m for m in result.models if m.role == role and (role == "student" or m.name == spec.get("name"))]
+    params = next((m.cost.params for m in rows if finite(m.cost.params)), None)
     size = f" with {count(params)} parameters" if params else ""
     named = not {"/", "."} & set(str(spec.get("model")))  # a reference network
-    keras = " in Keras" if named and result["recipe"].get("framework") == "keras" else ""
+    keras = " in Keras" if named and result.recipe.get("framework") == "keras" else ""
     return f"{spec.get('model', 'a network')}{keras}{f' ({options})' if options else ''}{size}"
 
 
@@ -235,7 +234,7 @@ def _plan(plan: Mapping[str, Any]) -> str:
     return ", ".join(p for p in parts if p)
 
 
-def _trained(spec: Mapping[str, Any], role: str, result: Mapping[str, Any]) -> str:
+def _trained(spec: Mapping[str, Any], role: str, result: Result) -> str:
     """A network and its plan, without the full stop."""
     start = "from ImageNet weights" if spec.get("pretrained") else ""
     start = f"from {spec['weights']}" if spec.get("weights") else start
@@ -250,21 +249,21 @@ def _trained(spec: Mapping[str, Any], role: str, result: Mapping[str, Any]) -> s
     return f"{name}, brought along {start}, not trained here" if start else name
 
 
-def _teacher(spec: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    said, plan = _trained(spec, "teacher", result), (result["recipe"].get("combine") or {}).get("train")
+def _teacher(spec: Mapping[str, Any], result: Result) -> str:
+    said, plan = _trained(spec, "teacher", result), (result.recipe.get("combine") or {}).get("train")
     if plan:
         said += f",{' then' if spec.get('train') else ''} trained together with the others for {_plan(plan)}"
     return f"{said}."
 
 
-def _student(spec: Mapping[str, Any], seeds: Sequence[int], result: Mapping[str, Any]) -> list[str]:
-    plan, recipe = spec.get("train") or {}, result["recipe"]
+def _student(spec: Mapping[str, Any], seeds: Sequence[int], result: Result) -> list[str]:
+    plan, recipe = spec.get("train") or {}, result.recipe
     often = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''} ({', '.join(map(str, seeds))})"
     said = [f"{_network(spec, 'student', result)}, trained for {_plan(plan)}, with {often}."]
-    if not result.get("comparison"):
+    if not result.comparison:
         return said
     same = "from the same initial weights, with the same order of the data and the same budget"
-    if result["data"]["counts"].get("unlabelled"):
+    if result.data.counts.get("unlabelled"):
         same = "from the same initial weights and with the same number of steps"
     if peers := spec.get("peers"):
         said.append(
