@@ -240,7 +240,7 @@ MUTANTS = [
     Mutant("report: int8 praised where it is slower", "limbeck.report.files:no_faster", "if by > NOISE]", "if by < -NOISE]", SMALLER),
     Mutant("report: a front with points that others beat", "limbeck.report.pareto:front", "gain(best[-1].score, point.score) > 0:", "gain(best[-1].score, point.score) >= 0:", SMALLER),
     Mutant("report: recovery alone shown with the teacher's score", "limbeck.report.smaller:_variant", 'alone = _level(metric, taught.student)', 'alone = _level(metric, taught.distilled)', SMALLER),
-    Mutant("report: trials outside the budget before those within", "limbeck.report.budget:ranked", 'key=lambda t: (not t.within, t.value)', 'key=lambda t: t["size_kb"]', SMALLER),
+    Mutant("report: trials outside the budget before those within", "limbeck.report.budget:ranked", 'key=lambda t: (not t.within, t.value)', 'key=lambda t: t.size_kb', SMALLER),
     Mutant("report: shares of another runtime's float file", "limbeck.report.files:made", 'else plain.get(m.format))', "else next(iter(plain.values()), None))", SMALLER),
     # smaller students in a run
     Mutant("shrink: what recovers alone asks the teacher", "limbeck.pipeline.compress:compress_student", 'run_steps(job, variant, start, None, "compressed-alone")', 'run_steps(job, variant, start, teacher, "compressed-alone")', SHRINK),
