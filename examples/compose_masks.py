@@ -19,7 +19,7 @@ from PIL import Image
 
 from limbeck.core.pictures import picture
 
-PICTURES = Path("/usr/share/games/wesnoth/1.16/data/core/images")
+PICTURES = next(Path("/usr/share/games/wesnoth").glob("*/data/core/images"), Path("data/core/images"))
 PEOPLES = {"elves": "elves-wood", "orcs": "orcs", "undead": "undead-skeletal", "drakes": "drakes", "dwarves": "dwarves"}
 TERRAINS = ("grass/green", "grass/dry", "flat/dirt", "flat/road", "sand/beach", "sand/desert", "cave/floor")
 SHARES = {"train": 0.66, "val": 0.12, "test": 0.22}

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,32 @@ def test_seedlings_coatnet_on_a_folder_of_sprites(tmp_path):
         "student.train.epochs=1",
     )
     check_result(result, 3)
+
+
+def test_sprites_masks_on_scenes_composed_of_sprites(tmp_path):
+    need(SPRITES is not None, "Wesnoth's sprites (Debian's wesnoth-1.16-data)")
+    script = Path(__file__).parents[2] / "examples" / "compose_masks.py"
+    subprocess.run([sys.executable, script, "--out", tmp_path / "scenes", "--count", "90"], check=True)
+    result = run(
+        "sprites-masks",
+        tmp_path / "run",
+        f"data.path={tmp_path / 'scenes'}",
+        "teachers.0.options.channels=[8, 16, 24]",
+        "teachers.0.train.epochs=1",
+        "student.train.epochs=1",
+        "views=1",
+        "compress={}",
+    )
+    assert {m["role"] for m in result["models"]} == {"teacher", "student", "distilled", "compared", "exported"}
+    assert result["data"]["counts"] == {"train": 59, "val": 11, "test": 20}
+    assert result["data"]["classes"] == ["background", "elves", "orcs", "undead", "drakes", "dwarves"]
+    [exported] = [m for m in result["models"] if m["role"] == "exported"]
+    assert exported["parity"]["agreement"] == 1.0
+    assert set(exported["metrics"]["per_class_iou"]) == set(result["data"]["classes"])
+    assert (tmp_path / "run" / result["masks"]["file"]).is_file()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "What models see" in page
+    assert "data:image/png;base64," in page
 
 
 def test_tabular_ensemble(tmp_path):
