@@ -1,4 +1,7 @@
-"""Splits: seeded, stratified by class, and with groups kept whole."""
+"""Splits: seeded, stratified by class, and with groups kept whole.
+
+scikit-learn's splitters of groups do not promise every class on each side, nor say when it is missing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""MNIST and Fashion-MNIST: IDX files, compressed or not."""
+"""MNIST and Fashion-MNIST: IDX files, compressed or not.
+
+torchvision's reader takes no compressed file and asserts where a file is damaged; here the message names it.
+"""
 
 from __future__ import annotations
 
