@@ -258,7 +258,7 @@ MUTANTS = [
     Mutant("class weights: given ones not scaled", "limbeck.data.class_weights:class_weights", "given * rows / given.dot(counts)", "given", WEIGHTS),
     Mutant("class weights: the student alone without", "limbeck.pipeline.objectives:alone", "own_options(term, plan, job.data.task.weights)", "own_options(term, plan)", WEIGHTS),
     Mutant("balanced accuracy: judged by rows", "limbeck.tasks.classification:row_scores", "if task.weights:", "if False:", WEIGHTS),
-    Mutant("unlabelled: few labels in a batch count in full", "limbeck.distill.objective.objective:Objective._labelled", "len(kept.index) / (len(rows) * self.share)", "1.0", UNLABELLED),
+    Mutant("unlabelled: few labels in a batch count in full", "limbeck.distill.objective.objective:_labelled", "len(kept.index) / (len(rows) * share)", "1.0", UNLABELLED),
     Mutant("unlabelled: tested rows are learned from", "limbeck.data.prepare:_unlabelled", "digest not in seen", "True", UNLABELLED),
     Mutant("unlabelled: the student alone has fewer steps", "limbeck.data.dataset:again", "return torch.cat(laps)[:wanted]", "return torch.cat(laps)[:count]", UNLABELLED),
     Mutant("unlabelled: partners of the other kind", "limbeck.data.augment.views:keyed.fetch", "torch.where(torch.isin(index.to(rows.device), unlabelled), theirs, partner)", "partner", UNLABELLED),

@@ -150,11 +150,11 @@ def test_label_terms_see_labelled_rows_and_teacher_terms_all(kind):
     data = pair(kind)
     label, soft = bind(LABEL[kind]), bind(SOFT[kind])
     objective = Objective([Term("label", label, 0.3), Term("soft", soft, 0.7)])
-    objective.share = len(data.train) / len(data.taught)
+    share = len(data.train) / len(data.taught)
     torch.manual_seed(1)
     student, teacher = torch.randn(2, len(data.taught), 3)
     batch = fetcher(data)(data.taught, 0)
-    whole = objective(Output(student), Output(teacher), batch)
+    whole = objective(Output(student), Output(teacher), batch, labelled_share=share)
     count = len(data.train)
     assert whole["label"].item() == pytest.approx(label(student[:count], None, batch.y[:count]).item(), rel=1e-5)
     every = torch.zeros(len(student), dtype=torch.long) if kind == "classification" else torch.zeros(len(student), 3)
@@ -164,7 +164,7 @@ def test_label_terms_see_labelled_rows_and_teacher_terms_all(kind):
     parts = []
     for rows in order.split(10):
         part = Batch(batch.x[rows], batch.y[rows], batch.index[rows])
-        values = objective(Output(student[rows]), Output(teacher[rows]), part)
+        values = objective(Output(student[rows]), Output(teacher[rows]), part, labelled_share=share)
         parts.append([len(rows) * values[name].item() for name in ("label", "soft", "total")])
     mean = np.sum(parts, axis=0) / len(student)
     assert mean == pytest.approx([whole[name].item() for name in ("label", "soft", "total")], rel=1e-5)

@@ -285,7 +285,7 @@ def test_a_student_learns_labels_and_from_its_teacher():
     history = fit(student, both, Frozen(teacher, kind="multilabel"), data, Plan(epochs=15, lr=0.02))
     assert evaluate.assess(student, data)["map"] > 0.8
     assert history.epochs[-1]["train_kd"] < 0.5 * history.epochs[0]["train_kd"]
-    assert history.best[0] == max(row["val_map"] for row in history.epochs)
+    assert history.best.score == max(row["val_map"] for row in history.epochs)
 
 
 JOB = """\

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -118,6 +117,6 @@ def _cache_options(job: RunContext) -> dict[str, Any]:
         "strict": spec.strict,
         "limit_bytes": int(spec.limit_gb * 1e9),
         "progress": job.progress,
-        "rank": int(os.environ.get("LOCAL_RANK", 0)),
-        "world": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        "rank": job.accelerator.process_index,
+        "world": job.accelerator.num_processes,
     }

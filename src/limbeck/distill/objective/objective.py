@@ -59,10 +59,6 @@ class Objective(nn.Module):
     Attributes:
         terms: the losses with their weights.
         balanced: the weights found so far of terms whose weight is "auto", by name.
-        share: of the rows of an epoch, how many have a label; 1 but where a training sets it. Terms that do not learn
-            from the teacher see those rows only, and each batch's part of them counts as much of the mean over all of
-            them as it has of them. So however few they are in a batch, over an epoch a term is the mean over them all,
-            and the parts of a batch add up to the whole.
 
     Args:
         terms: at least one with a weight above 0.
@@ -99,7 +95,7 @@ class Objective(nn.Module):
         self.register_buffer("balance", torch.zeros(found, 2, dtype=torch.float64), persistent=found > 0)
         self._finder = Balancer()
         self.register_load_state_dict_post_hook(lambda module, _: module._recall())  # type: ignore[no-untyped-call]
-        self._epoch, self.share = 0.0, 1.0
+        self._epoch = 0.0
         self._recall()
         self.pace(0.0)
 
@@ -148,7 +144,9 @@ class Objective(nn.Module):
         """Names of the teacher's features that the losses ask for."""
         return _taps(term.teacher for term, taught in zip(self.terms, self._taught, strict=True) if taught)
 
-    def forward(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self, student: Output, teacher: Output | None, batch: Batch, *, labelled_share: float = 1.0
+    ) -> dict[str, Tensor]:
         """Every term's unweighted value by name, and their weighted sum as "total".
 
         Computed in float32 under any autocast. What is not finite stays so: whoever trains must see it. Terms of
@@ -158,19 +156,25 @@ class Objective(nn.Module):
             student: with the features named in `student_taps`.
             teacher: with those of `teacher_taps`; None where no loss needs it.
             batch: gives the target.
+            labelled_share: of the rows of an epoch, how many have a label. Below 1, terms that do not learn from the
+                teacher see those rows only, and each batch's part of them counts as much of the mean over all of them
+                as it has of them. So however few they are in a batch, over an epoch a term is the mean over them all,
+                and the parts of a batch add up to the whole.
 
         Raises:
             UserError: a teacher or a tap is missing, or a loss refuses its inputs.
         """
         kind = student.prediction.device.type
         if not torch.is_autocast_enabled(kind):
-            return self._values(student, teacher, batch)
+            return self._values(student, teacher, batch, labelled_share)
         with torch.autocast(kind, enabled=False):
-            return self._values(student, teacher, batch)
+            return self._values(student, teacher, batch, labelled_share)
 
-    def _values(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def _values(
+        self, student: Output, teacher: Output | None, batch: Batch, labelled_share: float
+    ) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
-        own = (student, batch, None) if self.share == 1 else self._labelled(student, batch)
+        own = (student, batch, None) if labelled_share == 1 else _labelled(student, batch, labelled_share)
         for term, taught, indexed in zip(self.terms, self._taught, self._indexed, strict=True):
             seen, rows, part = (student, batch, None) if taught else own
             if term.weight != 0:
@@ -191,13 +195,6 @@ class Objective(nn.Module):
         values["total"] = total
         return values
 
-    def _labelled(self, student: Output, batch: Batch) -> tuple[Output, Batch, float]:
-        """The rows with a label, and what their mean counts: how many there are, in as many as there are on average."""
-        rows = labelled(batch.y)
-        features = {name: feature[rows] for name, feature in student.features.items()}
-        kept = Batch(batch.x[rows.to(batch.x.device)], batch.y[rows], batch.index[rows], batch.view)
-        return Output(student.prediction[rows], features), kept, len(kept.index) / (len(rows) * self.share)
-
     def _find(self, values: Mapping[str, Tensor]) -> None:
         """Look at the gradients of one more step."""
         named = list(zip(self.terms, self._weights, strict=True))
@@ -206,6 +203,14 @@ class Objective(nn.Module):
         if ratios is not None:
             self.balance += torch.stack((ratios.log(), torch.ones_like(ratios)), dim=1).to(self.balance)
             self._recall()
+
+
+def _labelled(student: Output, batch: Batch, share: float) -> tuple[Output, Batch, float]:
+    """The rows with a label, and what their mean counts: how many there are, in as many as there are on average."""
+    rows = labelled(batch.y)
+    features = {name: feature[rows] for name, feature in student.features.items()}
+    kept = Batch(batch.x[rows.to(batch.x.device)], batch.y[rows], batch.index[rows], batch.view)
+    return Output(student.prediction[rows], features), kept, len(kept.index) / (len(rows) * share)
 
 
 def _refuse_misfit(term: Term, epochs: float | None) -> None:

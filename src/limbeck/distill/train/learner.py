@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +35,21 @@ class _Far(nn.Module):
         return 1000 * x - 500 if x.is_floating_point() else x
 
 
+class Standing(NamedTuple):
+    """How good an epoch is; of two the larger one is better.
+
+    Attributes:
+        score: on validation, higher is better.
+        minus_loss: the negative validation loss, which breaks ties.
+    """
+
+    score: float
+    minus_loss: float
+
+
+NO_STANDING = Standing(-math.inf, -math.inf)  # before the first epoch
+
+
 @dataclass
 class History:
     """How a training went.
@@ -42,13 +57,13 @@ class History:
     Attributes:
         epochs: one mapping an epoch: epoch (from 1), lr, seconds, train_loss, train_<term>, val_loss, val_<metric>.
         best_epoch: the epoch with the best validation score, 0 before there is one.
-        best: (validation score, higher is better; negative validation loss, which breaks ties).
+        best: how good it was.
         weights: of terms whose weight was `auto`, by name.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
-    best: tuple[float, float] = (-math.inf, -math.inf)
+    best: Standing = NO_STANDING
     weights: dict[str, float] = field(default_factory=dict)
 
 
@@ -195,9 +210,10 @@ class Learner:
         history.epochs.append(row)
         metric = main_metric(self.data.task)
         score = metric.sign * row[f"val_{metric.name}"]
-        better = (score, -row["val_loss"]) > history.best
+        reached = Standing(score, -row["val_loss"])
+        better = reached > history.best
         if better:
-            history.best, history.best_epoch = (score, -row["val_loss"]), int(row["epoch"])
+            history.best, history.best_epoch = reached, int(row["epoch"])
         if not self.accelerator.is_main_process:
             return
         if self.folder is None:
@@ -229,7 +245,7 @@ class Learner:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         score, tie, epoch = state["best"]
-        self.history = History(state["epochs"], epoch, (score, tie))
+        self.history = History(state["epochs"], epoch, Standing(score, tie))
 
     @property
     def out_of_patience(self) -> bool:

@@ -73,9 +73,9 @@ def fit(
     learner = Learner(student, objective, plan, data, accelerator, folder, label, objective.student_taps)
     asked = teacher if objective.needs_teacher else None
 
-    def losses(batch: Batch) -> list[Mapping[str, Tensor]]:
+    def losses(batch: Batch, labelled_share: float) -> list[Mapping[str, Tensor]]:
         told = asked(batch) if asked else None
-        return [learner.objective(learner(batch), told, batch)]
+        return [learner.objective(learner(batch), told, batch, labelled_share=labelled_share)]
 
     fetch = fetch or fetcher(data, accelerator.device)
     _Loop([learner], losses, data, plan, seed, folder, fetch, views, settings, accelerator, progress, label).run()
@@ -139,11 +139,17 @@ def fit_mutual(
             Learner(peer, objective, plan, data, accelerator, own, f"{label}, {name}", tuple(taps), name=name)
         )
 
-    def losses(batch: Batch) -> list[Mapping[str, Tensor]]:
+    def losses(batch: Batch, labelled_share: float) -> list[Mapping[str, Tensor]]:
         given = [learner(batch) for learner in learners]
         told = [_constant(output) for output in given]
         return [
-            _mean([learner.objective(given[n], other, batch) for place, other in enumerate(told) if place != n])
+            _mean(
+                [
+                    learner.objective(given[n], other, batch, labelled_share=labelled_share)
+                    for place, other in enumerate(told)
+                    if place != n
+                ]
+            )
             for n, learner in enumerate(learners)
         ]
 
@@ -175,10 +181,13 @@ def _mean(losses: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
 
 @dataclass(eq=False)
 class _Loop:
-    """One training; its methods are its steps in their order. `losses` gives those of each learner on a batch."""
+    """One training; its methods are its steps in their order.
+
+    `losses` gives those of each learner on a batch, and is told which share of an epoch's rows has a label.
+    """
 
     learners: list[Learner]
-    losses: Callable[[Batch], list[Mapping[str, Tensor]]]
+    losses: Callable[[Batch, float], list[Mapping[str, Tensor]]]
     data: Data
     plan: Plan
     seed: int
@@ -196,8 +205,7 @@ class _Loop:
             raise UserError("there are no training rows", where=self.label)
         # Rows without a label are for those who learn from somebody; all others go through the labelled ones again.
         self.again = not any(learner.losses.needs_teacher for learner in self.learners)
-        for learner in self.learners:
-            learner.losses.share = 1.0 if self.again else len(self.data.train) / rows
+        self.labelled_share = 1.0 if self.again else len(self.data.train) / rows
         self.steps = steps_in_epoch(rows, self.plan.batch_size)
         for learner in self.learners:
             learner.refuse_misfit()
@@ -293,7 +301,7 @@ class _Loop:
                 if number < len(pieces):
                     for learner in self.learners:
                         unsynchronised.enter_context(self.accelerator.no_sync(learner.forward))
-                losses = self.losses(piece)
+                losses = self.losses(piece, self.labelled_share)
                 for values in losses:
                     self._backward(values["total"], fraction * share)
             whole = len(pieces) == 1
