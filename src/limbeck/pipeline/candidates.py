@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from limbeck.core.formats import TRAINED
+from limbeck.core.result import BudgetSearch
 from limbeck.pipeline.compress import starts
 from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.measure import Candidate, measure
+from limbeck.pipeline.stage_results import MeasuredResult
 from limbeck.pipeline.train_teachers import Teachers
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe import Deployable
@@ -24,10 +25,10 @@ def measured_models(
     teachers: Teachers | None,
     students: Sequence[TrainedModel],
     compressed: Sequence[TrainedModel],
-    searched: Mapping[str, Any] | None,
+    searched: BudgetSearch | None,
     chosen: str,
     _: Path,
-) -> dict[str, Any]:
+) -> MeasuredResult:
     """What every model of a run is worth and costs, and the files of those that are shipped."""
     shipped = _shipped(job, students, compressed, chosen, searched)
     seed = next(s.seed for s in students if s.name == chosen)
@@ -38,11 +39,10 @@ def measured_models(
     candidates += [Candidate(one, shipped.get(one.name, ()), timed=one.name in shipped) for one in compressed]
     combine = None if teachers is None or teachers.joint else teachers.combine
     rows, disagreement, values, pictured = measure(job, candidates, combine)
-    models = [asdict(row) for row in rows]
-    files = [m["file"] for m in models if m["role"] == "exported"]
-    files += [pictured["file"]] if pictured else []
-    found = {"predictions": values, "masks": pictured}
-    return {"models": models, "disagreement": disagreement, **found, "files": files}
+    files = [row.file for row in rows if row.role == "exported"] + ([pictured["file"]] if pictured else [])
+    return MeasuredResult.model_validate(
+        {"models": rows, "disagreement": disagreement, "predictions": values, "masks": pictured, "files": files}
+    )
 
 
 def _taught(job: RunContext, teachers: Teachers | None) -> list[TrainedModel]:
@@ -67,22 +67,22 @@ def _shipped(
     students: Sequence[TrainedModel],
     compressed: Sequence[TrainedModel],
     chosen: str,
-    searched: Mapping[str, Any] | None,
+    searched: BudgetSearch | None,
 ) -> dict[str, list[Deployable]]:
     """Which files each network becomes: the chosen student, and of each compressed variant the best on validation."""
     metric = main_metric(job.data.task)
     every, asked = job.recipe.files.every_seed, job.recipe.export
-    searched = searched or {}
-    winner = searched.get("winner")
+    winner = searched.winner if searched else None
+    fits = [cast("Deployable", winner.format)] if winner else []
     found = {name: list(asked) for name in [chosen, *([s.name for s in starts(students)] if every else [])]}
     for variant in dict.fromkeys(s.variant for s in compressed):
         own = [s for s in compressed if s.variant == variant and s.role == "compressed"]
-        best = metric.best(own, key=lambda s: float(s.result["val"][metric.name]))
+        best = metric.best(own, key=lambda s: s.result.val[metric.name])
         formats = [name for name in asked if name in TRAINED or not best.quantized]
-        if variant == SEARCH and winner:
-            formats = list(dict.fromkeys([*formats, winner["format"]]))
+        if variant == SEARCH:
+            formats = list(dict.fromkeys([*formats, *fits]))
         found |= {s.name: formats for s in (own if every else [best])}
-    if winner and not winner["steps"]:  # the student as it is keeps to the budget in this format
-        for name in [s.name for s in starts(students)] if every else [str(searched["start"])]:
-            found[name] = list(dict.fromkeys([*found.get(name, ()), winner["format"]]))
+    if searched and winner and not winner.steps:  # the student as it is keeps to the budget in this format
+        for name in [s.name for s in starts(students)] if every else [searched.start]:
+            found[name] = list(dict.fromkeys([*found.get(name, ()), *fits]))
     return found

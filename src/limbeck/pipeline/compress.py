@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from limbeck.compress import qat
 from limbeck.core.errors import UserError, within
 from limbeck.core.files import read_json, write_json
 from limbeck.core.hashing import fingerprint
+from limbeck.core.result import BudgetSearch
 from limbeck.core.seeding import derive_seed, seed_everything
 from limbeck.core.types import Batch, Role
 from limbeck.data import batches
@@ -24,6 +25,7 @@ from limbeck.evaluate import costs
 from limbeck.models import Normalized, load_weights, metadata_of
 from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.outline import learns_from_teacher
+from limbeck.pipeline.stage_results import ModelResult, StepResult
 from limbeck.pipeline.train_students import outcome, student_as_teacher
 from limbeck.pipeline.train_teachers import TeacherSource, learning
 from limbeck.pipeline.trained import TrainedModel
@@ -55,7 +57,7 @@ def compress_students(
     job: RunContext,
     students: Sequence[TrainedModel],
     source: TeacherSource | None,
-    searched: Mapping[str, Any] | None = None,
+    searched: BudgetSearch | None = None,
 ) -> list[TrainedModel]:
     """Make the students of all seeds smaller in every variant of the recipe.
 
@@ -68,8 +70,8 @@ def compress_students(
     """
     found = []
     variants = dict(job.recipe.compress)
-    if searched and searched["winner"] and searched["winner"]["steps"]:
-        variants[SEARCH] = [Step.model_validate(step) for step in searched["winner"]["steps"]]
+    if searched and searched.winner and searched.winner.steps:
+        variants[SEARCH] = [Step.model_validate(step) for step in searched.winner.steps]
     for name, steps in variants.items():
         for start in starts(students):
             found += compress_student(job, Variant(name, steps), start, source)
@@ -101,7 +103,7 @@ def run_steps(
     """All steps of a variant in turn; the last one is the stage that gives the whole its name."""
     name = recovered(variant.name, start.seed, taught=role == "compressed")
     rounds = [(step, number) for step in variant.steps for number in range(step.rounds)]
-    result: dict[str, Any] = {}
+    result = ModelResult()
     told: list[str] = []
     before, key = start.weights, job.key(job.recipe.student, start.name, *(source.keys if source else ()))
     for count, (step, number) in enumerate(rounds, start=1):
@@ -110,8 +112,8 @@ def run_steps(
         with within(f"compress.{variant.name}"):
             compute = partial(_take, job, step, number, before, start, source)
             # What a search has found follows from it, and was not asked for by name.
-            result = job.stages.together(stage, key, compute, renew=variant.name == SEARCH)
-        told += result["told"]
+            made = job.stages.together(stage, key, StepResult, compute, renew=variant.name == SEARCH)
+        result, told = made, [*told, *made.told]
         before = job.folder / stage / "model.safetensors"
     return TrainedModel(
         name,
@@ -135,7 +137,7 @@ def _take(
     start: TrainedModel,
     source: TeacherSource | None,
     folder: Path,
-) -> dict[str, Any]:
+) -> StepResult:
     """One step: planned, shown, done, recovered, written."""
     label, plan = str(folder.relative_to(job.folder)), recovery(job.recipe.student.train, step.recover)
     seed = derive_seed("compress", start.seed, step.model_dump_json(), number)
@@ -156,17 +158,16 @@ def _take(
         fake_quantized(job, network, step.quantize.weights) if step.quantize else compress.apply(network, edits[-1])
     )
     seed_everything("compress", seed)
-    result: dict[str, Any] = {"told": told}
     if plan.epochs:
-        result |= _recovered(job, network, edits, plan, start, source, seed, folder)
+        result = _recovered(job, network, edits, plan, start, source, seed, folder)
     else:
         network = compress.recalibrate(network, (batch.x for batch in _rows(job)))
         found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
-        result["val"] = {k: v for k, v in found.items() if isinstance(v, float)}
+        result = ModelResult(val={k: v for k, v in found.items() if isinstance(v, float)})
     file = folder / "model.safetensors"
     if job.accelerator.is_main_process:
         compress.save(network, edits, file, metadata=meta)
-    return {**result, "files": [str(file.relative_to(job.folder))]}
+    return StepResult(**{**dict(result), "told": told, "files": [str(file.relative_to(job.folder))]})
 
 
 def _recovered(
@@ -178,13 +179,13 @@ def _recovered(
     source: TeacherSource | None,
     seed: int,
     folder: Path,
-) -> dict[str, Any]:
+) -> ModelResult:
     """Train what was made smaller; weights that were made zero stay zero."""
     objective, teacher, stored = learning(job, "student", source, plan, seed=start.seed, network=network)
     zeros = compress.keep_zeros(network, edits)
     history = train_network(job, network, objective, teacher, plan, folder, seed=seed, stored=True)
     zeros.remove()
-    return {**outcome(plan, history), "cache": stored}
+    return outcome(plan, history).model_copy(update={"cache": stored})
 
 
 def recovery(plan: Plan, recover: Recover) -> Plan:

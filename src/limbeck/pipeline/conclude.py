@@ -12,12 +12,13 @@ from limbeck.core.files import write_json, write_text
 from limbeck.core.machine import environment
 from limbeck.core.metrics import Metric
 from limbeck.core.result import SCHEMA as RESULT_SCHEMA
-from limbeck.core.result import Result, read_result
+from limbeck.core.result import BudgetSearch, Disagreement, Result, read_result
 from limbeck.core.types import Role
 from limbeck.data import Data, class_counts
 from limbeck.pipeline import train_teachers
 from limbeck.pipeline.candidates import measured_models
 from limbeck.pipeline.context import RunContext
+from limbeck.pipeline.stage_results import MeasuredResult, ModelResult, TeacherResult
 from limbeck.pipeline.train_teachers import Teachers
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe.stages import MEASURED
@@ -28,10 +29,10 @@ from limbeck.tasks import main_metric, rules
 def conclude(
     job: RunContext,
     teachers: Teachers | None,
-    assisted: Mapping[str, dict[str, Any]],
+    assisted: Mapping[str, TeacherResult],
     students: Sequence[TrainedModel],
     compressed: Sequence[TrainedModel],
-    searched: Mapping[str, Any] | None,
+    searched: BudgetSearch | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """Measure every model on the test split, export what is shipped, write result.json and the page."""
@@ -41,17 +42,17 @@ def conclude(
     keys = list(teachers.keys.values()) if teachers else []
     key = job.key(checked.student, checked.model_dump(mode="json", exclude={"cache": {"strict", "limit_gb"}}), keys)
     compute = partial(measured_models, job, teachers, students, compressed, searched, chosen["name"])
-    measured = job.stages.alone(MEASURED, key, compute, renew=True)
-    models = measured["models"]
+    measured = job.stages.alone(MEASURED, key, MeasuredResult, compute, renew=True)
+    models = measured.models
     metric = main_metric(data.task)
-    scores = {m["name"]: m["metrics"][metric.name] for m in models if m["format"] == "pytorch"}
+    scores = {m.name: m.metrics[metric.name] for m in models if m.format == "pytorch"}
     comparison, comparisons = _comparisons(job, students, scores)
-    notes = [*data.notes, *notes, *(n for t in taught.values() for n in t.get("notes", []))]
-    told = [m["metrics"][metric.name] for m in models if m["role"] == "teacher"]
+    notes = [*data.notes, *notes, *(n for t in taught.values() for n in t.notes)]
+    told = [m.metrics[metric.name] for m in models if m.role == "teacher"]
     if comparison and told and metric.gain(told[-1], mean := comparison["student"]["mean"]) > 0:
         own = f"the teacher ({metric.name} {told[-1]:.4f} on test)"
         notes.append(f"{own} is worse than the student alone ({mean:.4f} on average)")
-    trained = {**taught, **{s.name: s.result for s in students}, **{s.name: s.result for s in compressed}}
+    trained: dict[str, ModelResult] = {**taught, **{s.name: s.result for s in (*students, *compressed)}}
     result = Result.model_validate(
         {
             "schema": RESULT_SCHEMA,
@@ -64,20 +65,20 @@ def conclude(
             "environment": environment(),
             "data": _describe(data),
             "models": models,
-            "teachers": [{"name": n, "val": t["val"], "notes": t["notes"]} for n, t in taught.items() if "val" in t],
-            "ensemble": _ensemble(job, teachers, measured["disagreement"]),
+            "teachers": [{"name": n, "val": t.val, "notes": t.notes} for n, t in taught.items()],
+            "ensemble": _ensemble(job, teachers, measured.disagreement),
             "comparison": comparison,
             "comparisons": comparisons,
-            "weights": {name: t["weights_found"] for name, t in trained.items() if t.get("weights_found")},
+            "weights": {name: t.weights_found for name, t in trained.items() if t.weights_found},
             "methods": _methods(job, students, scores),
             "compressed": _compressed(job, compressed, scores),
             "budget": searched,
             "chosen": chosen,
-            "predictions": measured.get("predictions"),
-            "masks": measured.get("masks"),
+            "predictions": measured.predictions,
+            "masks": measured.masks,
             "views": job.views,
-            "cache": [stored for t in trained.values() for stored in t.get("cache", [])],
-            "curves": {name: t["epochs"] for name, t in trained.items() if t.get("epochs")},
+            "cache": [stored for t in trained.values() for stored in t.cache],
+            "curves": {name: t.epochs for name, t in trained.items() if t.epochs},
             "seconds": job.stages.seconds,
             "notes": notes,
         }
@@ -131,13 +132,13 @@ def _methods(job: RunContext, students: Sequence[TrainedModel], scores: Mapping[
     found = []
     for name, terms in {"distilled": checked.losses, **checked.compare}.items():
         own = [s for s in students if (s.variant or s.role) == name]
-        weights = [s.result.get("weights_found") or {} for s in own]
+        weights = [s.result.weights_found for s in own]
         found.append(
             {
                 "name": name,
                 "losses": {n: t.model_dump(mode="json") for n, t in terms.items()},
                 "weights": weights if any(weights) else [],
-                "seconds": [sum(epoch["seconds"] for epoch in s.result["epochs"]) for s in own],
+                "seconds": [sum(epoch["seconds"] for epoch in s.result.epochs) for s in own],
                 **_held(metric, alone, [scores[s.name] for s in own], name),
             }
         )
@@ -167,9 +168,7 @@ def _compressed(
     return found
 
 
-def _ensemble(
-    job: RunContext, teachers: Teachers | None, disagreement: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
+def _ensemble(job: RunContext, teachers: Teachers | None, disagreement: Disagreement | None) -> dict[str, Any] | None:
     if teachers is None or teachers.combine is None:
         return None
     joining = job.recipe.combine
@@ -185,7 +184,7 @@ def _ensemble(
 def _choose(job: RunContext, students: Sequence[TrainedModel]) -> dict[str, str]:
     """The student to ship: the best on validation, the taught one where two are equal."""
     metric = main_metric(job.data.task)
-    scores = {s.name: s.result["val"][metric.name] for s in students}
+    scores = {s.name: s.result.val[metric.name] for s in students}
     taught = {s.name: s.role == "distilled" for s in students}
     name = max(scores, key=lambda n: (metric.sign * scores[n], taught[n]))
     return {"name": name, "why": f"the best {metric.name} on validation ({scores[name]:.4f}) of {len(scores)} students"}

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from limbeck.compress import qat
 from limbeck.core.formats import file_format
 from limbeck.core.hashing import fingerprint
 from limbeck.core.machine import cores
-from limbeck.core.types import Artifact, Cost, ModelForm, Parity
+from limbeck.core.types import Artifact, ModelForm
 from limbeck.data import Scaling, pixels, targets
 from limbeck.evaluate import costs
 from limbeck.evaluate.file_latency import BATCH_ROUNDS, BATCH_SECONDS, once
@@ -29,6 +29,7 @@ from limbeck.export import quantize
 from limbeck.export.interface import classes_last
 from limbeck.export.process import abandon, turns
 from limbeck.pipeline.context import RunContext
+from limbeck.pipeline.stage_results import FileResult
 from limbeck.recipe import Deployable
 from limbeck.tasks import main_metric, rules
 
@@ -119,15 +120,13 @@ def ship(
 def _shipped(job: RunContext, shipped: Shipped, name: Deployable, sources: Sources) -> Artifact:
     key = fingerprint(shipped.key, name, job.recipe.files.model_dump(mode="json"), job.data.fingerprint)
     stage = f"export/made/{shipped.row.name}.{name}"
-    made = job.stages.alone(stage, key, lambda _: _made(job, shipped, name, sources), renew=True)
-    row = made["row"]
-    if row["precision"] == "float32" and row["format"] != "executorch":
-        sources.known[row["format"]] = job.folder / row["file"]
-    parity = Parity(**row.pop("parity"))
-    return Artifact(**{**row, "cost": Cost(**row["cost"]), "notes": tuple(row["notes"])}, parity=parity)
+    row = job.stages.alone(stage, key, FileResult, lambda _: _made(job, shipped, name, sources), renew=True).row
+    if row.precision == "float32" and row.format != "executorch" and row.file:
+        sources.known[row.format] = job.folder / row.file
+    return row
 
 
-def _made(job: RunContext, shipped: Shipped, name: Deployable, sources: Sources) -> dict[str, Any]:
+def _made(job: RunContext, shipped: Shipped, name: Deployable, sources: Sources) -> FileResult:
     path = job.folder / "export" / f"{shipped.row.name}{export.suffix(name)}"
     form, precision = file_format(name)
     notes = file_of(job, shipped.network, name, path, sources, trained_quantized=shipped.trained_quantized)
@@ -153,7 +152,7 @@ def _made(job: RunContext, shipped: Shipped, name: Deployable, sources: Sources)
         tuple(notes),
     )
     _card(job, shipped, row, path)
-    return {"row": asdict(row), "files": [str(file.relative_to(job.folder)) for file in export.files(path)]}
+    return FileResult(row=row, files=[str(file.relative_to(job.folder)) for file in export.files(path)])
 
 
 def file_of(

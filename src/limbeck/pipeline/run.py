@@ -20,6 +20,7 @@ from limbeck.pipeline.expected import IMPORTS, measuring
 from limbeck.pipeline.outline import parts
 from limbeck.pipeline.search_budget import search
 from limbeck.pipeline.setup import checked_recipe, choose_views, dry_run, open_run
+from limbeck.pipeline.stage_results import TeacherResult
 from limbeck.pipeline.train_students import train_students
 from limbeck.recipe import Recipe
 from limbeck.recipe.stages import MEASURED
@@ -85,7 +86,7 @@ def _staged(job: RunContext) -> dict[str, Any]:
         _foresee(job, student)
 
     teachers = train_teachers.train_teachers(job)
-    assisted: dict[str, dict[str, Any]] = {}
+    assisted: Mapping[str, TeacherResult] = {}
     source = direct = None
     if teachers is not None:
         assistants = train_teachers.train_assistants(job, teachers)

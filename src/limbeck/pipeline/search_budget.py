@@ -16,11 +16,13 @@ from limbeck.core.errors import DivergedError, UserError
 from limbeck.core.files import write_json
 from limbeck.core.formats import FORMATS, TRAINED, file_format
 from limbeck.core.hashing import fingerprint
+from limbeck.core.result import BudgetSearch
 from limbeck.core.seeding import derive_seed
 from limbeck.data import targets
 from limbeck.pipeline.compress import Variant, rebuild, run_steps
 from limbeck.pipeline.context import RunContext
 from limbeck.pipeline.export import Sources, file_of, predicted, standardised
+from limbeck.pipeline.stage_results import SearchResult
 from limbeck.pipeline.stages import Stages
 from limbeck.pipeline.train_students import student_as_teacher
 from limbeck.pipeline.train_teachers import TeacherSource
@@ -62,7 +64,7 @@ class TrialSettings:
         return runtime if self.precision == "float32" else f"{runtime}-{self.precision}"  # type: ignore[return-value]
 
 
-def search(job: RunContext, starts: Sequence[TrainedModel], source: TeacherSource | None) -> dict[str, Any]:
+def search(job: RunContext, starts: Sequence[TrainedModel], source: TeacherSource | None) -> BudgetSearch:
     """Find the smallest file that keeps to the budget, made of the student that is best on validation.
 
     A file keeps to it unless the validation rows show that it loses more than is allowed (see `evaluate.loss`). Trials
@@ -74,16 +76,16 @@ def search(job: RunContext, starts: Sequence[TrainedModel], source: TeacherSourc
         source: whom they learned from.
 
     Returns:
-        budget, metric, start, trials, winner (None where none keeps to the budget) and words.
+        Every trial, and the winner where one keeps to the budget.
     """
     spec = job.recipe.budget
     assert spec is not None
     metric = main_metric(job.data.task)
-    start = metric.best(starts, key=lambda s: float(s.result["val"][metric.name]))
+    start = metric.best(starts, key=lambda s: s.result.val[metric.name])
     teacher = source or student_as_teacher(job, start, [job.key(job.recipe.student, start.seed)])
     key = fingerprint(job.key(job.recipe.student, start.name, *teacher.keys), spec.model_dump(mode="json"))
 
-    def compute(folder: Path) -> dict[str, Any]:
+    def compute(folder: Path) -> SearchResult:
         blind = replace(job, data=replace(job.data, test=job.data.test[:0]))
         asked = spec.model_dump(mode="json", exclude={"trials"})
         before = evaluate.predict(rebuild(job, start.weights).eval(), job.data, job.data.val)
@@ -99,9 +101,9 @@ def search(job: RunContext, starts: Sequence[TrainedModel], source: TeacherSourc
             found = _found(job, start, done)
         write_json(folder / "budget.json", found)
         job.progress.say(found["words"])
-        return {**found, "files": [f"{SEARCH}/budget.json"]}
+        return SearchResult.model_validate({**found, "files": [f"{SEARCH}/budget.json"]})
 
-    return job.stages.alone(SEARCH, key, compute)
+    return job.stages.alone(SEARCH, key, SearchResult, compute)
 
 
 def records(study: Study) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from limbeck.distill.train.accelerator import make_accelerator
 from limbeck.models import KerasNetwork
 from limbeck.pipeline import objectives, teacher_outputs
 from limbeck.pipeline.context import RunContext
+from limbeck.pipeline.stage_results import ViewsResult
 from limbeck.pipeline.stages import Stages
 from limbeck.recipe import Network, Recipe, needs
 from limbeck.recipe.model_source import Function as FunctionSource
@@ -223,11 +224,11 @@ def choose_views(job: RunContext) -> tuple[RunContext, list[str]]:
     if (settled := _settled_views(job)) is not None:
         return replace(job, views=settled), []
 
-    def room(_: Path) -> dict[str, Any]:
-        return {"views": _views_with_room(job)}
+    def room(_: Path) -> ViewsResult:
+        return ViewsResult(views=_views_with_room(job))
 
     # Kept as a stage, since what has room may be another number when the run goes on.
-    views = job.stages.together(VIEWS, job.key(job.recipe.student, "views"), room)["views"]
+    views = job.stages.together(VIEWS, job.key(job.recipe.student, "views"), ViewsResult, room).views
     job, wanted = replace(job, views=views), _wanted_views(job.recipe)
     if views == wanted:
         return job, []

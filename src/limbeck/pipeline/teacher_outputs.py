@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from limbeck.core.result import StoredOutputs
 from limbeck.core.types import Fetch, Teacher
 from limbeck.data import augment, fetcher, pixels, targets
 from limbeck.distill import cache
@@ -62,7 +63,7 @@ def frozen(job: RunContext, teacher_name: str, network: nn.Module, dtype: torch.
 
 def teacher(
     job: RunContext, teacher_name: str, name: str, network: nn.Module, dtype: torch.dtype, taps: Sequence[str]
-) -> tuple[Teacher, list[dict[str, Any]]]:
+) -> tuple[Teacher, list[StoredOutputs]]:
     """A network as a teacher of the training rows, and what is told of its stored outputs.
 
     Every output is computed once and stored with all features that anybody wants, and all students read it, each
@@ -73,7 +74,8 @@ def teacher(
     known = stored(job, teacher_name, name, network, dtype)
     told = {"asked": known.report["rows_asked"], "found": known.report["rows_found"]}
     keep = ("key", "bytes", "rows", "views", "dtype", "top_k", "taps", "seconds")
-    return known.only(taps), [{"teacher": name, **{k: known.report[k] for k in keep}, **told}]
+    about = {k: known.report[k] for k in keep}
+    return known.only(taps), [StoredOutputs.model_validate({"teacher": name, **about, **told})]
 
 
 def stored(job: RunContext, teacher_name: str, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:

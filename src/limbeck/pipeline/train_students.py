@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +18,7 @@ from limbeck.distill.train import History, fit_mutual
 from limbeck.models import save_weights
 from limbeck.pipeline import objectives, teacher_outputs
 from limbeck.pipeline.context import RunContext
+from limbeck.pipeline.stage_results import ModelResult, PeersResult
 from limbeck.pipeline.train_teachers import TeacherOutputs, TeacherSource, learning
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.pipeline.training import train_network
@@ -81,14 +81,14 @@ def train_student(
     spec = job.recipe.student
     parts = [seed, *([list(source.keys)] if source else []), *([generation] if generation > 1 else [])]
     key = job.key(spec, *parts, variant=variant)
-    result = job.stages.together(name, key, partial(_train, job, seed, source, generation, variant))
+    result = job.stages.together(name, key, ModelResult, partial(_train, job, seed, source, generation, variant))
     file = job.weights(name, spec.train)
     return TrainedModel(name, role, seed, file, partial(job.network, spec, file), result, variant=variant)
 
 
 def _train(
     job: RunContext, seed: int, source: TeacherSource | None, generation: int, variant: str, folder: Path
-) -> dict[str, Any]:
+) -> ModelResult:
     """Train one student. The seed fixes its first weights and its data order, the same with and without a teacher."""
     spec = job.recipe.student
     # A later generation begins anew: from the weights its teacher began with it would retrace its teacher's steps.
@@ -99,16 +99,17 @@ def _train(
         return _as_it_is(job, network, folder)
     objective, teacher, stored = learning(job, "student", source, spec.train, variant=variant, seed=seed)
     history = train_network(job, network, objective, teacher, spec.train, folder, seed=seed, stored=True)
-    return {**outcome(spec.train, history), "cache": stored, "files": [_file(job, folder.name)]}
+    return outcome(spec.train, history).model_copy(update={"cache": stored, "files": [_file(job, folder.name)]})
 
 
-def _as_it_is(job: RunContext, network: nn.Module, folder: Path) -> dict[str, Any]:
+def _as_it_is(job: RunContext, network: nn.Module, folder: Path) -> ModelResult:
     """A student that the user brought along, among those that were trained."""
     found = evaluate.assess(network.to(job.device), job.data, job.data.val, device=job.device)
     if job.accelerator.is_main_process:
         student = job.recipe.student
         save_weights(network, folder / "best.safetensors", {"from": student.weights or student.model})
-    return {"val": {k: v for k, v in found.items() if isinstance(v, float)}, "files": [_file(job, folder.name)]}
+    val = {k: v for k, v in found.items() if isinstance(v, float)}
+    return ModelResult(val=val, files=[_file(job, folder.name)])
 
 
 def _generations(job: RunContext, seed: int, source: TeacherSource | None, alone: TrainedModel) -> list[TrainedModel]:
@@ -147,9 +148,9 @@ def _peers(job: RunContext, seed: int) -> list[TrainedModel]:
     """Students that learn together; the first begins where the student alone began."""
     spec, stage = job.recipe.student, stages.peer(seed, 0)
     assert spec.peers is not None
-    result = job.stages.together(stage, job.key(spec, seed, "peers"), partial(_together, job, seed))
+    result = job.stages.together(stage, job.key(spec, seed, "peers"), PeersResult, partial(_together, job, seed))
     found = []
-    for number, outcome in enumerate(result["peers"]):
+    for number, outcome in enumerate(result.peers):
         role: Role = "peer" if number else "distilled"
         file = job.weights(f"{stage}/peer{number}", spec.train)
         build = partial(job.network, spec, file)
@@ -157,7 +158,7 @@ def _peers(job: RunContext, seed: int) -> list[TrainedModel]:
     return found
 
 
-def _together(job: RunContext, seed: int, folder: Path) -> dict[str, Any]:
+def _together(job: RunContext, seed: int, folder: Path) -> PeersResult:
     spec = job.recipe.student
     assert spec.peers is not None
     networks = []
@@ -181,14 +182,14 @@ def _together(job: RunContext, seed: int, folder: Path) -> dict[str, Any]:
         label=folder.name,
     )
     files = [_file(job, f"{folder.name}/peer{number}") for number in range(spec.peers)]
-    return {"peers": [outcome(spec.train, history) for history in histories], "files": files}
+    return PeersResult(peers=[outcome(spec.train, history) for history in histories], files=files)
 
 
-def outcome(plan: Plan, history: History) -> dict[str, Any]:
+def outcome(plan: Plan, history: History) -> ModelResult:
     """What is kept of a training: its epochs, and the scores on validation of the one that was selected."""
     selected = history.epochs[history.best_epoch - 1 if plan.select == "best" else -1]
     val = {k.removeprefix("val_"): v for k, v in selected.items() if k.startswith("val_")}
-    return {"epochs": history.epochs, "val": val, "weights_found": history.weights}
+    return ModelResult(epochs=history.epochs, val=val, weights_found=history.weights)
 
 
 def _file(job: RunContext, name: str) -> str:

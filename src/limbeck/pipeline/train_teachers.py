@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from limbeck import evaluate
 from limbeck.core.hashing import fingerprint_tensors
+from limbeck.core.result import StoredOutputs
 from limbeck.core.seeding import seed_everything
 from limbeck.core.types import Teacher
 from limbeck.data import targets
@@ -32,6 +33,7 @@ from limbeck.distill.teachers import (
 from limbeck.models import load_weights, plain, save_weights
 from limbeck.pipeline import objectives, teacher_outputs
 from limbeck.pipeline.context import RunContext
+from limbeck.pipeline.stage_results import StackResult, TeacherResult
 from limbeck.pipeline.training import train_network
 from limbeck.recipe import Assistant, Network, Plan
 from limbeck.recipe import Teacher as TeacherSpec
@@ -39,7 +41,7 @@ from limbeck.recipe.model_source import Estimator
 from limbeck.recipe.stages import ENSEMBLE
 from limbeck.tasks import main_metric, rules
 
-TeacherOutputs = tuple[Teacher, list[dict[str, Any]]]  # a teacher, and what is told of its stored outputs
+TeacherOutputs = tuple[Teacher, list[StoredOutputs]]  # a teacher, and what is told of its stored outputs
 Member = tuple[str, Callable[[], nn.Module], torch.dtype]  # name, how to build the trained network, its dtype
 
 
@@ -69,7 +71,7 @@ def learning(
     seed: int,
     variant: str = "",
     network: nn.Module | None = None,
-) -> tuple[Objective, Teacher | None, list[dict[str, Any]]]:
+) -> tuple[Objective, Teacher | None, list[StoredOutputs]]:
     """What a learner minimises, the teacher it asks, and what is told of stored outputs; see `objectives.taught`."""
     if source is None:
         return objectives.alone(job, plan), None, []
@@ -85,19 +87,21 @@ class Teachers:
     """The teachers of a run, as one.
 
     Attributes:
-        results: what came out of training or loading each, and of joining them, by the name of the stage.
+        results: what came out of training or loading each, or all of them as one, by the name of the stage.
         keys: what each depends on.
         members: name, how to build the trained network, and its dtype.
         combine: how their predictions become one; None for a single teacher.
         weights: of each member by name, where they are weighted by fixed numbers.
+        stacked: what came out of fitting a small network over them, if they are joined by one.
         joint: how to build the one network that all members were trained as, if they were.
     """
 
-    results: Mapping[str, dict[str, Any]]
+    results: Mapping[str, TeacherResult]
     keys: Mapping[str, str]
     members: Sequence[Member]
     combine: Combine | None = None
     weights: Mapping[str, float] | None = None
+    stacked: StackResult | None = None
     joint: Callable[[], Joint] | None = None
 
     def source(self, job: RunContext) -> TeacherSource:
@@ -107,7 +111,8 @@ class Teachers:
         return TeacherSource("teachers", partial(self._ask, job), list(self.keys.values()), file)
 
     def _ask(self, job: RunContext, taps: Sequence[str]) -> TeacherOutputs:
-        asked, told = [], []
+        asked: list[Teacher] = []
+        told: list[StoredOutputs] = []
         for name, build, dtype in self.members:
             teacher, stored = teacher_outputs.teacher(job, "teachers", name, build(), dtype, taps)
             asked.append(teacher)
@@ -122,7 +127,7 @@ def train_teachers(job: RunContext) -> Teachers | None:
         return None
     keys = {spec.name: job.key(spec) for spec in specs if spec.knows}
     results = {
-        spec.name: job.stages.together(spec.name, keys[spec.name], partial(train_teacher, job, spec))
+        spec.name: job.stages.together(spec.name, keys[spec.name], TeacherResult, partial(train_teacher, job, spec))
         for spec in specs
         if spec.knows
     }
@@ -132,11 +137,11 @@ def train_teachers(job: RunContext) -> Teachers | None:
         return _jointly(job, results, keys)
     members = [_member(job, spec, results[spec.name]) for spec in specs]
     metric = main_metric(job.data.task).name
-    scores = [results[spec.name]["val"][metric] for spec in specs]
-    stack = None
+    scores = [results[spec.name].val[metric] for spec in specs]
+    stack, stacked = None, None
     if joining is not None and joining.name == "stacked":
         keys[ENSEMBLE] = job.key(specs[0], "stack", list(keys.values()))
-        results[ENSEMBLE] = job.stages.together(ENSEMBLE, keys[ENSEMBLE], partial(_stack, job, members))
+        stacked = job.stages.together(ENSEMBLE, keys[ENSEMBLE], StackResult, partial(_stack, job, members))
         stack = _empty_stack(job)
         load_weights(stack, job.weights(ENSEMBLE, None), fresh_head=False)
     weights = None
@@ -144,12 +149,12 @@ def train_teachers(job: RunContext) -> Teachers | None:
         given = validation_weights(job.data.task.kind, scores) if joining.weights == "accuracy" else joining.weights
         weights = {spec.name: weight / sum(given) for spec, weight in zip(specs, given, strict=True)}
     combine = combiner(job.data.task.kind, joining, scores=scores, stack=stack)
-    return Teachers(results, keys, members, combine, weights)
+    return Teachers(results, keys, members, combine, weights, stacked)
 
 
 def train_teacher(
     job: RunContext, spec: TeacherSpec | Assistant, folder: Path, source: TeacherSource | None = None
-) -> dict[str, Any]:
+) -> TeacherResult:
     """Train or load one network that will teach, and look at it before anyone learns from it.
 
     Args:
@@ -162,27 +167,27 @@ def train_teacher(
         return _fitted(job, spec, folder)
     seed_everything("teacher", spec.name, spec.seed)
     network = job.network(spec)
-    result: dict[str, Any] = {"epochs": [], "cache": []}
+    found: dict[str, Any] = {}
     if spec.train:
-        objective, teacher, result["cache"] = learning(job, spec.name, source, spec.train, seed=spec.seed)
+        objective, teacher, told = learning(job, spec.name, source, spec.train, seed=spec.seed)
         stored = teacher is not None
         history = train_network(job, network, objective, teacher, spec.train, folder, seed=spec.seed, stored=stored)
-        result |= {"epochs": history.epochs, "weights_found": history.weights}
+        found = {"epochs": history.epochs, "weights_found": history.weights, "cache": told}
     elif job.accelerator.is_main_process and not spec.asked:
         save_weights(network, folder / "best.safetensors", {"from": getattr(spec, "weights", None) or spec.model})
-    result["files"] = [] if spec.asked else [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
-    return result | _examined(job, spec.name, network, None if spec.train else spec)
+    found["files"] = [] if spec.asked else [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
+    return _examined(job, spec.name, network, None if spec.train else spec).model_copy(update=found)
 
 
-def _fitted(job: RunContext, spec: TeacherSpec, folder: Path) -> dict[str, Any]:
+def _fitted(job: RunContext, spec: TeacherSpec, folder: Path) -> TeacherResult:
     """Fit an estimator, in one process; it is as good as its outputs for rows that it has not seen."""
     said: list[str] = []
     if job.accelerator.is_main_process:
         said = external.fit_estimator(spec, job.data, folder, job.progress)
     job.accelerator.wait_for_everyone()
-    result = {"epochs": [], "cache": [], "files": [f"{spec.name}/{name}" for name in external.KEPT]}
     found = _examined(job, spec.name, external.fitted(folder))
-    return result | found | {"notes": [*found["notes"], *said]}
+    files = [f"{spec.name}/{name}" for name in external.KEPT]
+    return found.model_copy(update={"files": files, "notes": [*found.notes, *said]})
 
 
 @dataclass(frozen=True)
@@ -195,18 +200,20 @@ class Assistants:
         end: whom the student learns from: the last one, or the teachers themselves where there is none.
     """
 
-    results: dict[str, dict[str, Any]]
+    results: Mapping[str, TeacherResult]
     members: Sequence[Member]
     end: TeacherSource
 
 
 def train_assistants(job: RunContext, teachers: Teachers) -> Assistants:
     """Train the chain of assistants."""
-    results, source = {}, teachers.source(job)
+    results: dict[str, TeacherResult] = {}
+    source = teachers.source(job)
     members: list[Member] = []
     for spec in job.recipe.assistants:
         key = job.key(spec, *source.keys)
-        results[spec.name] = job.stages.together(spec.name, key, partial(train_teacher, job, spec, source=source))
+        compute = partial(train_teacher, job, spec, source=source)
+        results[spec.name] = job.stages.together(spec.name, key, TeacherResult, compute)
         members.append(_member(job, spec, results[spec.name]))
         ask = partial(_ask, job, *members[-1])
         source = TeacherSource(spec.name, ask, [*source.keys, key], job.weights(spec.name, spec.train))
@@ -219,12 +226,12 @@ def _ask(
     return teacher_outputs.teacher(job, name, name, build(), dtype, taps)
 
 
-def _member(job: RunContext, spec: TeacherSpec | Assistant, result: Mapping[str, Any]) -> Member:
+def _member(job: RunContext, spec: TeacherSpec | Assistant, result: TeacherResult) -> Member:
     build = partial(job.network, spec, job.weights(spec.name, spec.train))
-    return spec.name, build, getattr(torch, result["dtype"])
+    return spec.name, build, getattr(torch, result.dtype)
 
 
-def _examined(job: RunContext, name: str, network: nn.Module, brought: Network | None = None) -> dict[str, Any]:
+def _examined(job: RunContext, name: str, network: nn.Module, brought: Network | None = None) -> TeacherResult:
     """How good a teacher is on validation, what speaks against it, and the dtype it may compute in.
 
     One that was not trained here is `brought` along: it may know other inputs, classes or units than it is taken to.
@@ -241,7 +248,7 @@ def _examined(job: RunContext, name: str, network: nn.Module, brought: Network |
         job.progress.say(f"{'WARNING' if one.level == 'warning' else one.level}: {one}")
     dtype = "bfloat16" if diagnose.bfloat16_is_safe(network, data, device) else "float32"
     weights = fingerprint_tensors(plain(network).state_dict())
-    return {"val": val, "notes": [str(one) for one in told], "dtype": dtype, "weights": weights}
+    return TeacherResult(val=val, notes=[str(one) for one in told], dtype=dtype, weights=weights)
 
 
 def words(job: RunContext, teachers: Teachers) -> str:
@@ -264,8 +271,8 @@ def words(job: RunContext, teachers: Teachers) -> str:
         return said[name]
     if teachers.joint:
         return f"{count} networks and a layer over their outputs, trained as one network"
-    rows = teachers.results[ENSEMBLE]["rows"]
-    return f"a small network over {count} teachers' outputs, fitted on the {rows:,} validation rows"
+    assert teachers.stacked is not None
+    return f"a small network over {count} teachers' outputs, fitted on the {teachers.stacked.rows:,} validation rows"
 
 
 # --- joining -------------------------------------------------------------------------------------
@@ -277,7 +284,7 @@ def _empty_stack(job: RunContext) -> Stack:
     return Stack(len(job.recipe.teachers), job.data.task.width, kind=job.data.task.kind, hidden=joining.hidden)
 
 
-def _stack(job: RunContext, members: Sequence[Member], folder: Path) -> dict[str, Any]:
+def _stack(job: RunContext, members: Sequence[Member], folder: Path) -> StackResult:
     """Fit a stack on the validation rows, which no member has learned from."""
     data, joining = job.data, job.recipe.combine
     assert joining is not None
@@ -291,10 +298,10 @@ def _stack(job: RunContext, members: Sequence[Member], folder: Path) -> dict[str
         )
     if job.accelerator.is_main_process:
         save_weights(stack, folder / "best.safetensors")
-    return {"files": [f"{ENSEMBLE}/best.safetensors"], "rows": len(data.val), "notes": []}
+    return StackResult(files=[f"{ENSEMBLE}/best.safetensors"], rows=len(data.val))
 
 
-def _jointly(job: RunContext, results: dict[str, dict[str, Any]], keys: dict[str, str]) -> Teachers:
+def _jointly(job: RunContext, results: dict[str, TeacherResult], keys: dict[str, str]) -> Teachers:
     """Train all members and the layer over them as one network, and take it apart again."""
     specs, joining = job.recipe.teachers, job.recipe.combine
     assert joining is not None
@@ -309,22 +316,22 @@ def _jointly(job: RunContext, results: dict[str, dict[str, Any]], keys: dict[str
         seed_everything("teacher", "ensemble")
         return Joint(networks, _empty_stack(job))
 
-    def compute(folder: Path) -> dict[str, Any]:
+    def compute(folder: Path) -> TeacherResult:
         network, plan = untrained(), joining.train
         assert plan is not None
         objective = objectives.alone(job, plan)
         history = train_network(job, network, objective, None, plan, folder, seed=0, stored=False)
         files = [str(job.weights(ENSEMBLE, plan).relative_to(job.folder))]
-        return {"files": files, "epochs": history.epochs} | _examined(job, ENSEMBLE, network)
+        return _examined(job, ENSEMBLE, network).model_copy(update={"files": files, "epochs": history.epochs})
 
-    results[ENSEMBLE] = job.stages.together(ENSEMBLE, keys[ENSEMBLE], compute)
+    results[ENSEMBLE] = job.stages.together(ENSEMBLE, keys[ENSEMBLE], TeacherResult, compute)
 
     def trained() -> Joint:
         network = untrained()
         load_weights(network, job.weights(ENSEMBLE, joining.train), fresh_head=False)
         return network
 
-    dtype = getattr(torch, results[ENSEMBLE]["dtype"])
+    dtype = getattr(torch, results[ENSEMBLE].dtype)
     members = [(spec.name, partial(_part, trained, number), dtype) for number, spec in enumerate(specs)]
     return Teachers(results, keys, members, as_combine(trained().stack), joint=trained)
 

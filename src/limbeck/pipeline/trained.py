@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from limbeck.core.types import Role
+from limbeck.pipeline.stage_results import ModelResult
 from limbeck.recipe import Step
 
 
@@ -36,7 +36,7 @@ class TrainedModel:
     seed: int
     file: Path | None
     build: Callable[[], nn.Module]
-    result: Mapping[str, Any] = field(default_factory=dict)
+    result: ModelResult = field(default_factory=ModelResult)
     variant: str = ""
     number: int | None = None
     start: str = ""

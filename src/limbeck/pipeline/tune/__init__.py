@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -190,11 +191,11 @@ def _tried(
     except DivergedError as error:
         return told | {"reason": error.what.partition(";")[0]}
     metric = main_metric(job.data.task).name
-    scores = [result["val"][metric] for result in learned]
-    ties = [result["val"]["loss"] for result in learned]
+    scores = [result.val[metric] for result in learned]
+    ties = [result.val["loss"] for result in learned]
     told["seconds"] = sum(job.stages.seconds.values())
-    told["cache"] = [stored for result in learned for stored in result["cache"]]
-    if any(score is None or score - score != 0 for score in (*scores, *ties)):
+    told["cache"] = [stored.model_dump(mode="json") for result in learned for stored in result.cache]
+    if not all(math.isfinite(score) for score in (*scores, *ties)):
         return told | {"reason": f"the {metric} on validation is not a number"}
     return told | {"values": scores, "value": sum(scores) / len(scores), "val_loss": sum(ties) / len(ties)}
 
