@@ -4,13 +4,13 @@ A run that compared sets of losses gives a table of its own after them: a row a 
 made students smaller gives two: a row a way, and a row for each format of each way, means over seeds.
 """
 
-import json
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from limbeck.core.result import parse_result, read_result
 from limbeck.report.methods import methods
 
 HEAD = """
@@ -54,7 +54,7 @@ def method_rows(result: Mapping[str, Any]) -> list[str]:
     """A row for each set of losses that was compared."""
     entries = {entry["name"]: entry for entry in result.get("methods") or []}
     rows = []
-    for method in methods(result):
+    for method in methods(parse_result(result, result["name"])):
         entry = entries[method.name]
         losses = f"{method.losses}; found: {method.found}" if method.found else method.losses
         held = "" if method.verdict == "no evidence" else "holds" if method.holds else "does not hold"
@@ -134,7 +134,7 @@ def _line(cells: list[Any]) -> str:
 
 
 def main(folders: list[str]) -> None:
-    results = [json.loads((Path(name) / "result.json").read_text()) for name in folders]
+    results = [read_result(Path(name) / "result.json").content() for name in folders]
     print("\n".join(row(result) for result in results if result["comparison"]))
     for result in results:
         if rows := method_rows(result):

@@ -327,13 +327,13 @@ def test_sizes_are_what_is_written(tmp_path):
     heard = Heard()
     teacher = Teacher(width=1000, features=("b", "a"))
     stored = answers(tmp_path, teacher, torch.arange(50), views=2, top_k=64, taps=["b", "a"], progress=heard)
-    size = cache.size_bytes(50, 2, 1000, top_k=64, taps={"a": (2, 1), "b": (2, 1)})
+    size = cache.size_bytes(50, 2, (1000,), top_k=64, taps={"a": (2, 1), "b": (2, 1)})
     assert size == 50 * 2 * (64 * 2 + 64 * 2 + 4 + 2 * 2 * 2)
     assert stored.report["bytes"] == size
     assert sum(path.stat().st_size for path in Path(stored.report["folder"]).glob("*.bin")) == size
     assert heard.lines == ["outputs of big: 50 rows x 2 views, 26.8 kB"]
-    assert cache.size_bytes(54_000, 1, 10) == 1_080_000
-    assert cache.size_bytes(54_000, 1, 10, dtype="float32") == 2_160_000
+    assert cache.size_bytes(54_000, 1, (10,)) == 1_080_000
+    assert cache.size_bytes(54_000, 1, (10,), dtype="float32") == 2_160_000
 
 
 def test_no_room_is_told_before_the_rows_are_asked(tmp_path):
@@ -417,7 +417,7 @@ def test_nan_and_infinity_are_refused_with_their_row(tmp_path, bad, top_k):
 
 def test_a_teacher_of_another_shape_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be stored"):
-        answers(tmp_path, lambda b: Output(torch.zeros(len(b.index), 3, 3, 3)), torch.arange(10))
+        answers(tmp_path, lambda b: Output(torch.zeros(len(b.index), 3, 3, 3, 3)), torch.arange(10))
 
 
 def test_values_of_a_regression_are_stored(tmp_path):

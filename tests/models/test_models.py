@@ -160,6 +160,8 @@ def test_signatures_know_every_network_and_its_options() -> None:
         "conv-pool": {"channels": (32, 64), "hidden": 128},
         "vgg19-gap": {"pretrained": False},
         "vgg-small": {"channels": 64, "stages": 5, "convs": 3},
+        "unet": {"channels": (16, 32, 64), "separable": False},
+        "timm-unet": {"encoder": "resnet18", "pretrained": False, "decoder": (64, 32, 32, 16)},
     }
     assert all(s.about for s in known.values())
 

@@ -212,7 +212,7 @@ def digests(x: Tensor, rows: Tensor) -> list[bytes]:
     """What some rows of `x` hold, 16 bytes each: the same for equal rows."""
     found = []
     for block in torch.split(rows, 512):
-        content = x[block.to(x.device)].cpu().reshape(len(block), -1).contiguous().numpy()
+        content = x[block.to(x.device)].cpu().reshape(len(block), math.prod(x.shape[1:])).contiguous().numpy()
         found += [hashlib.blake2b(row.data, digest_size=16).digest() for row in content]
     return found
 
