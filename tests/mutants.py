@@ -201,7 +201,7 @@ MUTANTS = [
     Mutant("train: cosine at half speed", "limbeck.distill.train.schedule:learning_rate", "math.cos(math.pi * since / span)", "math.cos(math.pi * since / span / 2)", TRAIN),
     Mutant("train: chosen on the test split", "limbeck.distill.train.learner:Learner.validate", "self.shown, data, data.val,", "self.shown, data, data.test,", TRAIN),
     # peers
-    Mutant("mutual: a peer learns from itself", "limbeck.distill.train.loop:fit_mutual.losses", "enumerate(told) if place != n]", "enumerate(told)]", MUTUAL),
+    Mutant("mutual: a peer learns from itself", "limbeck.distill.train.loop:fit_mutual.losses", " if place != n]", "]", MUTUAL),
     Mutant("mutual: others not taken as constants", "limbeck.distill.train.loop:_constant", "Output(output.prediction.detach(),", "Output(output.prediction,", MUTUAL),
     Mutant("mutual: sum over the other peers", "limbeck.distill.train.loop:_mean", "for values in losses]).mean() for name", "for values in losses]).sum() for name", MUTUAL),
     Mutant("mutual: stops with the first out of patience", "limbeck.distill.train.loop:_Loop.run", "if all(learner.out_of_patience", "if any(learner.out_of_patience", MUTUAL),

@@ -303,10 +303,10 @@ def test_many_rows_are_thinned():
     found = limbeck.from_arrays(np.zeros((9000, 1)), y, test=0.5)
     truth = found.targets.standardise(found.y[found.test])
     drawn = _drawn(found, {("m", "student"): truth})
-    assert (drawn["rows"], drawn["of"]) == (MOST_POINTS, 4500)
-    assert len(drawn["true"][0]) == MOST_POINTS
-    assert drawn["models"][0]["values"][0] == pytest.approx(drawn["true"][0], rel=1e-4)
-    assert set(drawn["true"][0]) <= {float(f"{v:.5g}") for v in found.y[found.test].flatten().tolist()}
+    assert (drawn.rows, drawn.of) == (MOST_POINTS, 4500)
+    assert len(drawn.true[0]) == MOST_POINTS
+    assert drawn.models[0].values[0] == pytest.approx(drawn.true[0], rel=1e-4)
+    assert set(drawn.true[0]) <= {float(f"{v:.5g}") for v in found.y[found.test].flatten().tolist()}
 
 
 # --- real data -----------------------------------------------------------------------------------

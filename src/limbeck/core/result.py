@@ -185,7 +185,14 @@ class DrawnModel(_Part):
 
 
 class DrawnValues(_Part):
-    """What some models predict of some test rows, of measured values; see `pipeline.measure`."""
+    """What some models predict of some test rows, of measured values.
+
+    Attributes:
+        outputs: names of those that are kept.
+        rows: how many are kept, drawn at random.
+        of: how many there are.
+        true: the value of each row, of each output.
+    """
 
     outputs: list[str]
     rows: int

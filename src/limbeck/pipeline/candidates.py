@@ -38,11 +38,7 @@ def measured_models(
         candidates.append(Candidate(one, shipped.get(one.name, ()), timed=one.name == chosen, drawn=drawn))
     candidates += [Candidate(one, shipped.get(one.name, ()), timed=one.name in shipped) for one in compressed]
     combine = None if teachers is None or teachers.joint else teachers.combine
-    rows, disagreement, values, pictured = measure(job, candidates, combine)
-    files = [row.file for row in rows if row.role == "exported"] + ([pictured["file"]] if pictured else [])
-    return MeasuredResult.model_validate(
-        {"models": rows, "disagreement": disagreement, "predictions": values, "masks": pictured, "files": files}
-    )
+    return measure(job, candidates, combine)
 
 
 def _taught(job: RunContext, teachers: Teachers | None) -> list[TrainedModel]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck import evaluate
 from limbeck.core.hashing import fingerprint, fingerprint_file
+from limbeck.core.result import Disagreement, DrawnModel, DrawnValues
 from limbeck.core.types import Artifact, Cost, Role
 from limbeck.data import Data, pixels, targets
 from limbeck.distill.teachers import Combine
@@ -19,6 +19,7 @@ from limbeck.models import external_model
 from limbeck.pipeline.context import SCHEMA, RunContext
 from limbeck.pipeline.export import Shipped, ship, with_latency
 from limbeck.pipeline.pictures import masks
+from limbeck.pipeline.stage_results import MeasuredResult
 from limbeck.pipeline.trained import TrainedModel
 from limbeck.recipe import Deployable
 from limbeck.tasks import rules
@@ -44,9 +45,7 @@ class Candidate:
     drawn: bool = False
 
 
-def measure(
-    job: RunContext, candidates: Sequence[Candidate], combine: Combine | None
-) -> tuple[list[Artifact], dict[str, Any] | None, dict[str, Any] | None, dict[str, Any] | None]:
+def measure(job: RunContext, candidates: Sequence[Candidate], combine: Combine | None) -> MeasuredResult:
     """What every candidate is worth and costs, and the files of those that are shipped.
 
     The test split is used here, for the first and only time.
@@ -55,10 +54,6 @@ def measure(
         job: the run; files go below `export` in its folder.
         candidates: teachers first.
         combine: how several teachers make one; None for a single one, and where the last of them is all of them.
-
-    Returns:
-        The rows, how far several teachers are apart (None for one), and for measured values what some of the models
-        predict, see `_drawn`; and of pixels some masks, see `pictures.masks`.
 
     Raises:
         UserError: a file computes something else than the network it was made from.
@@ -95,11 +90,13 @@ def measure(
                 shown(0, f"making {len(candidate.formats)} files of {model.name}")
                 files += ship(job, _shipped(job, model, network, found[-1], prediction), candidate.formats, shown)
         advance(total, f"{len(found)} networks" + (f", {len(files)} files" if files else ""))
-    apart = None
+    apart: Disagreement | None = None
     if combine:
         names = [row.name for row in found[: len(told)]]
         labels = truth if rules(data.task).predicts != "values" else None
-        apart = evaluate.disagreement(data.task, torch.stack(told), names, data.targets, target=labels)
+        apart = Disagreement.model_validate(
+            evaluate.disagreement(data.task, torch.stack(told), names, data.targets, target=labels)
+        )
         found.insert(len(told), _ensemble(found[: len(told)], _together(told, combine), truth, data))
     with job.progress.bar("timing", timings, work=unit * timings) as advance:
         note = f"{len(timed)} networks and {len(files)} files, one after the other"
@@ -109,7 +106,9 @@ def measure(
         rows += with_latency(job, files)
     if told:
         drawn = {(found[len(told) - (not combine)].name, "teacher"): _together(told, combine), **drawn}
-    return rows, apart, _drawn(data, drawn), masks(job, drawn)
+    picture = masks(job, drawn)
+    made = [row.file for row in files if row.file] + ([picture.file] if picture else [])
+    return MeasuredResult(models=rows, disagreement=apart, predictions=_drawn(data, drawn), masks=picture, files=made)
 
 
 def _tested(
@@ -146,13 +145,8 @@ def _shipped(job: RunContext, model: TrainedModel, network: nn.Module, row: Arti
     return Shipped(row, network, prediction, key, model.quantized, model.changes)
 
 
-def _drawn(data: Data, predictions: Mapping[tuple[str, Role], Tensor]) -> dict[str, Any] | None:
-    """What models predict of some test rows, in the targets' own units, five digits of it; None for classes.
-
-    Returns:
-        outputs: names of those that are kept; rows: how many are kept, drawn at random; of: how many there are; true:
-        [[value of each row] of each output]; models: name, role, and values, likewise.
-    """
+def _drawn(data: Data, predictions: Mapping[tuple[str, Role], Tensor]) -> DrawnValues | None:
+    """What models predict of some test rows, in the targets' own units, five digits of it; None for classes."""
     if data.targets is None:
         return None
     width, total = min(data.task.width, MOST_OUTPUTS_DRAWN), len(data.test)
@@ -163,16 +157,12 @@ def _drawn(data: Data, predictions: Mapping[tuple[str, Role], Tensor]) -> dict[s
         return [[float(f"{value:.5g}") for value in column] for column in values[kept, :width].double().T.tolist()]
 
     scaling = data.targets
-    return {
-        "outputs": list(data.task.names[:width]),
-        "rows": count,
-        "of": total,
-        "true": own(data.y[data.test.to(data.y.device)].cpu()),
-        "models": [
-            {"name": name, "role": role, "values": own(scaling.restore(evaluate.means(data.task, prediction).double()))}
-            for (name, role), prediction in predictions.items()
-        ],
-    }
+    models = [
+        DrawnModel(name=name, role=role, values=own(scaling.restore(evaluate.means(data.task, prediction).double())))
+        for (name, role), prediction in predictions.items()
+    ]
+    true = own(data.y[data.test.to(data.y.device)].cpu())
+    return DrawnValues(outputs=list(data.task.names[:width]), rows=count, of=total, true=true, models=models)
 
 
 def _together(told: list[Tensor], combine: Combine | None) -> Tensor:

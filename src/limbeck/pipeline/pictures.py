@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from limbeck.core.pictures import contact_sheet
+from limbeck.core.result import DrawnModel, MaskPicture
 from limbeck.core.types import IGNORED, Role
 from limbeck.data import pixels, targets
 from limbeck.pipeline.context import RunContext
@@ -19,7 +19,7 @@ SIDE = 144  # pixels of a cell, at least
 FILE = "masks.png"
 
 
-def masks(job: RunContext, predictions: Mapping[tuple[str, Role], Tensor]) -> dict[str, Any] | None:
+def masks(job: RunContext, predictions: Mapping[tuple[str, Role], Tensor]) -> MaskPicture | None:
     """Some test images, drawn at random, with their true masks and those of some models beside them.
 
     Args:
@@ -27,8 +27,7 @@ def masks(job: RunContext, predictions: Mapping[tuple[str, Role], Tensor]) -> di
         predictions: of the test rows by name and role of the model, logits [N, H, W, C].
 
     Returns:
-        file; columns: what each shows, models by name and role; rows: how many images; of: how many there are. None
-        where nothing is predicted for pixels.
+        What each column shows, after the image and its true mask; None where nothing is predicted for pixels.
     """
     data = job.data
     if rules(data.task).each != "pixel" or not predictions:
@@ -38,5 +37,5 @@ def masks(job: RunContext, predictions: Mapping[tuple[str, Role], Tensor]) -> di
     found = [targets(data, data.test[drawn], "cpu"), *(given[drawn].argmax(-1) for given in predictions.values())]
     shown = [mask.numpy() for mask in found]
     contact_sheet(job.folder / FILE, images, shown, data.task.width, ignored=IGNORED, side=SIDE)
-    columns = [{"name": name, "role": role} for name, role in predictions]
-    return {"file": FILE, "columns": columns, "rows": len(drawn), "of": len(data.test)}
+    columns = [DrawnModel(name=name, role=role) for name, role in predictions]
+    return MaskPicture(file=FILE, columns=columns, rows=len(drawn), of=len(data.test))

@@ -142,16 +142,12 @@ def fit_mutual(
     def losses(batch: Batch, labelled_share: float) -> list[Mapping[str, Tensor]]:
         given = [learner(batch) for learner in learners]
         told = [_constant(output) for output in given]
-        return [
-            _mean(
-                [
-                    learner.objective(given[n], other, batch, labelled_share=labelled_share)
-                    for place, other in enumerate(told)
-                    if place != n
-                ]
-            )
-            for n, learner in enumerate(learners)
-        ]
+        found = []
+        for n, learner in enumerate(learners):
+            others = [other for place, other in enumerate(told) if place != n]
+            shown = [learner.objective(given[n], other, batch, labelled_share=labelled_share) for other in others]
+            found.append(_mean(shown))
+        return found
 
     fetch = fetch or fetcher(data, accelerator.device)
     _Loop(learners, losses, data, plan, seed, folder, fetch, views, settings, accelerator, progress, label).run()
