@@ -50,6 +50,7 @@ def tune(
       limbeck tune my.yaml --trials 50 --losses kd,dkd,at --seeds 3
       limbeck run runs/my/tune/best.yaml seeds=5     # what the winner is worth on the test split
     """  # noqa: D301 - Click wants the character itself
+    from limbeck.core.loss_search import LossSearch
     from limbeck.core.machine import keep_heap
     from limbeck.core.progress import Progress
     from limbeck.recipe import needs
@@ -69,7 +70,7 @@ def tune(
         trust=trust,
         progress=Progress(quiet=quiet),
     )
-    show_search(found, (out or Path("runs") / found["name"]) / "tune")
+    show_search(LossSearch.model_validate(found), (out or Path("runs") / found["name"]) / "tune")
 
 
 def _seeds(text: str | None) -> int | list[int] | None:

@@ -16,12 +16,13 @@ from limbeck.core.types import Artifact, Kind, Role
 SCHEMA = 3
 
 
-class _Part(BaseModel):
-    # What a newer version adds is kept.
+class ResultPart(BaseModel):
+    """A part of a result. What a newer version adds to it is kept."""
+
     model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
 
 
-class Spread(_Part):
+class Spread(ResultPart):
     """Values of a metric over seeds, and the 95 % interval of their mean; None for a single seed."""
 
     mean: float
@@ -30,7 +31,7 @@ class Spread(_Part):
     n: int | None = None
 
 
-class Comparison(_Part):
+class Comparison(ResultPart):
     """Students without something and with it, seed by seed; see `statistics.compare`."""
 
     metric: str
@@ -52,7 +53,7 @@ class Method(Comparison):
     seconds: list[float]
 
 
-class CompressedVariant(_Part):
+class CompressedVariant(ResultPart):
     """A way to a smaller student: what was done, what it lost, and what the teacher's help in recovery was worth."""
 
     name: str
@@ -63,7 +64,7 @@ class CompressedVariant(_Part):
     with_teacher: Comparison | None = None
 
 
-class DataSummary(_Part):
+class DataSummary(ResultPart):
     """The data a run learned from: what its rows are, and how many there are in each split.
 
     Attributes:
@@ -86,7 +87,7 @@ class DataSummary(_Part):
     class_counts: dict[str, list[int]] | None = None
 
 
-class TeacherSummary(_Part):
+class TeacherSummary(ResultPart):
     """A teacher on validation, and what was said of it."""
 
     name: str
@@ -94,7 +95,7 @@ class TeacherSummary(_Part):
     notes: list[str] = []
 
 
-class Disagreement(_Part):
+class Disagreement(ResultPart):
     """How far the members of an ensemble say different things; see `evaluate.disagreement`."""
 
     names: list[str]
@@ -107,7 +108,7 @@ class Disagreement(_Part):
     spread: float | None = None
 
 
-class EnsembleSummary(_Part):
+class EnsembleSummary(ResultPart):
     """How several teachers became one."""
 
     words: str
@@ -116,7 +117,7 @@ class EnsembleSummary(_Part):
     disagreement: Disagreement | None = None
 
 
-class StoredOutputs(_Part):
+class StoredOutputs(ResultPart):
     """A teacher's stored outputs, as they were opened once.
 
     Attributes:
@@ -139,7 +140,7 @@ class StoredOutputs(_Part):
     seconds: float | None = None
 
 
-class TrialWay(_Part):
+class TrialWay(ResultPart):
     """What a trial of a search within a budget does: share of channels pruned, energy of factors, precision."""
 
     ratio: float = 0.0
@@ -147,7 +148,7 @@ class TrialWay(_Part):
     precision: str
 
 
-class BudgetTrial(_Part):
+class BudgetTrial(ResultPart):
     """A trial; its numbers are None where it failed."""
 
     way: TrialWay
@@ -165,7 +166,7 @@ class BudgetTrial(_Part):
     front: bool = False
 
 
-class BudgetSearch(_Part):
+class BudgetSearch(ResultPart):
     """A search within a budget: what was asked, every trial, and the winner if there is one."""
 
     budget: dict[str, Any]
@@ -176,7 +177,7 @@ class BudgetSearch(_Part):
     words: str
 
 
-class DrawnModel(_Part):
+class DrawnModel(ResultPart):
     """A model whose predictions are drawn; `values` are those of each output."""
 
     name: str
@@ -184,7 +185,7 @@ class DrawnModel(_Part):
     values: list[list[float]] = []
 
 
-class DrawnValues(_Part):
+class DrawnValues(ResultPart):
     """What some models predict of some test rows, of measured values.
 
     Attributes:
@@ -201,7 +202,7 @@ class DrawnValues(_Part):
     models: list[DrawnModel]
 
 
-class MaskPicture(_Part):
+class MaskPicture(ResultPart):
     """The picture of some test images and what some models make of them."""
 
     file: str
@@ -210,14 +211,14 @@ class MaskPicture(_Part):
     of: int
 
 
-class Chosen(_Part):
+class Chosen(ResultPart):
     """The student to ship, and why."""
 
     name: str
     why: str
 
 
-class Result(_Part):
+class Result(ResultPart):
     """The content of result.json.
 
     Attributes:

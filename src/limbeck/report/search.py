@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.core.errors import UserError
 from limbeck.core.files import write_text
+from limbeck.core.loss_search import LossSearch, LossTrial
 from limbeck.core.metrics import METRICS
 from limbeck.core.words import NOTHING, duration, finite
 from limbeck.report import words
 from limbeck.report.figures import axis_title, plain, text
-
-__all__ = ["ranked", "show_search", "write_search"]
 
 # A colour and a mark for each loss, so that either tells them apart.
 COLOURS = ("#0d9488", "#d97706", "#3b82c8", "#9669cd", "#659128", "#c2417c", "#64748b", "#b45309")
@@ -26,18 +24,16 @@ OPTIMISTIC = (
 )
 
 
-def write_search(found: Mapping[str, Any], path: Path) -> None:
+def write_search(found: LossSearch, path: Path) -> None:
     """Write the page of a search, atomically.
 
     Args:
-        found: the content of tune.json.
+        found: as `core.loss_search.read_search` gives it.
         path: the HTML file, which belongs beside tune.json.
 
     Raises:
-        UserError: this is no search, or the place cannot be written, or the disk is full.
+        UserError: the place cannot be written, or the disk is full.
     """
-    if not isinstance(found, Mapping) or not {"trials", "space", "metric", "recipe_yaml"} <= found.keys():
-        raise UserError("is not the record of a search", where=str(Path(path).with_name("tune.json")))
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -54,11 +50,11 @@ def write_search(found: Mapping[str, Any], path: Path) -> None:
     write_text(Path(path), page)
 
 
-def show_search(found: Mapping[str, Any], folder: Path) -> None:
+def show_search(found: LossSearch, folder: Path) -> None:
     """Print the best trials, what they are worth, and how to find out more.
 
     Args:
-        found: the content of tune.json.
+        found: as `core.loss_search.read_search` gives it.
         folder: where it lies.
     """
     from rich import box
@@ -67,33 +63,23 @@ def show_search(found: Mapping[str, Any], folder: Path) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    done, failed = (
-        ranked(found["trials"], higher=found["higher_is_better"]),
-        [trial for trial in found["trials"] if trial["state"] == "failed"],
-    )
+    done = found.ranked
     if done:
-        title = f"{found['name']}: the best of {len(done)} trials, on validation"
+        title = f"{found.name}: the best of {len(done)} trials, on validation"
         table = Table(title=escape(title), box=box.SIMPLE)
-        for heading, side in (("trial", "right"), ("loss", "left"), ("numbers", "left"), (found["metric"], "right")):
+        for heading, side in (("trial", "right"), ("loss", "left"), ("numbers", "left"), (found.metric, "right")):
             table.add_column(heading, justify=side)  # type: ignore[arg-type]
         for trial in done[:BEST]:
-            value = words.metric(found["metric"], trial["value"])
-            table.add_row(str(trial["number"]), escape(trial["loss"]), _numbers(trial["params"]), value)
+            value = words.metric(found.metric, trial.value)
+            table.add_row(str(trial.number), escape(trial.loss or NOTHING), _numbers(trial.params), value)
         console.print(table)
-    for trial in failed[:BEST]:
-        console.print(f"[yellow]note:[/yellow] trial {trial['number']} failed: {escape(trial['reason'])}")
+    for trial in found.failed[:BEST]:
+        console.print(f"[yellow]note:[/yellow] trial {trial.number} failed: {escape(trial.reason or '')}")
     if done:
         console.print(escape(OPTIMISTIC))
-        seeds = "" if len(found["recipe"]["seeds"]) > 2 else " seeds=5"
+        seeds = "" if len(found.recipe["seeds"]) > 2 else " seeds=5"
         print(f"Measure it: limbeck run {folder / 'best.yaml'}{seeds}")
     print(f"Report: {folder / 'report.html'}")
-
-
-def ranked(trials: Sequence[Mapping[str, Any]], *, higher: bool) -> list[Mapping[str, Any]]:
-    """The trials that have a score, the best first: by score, then by validation loss, then the earlier one."""
-    sign = -1 if higher else 1
-    done = [trial for trial in trials if trial["state"] == "done"]
-    return sorted(done, key=lambda trial: (sign * trial["value"], trial["val_loss"], trial["number"]))
 
 
 def _numbers(params: Mapping[str, float]) -> str:
@@ -103,9 +89,8 @@ def _numbers(params: Mapping[str, float]) -> str:
 # --- the page ------------------------------------------------------------------------------------
 
 
-def _content(found: Mapping[str, Any]) -> dict[str, Any]:
-    done, metric = ranked(found["trials"], higher=found["higher_is_better"]), found["metric"]
-    failed = [trial for trial in found["trials"] if trial["state"] == "failed"]
+def _content(found: LossSearch) -> dict[str, Any]:
+    done, metric = found.ranked, found.metric
     plots = {"progress": _progress(found)} | {
         f"by-{option}": _against(found, option) for option in _options(found) if done
     }
@@ -113,68 +98,66 @@ def _content(found: Mapping[str, Any]) -> dict[str, Any]:
         "found": found,
         "metric": METRICS[metric].title,
         "headline": _headline(found, done),
-        "tiles": _tiles(found, done, failed),
+        "tiles": _tiles(found, done),
         "rows": [_row(found, trial, place) for place, trial in enumerate([*done, *_without(found)])],
-        "space": [(c["loss"], [_range(o, *reach) for o, reach in c["ranges"].items()]) for c in found["space"]],
+        "space": [(c.loss, [_range(o, *reach) for o, reach in c.ranges.items()]) for c in found.space],
         "options": {f"by-{option}": option for option in _options(found)},
         "plots": {name: figure for name, figure in plots.items() if figure},
-        "machine": [(k.capitalize(), str(v)) for k, v in found["environment"].items() if k != "versions" and v],
+        "machine": [(k.capitalize(), str(v)) for k, v in found.environment.items() if k != "versions" and v],
     }  # fmt: skip
 
 
-def _without(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [trial for trial in found["trials"] if trial["state"] != "done"]
+def _without(found: LossSearch) -> list[LossTrial]:
+    return [trial for trial in found.trials if trial.state != "done"]
 
 
-def _headline(found: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _headline(found: LossSearch, done: Sequence[LossTrial]) -> dict[str, str]:
     if not done:
         return {"title": "No trial has a score yet", "words": "Give the same command again to go on."}
     best = done[0]
-    value = words.metric(found["metric"], best["value"])
+    value = words.metric(found.metric, best.value)
     return {
-        "title": f"{best['loss']}: {value} on validation",
-        "words": f"With {_numbers(best['params'])}. {OPTIMISTIC}",
+        "title": f"{best.loss}: {value} on validation",
+        "words": f"With {_numbers(best.params)}. {OPTIMISTIC}",
     }
 
 
-def _tiles(
-    found: Mapping[str, Any], done: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, str, str]]:
+def _tiles(found: LossSearch, done: Sequence[LossTrial]) -> list[tuple[str, str, str]]:
     """The few numbers that matter: label, value, remark."""
-    metric, seeds = found["metric"], found["seeds"]
+    metric, seeds = found.metric, found.seeds
     title = METRICS[metric].title
     many = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
-    tiles = [("Trials", str(len(found["trials"])), f"{len(failed)} failed" if failed else "none failed")]
+    tiles = [("Trials", str(len(found.trials)), f"{len(found.failed)} failed" if found.failed else "none failed")]
     if done:
-        tiles.append((f"{title} of the best", words.metric(metric, done[0]["value"]), f"on validation, {many}"))
-    first = found["trials"][0] if found["trials"] else None
-    if first and first["state"] == "done":
-        remark = f"{first['loss']}, {_numbers(first['params'])}"
-        tiles.append((f"{title} of trial 0", words.metric(metric, first["value"]), remark))
-    taken = [trial["seconds"] for trial in found["trials"] if finite(trial["seconds"])]
+        tiles.append((f"{title} of the best", words.metric(metric, done[0].value), f"on validation, {many}"))
+    first = found.trials[0] if found.trials else None
+    if first and first.state == "done":
+        remark = f"{first.loss}, {_numbers(first.params)}"
+        tiles.append((f"{title} of trial 0", words.metric(metric, first.value), remark))
+    taken = [trial.seconds for trial in found.trials if finite(trial.seconds)]
     if taken:
         tiles.append(("Time", duration(math.fsum(taken)), f"{duration(max(taken))} the longest trial"))
-    openings = [opening for trial in found["trials"] for opening in trial["cache"]]
+    openings = [opening for trial in found.trials for opening in trial.cache]
     if openings:
-        asked = words.count(sum(opening["asked"] for opening in openings))
-        reused = words.count(sum(opening["found"] for opening in openings))
+        asked = words.count(sum(opening.asked for opening in openings))
+        reused = words.count(sum(opening.found for opening in openings))
         tiles.append(("Outputs of teachers", f"{asked} asked", f"{reused} times one was stored already"))
     return tiles
 
 
-def _row(found: Mapping[str, Any], trial: Mapping[str, Any], place: int) -> dict[str, Any]:
-    metric = found["metric"]
-    values = trial["values"] if len(trial["values"]) > 1 else []
+def _row(found: LossSearch, trial: LossTrial, place: int) -> dict[str, Any]:
+    metric = found.metric
+    values = trial.values if len(trial.values) > 1 else []
     return {
-        "number": trial["number"],
-        "loss": trial["loss"] or NOTHING,
-        "numbers": _numbers(trial["params"]),
-        "value": words.metric(metric, trial["value"]) if trial["state"] == "done" else trial["state"],
+        "number": trial.number,
+        "loss": trial.loss or NOTHING,
+        "numbers": _numbers(trial.params),
+        "value": words.metric(metric, trial.value) if trial.state == "done" else trial.state,
         "each": ", ".join(words.metric(metric, value) for value in values),
-        "val_loss": words.number(trial["val_loss"]),
-        "time": duration(trial["seconds"]),
-        "reason": trial["reason"] or "",
-        "best": place == 0 and trial["state"] == "done",
+        "val_loss": words.number(trial.val_loss),
+        "time": duration(trial.seconds),
+        "reason": trial.reason or "",
+        "best": place == 0 and trial.state == "done",
     }
 
 
@@ -182,35 +165,35 @@ def _range(option: str, low: float, high: float) -> str:
     return f"{option} {low:g} to {high:g}"
 
 
-def _options(found: Mapping[str, Any]) -> list[str]:
+def _options(found: LossSearch) -> list[str]:
     """Everything that is searched, the weight first."""
-    return list(dict.fromkeys(option for candidate in found["space"] for option in candidate["ranges"]))
+    return list(dict.fromkeys(option for candidate in found.space for option in candidate.ranges))
 
 
 # --- the plots -----------------------------------------------------------------------------------
 
 
-def _scale(found: Mapping[str, Any]) -> tuple[float, str]:
-    return (100.0, " %") if METRICS[found["metric"]].percent else (1.0, "")
+def _scale(found: LossSearch) -> tuple[float, str]:
+    return (100.0, " %") if METRICS[found.metric].percent else (1.0, "")
 
 
-def _progress(found: Mapping[str, Any]) -> dict[str, Any] | None:
+def _progress(found: LossSearch) -> dict[str, Any] | None:
     """The score of every trial, and the best so far."""
     import plotly.graph_objects as go
 
     scale, unit = _scale(found)
-    done = [trial for trial in found["trials"] if trial["state"] == "done"]
+    done = found.done
     if not done:
         return None
     best: list[float] = []
     for trial in done:
-        value = scale * trial["value"]
-        better = max if found["higher_is_better"] else min
+        value = scale * trial.score
+        better = max if found.higher_is_better else min
         best.append(better(best[-1], value) if best else value)
     figure = go.Figure()
     figure.add_trace(
         go.Scatter(
-            x=[trial["number"] for trial in done],
+            x=[trial.number for trial in done],
             y=best,
             name="best so far",
             mode="lines",
@@ -218,19 +201,19 @@ def _progress(found: Mapping[str, Any]) -> dict[str, Any] | None:
             hovertemplate=f"best so far %{{y:.4~g}}{unit}<extra></extra>",
         )
     )
-    for trace in _traces(found, lambda trial, _: trial["number"]):
+    for trace in _traces(found, lambda trial, _: trial.number):
         figure.add_trace(trace)
     _lay_out(figure, found, "trial", height=340)
     figure.update_xaxes(tickformat="d", **({"dtick": 1} if len(done) <= 10 else {}))
     return plain(figure)
 
 
-def _against(found: Mapping[str, Any], option: str) -> dict[str, Any] | None:
+def _against(found: LossSearch, option: str) -> dict[str, Any] | None:
     """The score of every trial against one number; weights as multiples of where their loss began."""
     share = option == "weight"
 
-    def place(trial: Mapping[str, Any], start: Mapping[str, float]) -> float | None:
-        value = trial["params"].get(option)
+    def place(trial: LossTrial, start: Mapping[str, float]) -> float | None:
+        value = trial.params.get(option)
         return None if value is None else value / start[option] if share else value
 
     import plotly.graph_objects as go
@@ -240,30 +223,30 @@ def _against(found: Mapping[str, Any], option: str) -> dict[str, Any] | None:
         return None
     title = f"weight, {words.TIMES} where each loss began" if share else option
     _lay_out(figure, found, title, height=300)
-    searched = [(c["ranges"][option], c["start"][option]) for c in found["space"] if option in c["ranges"]]
+    searched = [(c.ranges[option], c.start[option]) for c in found.space if option in c.ranges]
     ends = [end / (start if share else 1) for reach, start in searched for end in reach]
     span = [math.log10(min(ends)) - 0.05, math.log10(max(ends)) + 0.05]  # all that was searched, and room for a mark
     figure.update_xaxes(type="log", dtick="D2", tickformat="~g", range=span)
     return plain(figure)
 
 
-def _traces(found: Mapping[str, Any], place: Any) -> list[Any]:
+def _traces(found: LossSearch, place: Any) -> list[Any]:
     """One set of points for each loss: where `place` says, as high as the score."""
     import plotly.graph_objects as go
 
     (scale, unit), traces = _scale(found), []
-    for number, candidate in enumerate(found["space"]):
-        loss = candidate["loss"]
-        own = [t for t in found["trials"] if t["state"] == "done" and t["loss"] == loss]
-        points = [(place(trial, candidate["start"]), trial) for trial in own]
+    for number, candidate in enumerate(found.space):
+        loss = candidate.loss
+        own = [t for t in found.done if t.loss == loss]
+        points = [(place(trial, candidate.start), trial) for trial in own]
         points = [(x, trial) for x, trial in points if x is not None]
         if not points:
             continue
         traces.append(
             go.Scatter(
                 x=[x for x, _ in points],
-                y=[scale * trial["value"] for _, trial in points],
-                customdata=[text(f"trial {t['number']}: {loss}, {_numbers(t['params'])}") for _, t in points],
+                y=[scale * trial.score for _, trial in points],
+                customdata=[text(f"trial {t.number}: {loss}, {_numbers(t.params)}") for _, t in points],
                 name=text(loss),
                 mode="markers",
                 marker={"size": 9, "color": COLOURS[number % 8], "symbol": MARKS[number % 8]},
@@ -273,7 +256,7 @@ def _traces(found: Mapping[str, Any], place: Any) -> list[Any]:
     return traces
 
 
-def _lay_out(figure: Any, found: Mapping[str, Any], title: str, *, height: int) -> None:
+def _lay_out(figure: Any, found: LossSearch, title: str, *, height: int) -> None:
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},

@@ -12,7 +12,8 @@ from typing import Any
 from limbeck import __version__, recipe
 from limbeck.core.course import Part
 from limbeck.core.errors import DivergedError, UserError
-from limbeck.core.files import read_json, write_json, write_text
+from limbeck.core.files import write_json, write_text
+from limbeck.core.loss_search import LossSearch, LossTrial, SearchData, SearchedLoss, ranked
 from limbeck.core.machine import environment
 from limbeck.core.progress import Progress
 from limbeck.distill.teachers.external import Function
@@ -27,12 +28,11 @@ from limbeck.pipeline.trials import finish, opened
 from limbeck.pipeline.tune import search
 from limbeck.pipeline.tune.space import Candidate, candidates, recipe_with, terms
 from limbeck.recipe import Recipe
-from limbeck.report.search import ranked, write_search
+from limbeck.report.search import write_search
 from limbeck.tasks import main_metric
 
 __all__ = ["tune"]
 
-SCHEMA = 1
 FOLDER = "tune"  # below the run directory, whose teachers it shares
 HEAVY = ("*.safetensors", "checkpoint.pt")
 
@@ -86,7 +86,7 @@ def tune(
             raise UserError("a search takes one process", where="limbeck tune", hint="start it without torchrun")
         job = replace(job, data=replace(job.data, test=job.data.test[:0]))
         space = candidates(checked, job.data.task.width, losses)
-        return _searched(_Setting(job, checked, space, chosen, folder / FOLDER), trials)
+        return _searched(_Setting(job, checked, space, chosen, folder / FOLDER), trials).content()
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,15 @@ class _Setting:
         return {"losses": list(space), "seeds": list(self.seeds), "ranges": space}
 
 
-def _searched(setting: _Setting, count: int) -> dict[str, Any]:
+def _searched(setting: _Setting, count: int) -> LossSearch:
     setting, source = _prepared(setting, count)
     course = setting.job.progress.course
     with opened(setting.folder / "search.db", setting.identity, higher=setting.higher) as study:
         for one in search.records(study):
-            if one["state"] != "interrupted":
-                course.leave(_stage(one["number"]), one["seconds"] or 0.0, _epochs(setting) if one["seconds"] else 0)
+            if one.state != "interrupted":
+                course.leave(_stage(one.number), one.seconds or 0.0, _epochs(setting) if one.seconds else 0)
         try:
-            while sum(trial["state"] != "interrupted" for trial in search.records(study)) < count:
+            while sum(one.state != "interrupted" for one in search.records(study)) < count:
                 trial, candidate, values = search.following(study, setting.space)
                 course.enter(_stage(trial.number))
                 told = _tried(setting, source, trial.number, candidate, values)
@@ -131,8 +131,8 @@ def _searched(setting: _Setting, count: int) -> dict[str, Any]:
         finally:
             # What was found so far is there for whoever looks, however the search ended.
             found = _written(setting, search.records(study))
-            if found["trials"]:
-                write_search(read_json(setting.folder / "tune.json"), setting.folder / "report.html")
+            if found.trials:
+                write_search(found, setting.folder / "report.html")
     return found
 
 
@@ -207,55 +207,50 @@ def _forget(folder: Path) -> None:
             path.unlink()
 
 
-def _line(found: Mapping[str, Any], count: int) -> str:
+def _line(found: LossSearch, count: int) -> str:
     """The latest trial and the best one, on one line."""
-    trial, metric = found["trials"][-1], found["metric"]
-    numbers = ", ".join(f"{option} {value:g}" for option, value in trial["params"].items())
-    came = f"val {metric} {trial['value']:.4f}" if trial["value"] is not None else f"failed, {trial['reason']}"
-    best = f"  (best {found['best']['value']:.4f}, trial {found['best']['number']})" if found["best"] else ""
-    return f"trial {trial['number']} ({trial['number'] + 1} of {count}): {trial['loss']}, {numbers}: {came}{best}"
+    trial, metric = found.trials[-1], found.metric
+    numbers = ", ".join(f"{option} {value:g}" for option, value in trial.params.items())
+    came = f"val {metric} {trial.value:.4f}" if trial.value is not None else f"failed, {trial.reason}"
+    best = f"  (best {found.best.score:.4f}, trial {found.best.number})" if found.best else ""
+    return f"trial {trial.number} ({trial.number + 1} of {count}): {trial.loss}, {numbers}: {came}{best}"
 
 
 # --- what came out -------------------------------------------------------------------------------
 
 
-def _written(setting: _Setting, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def _written(setting: _Setting, trials: list[LossTrial]) -> LossSearch:
     """Write tune.json, and best.yaml where there is a best; what they say."""
-    checked, data = setting.recipe, setting.job.data
-    best = next(iter(ranked(trials, higher=setting.higher)), None)
-    counts = {split: rows for split, rows in data.counts().items() if split != "test"}
-    found: dict[str, Any] = {
-        "schema": SCHEMA,
-        "name": checked.name,
-        "about": checked.about,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "limbeck": __version__,
-        "recipe": checked.model_dump(mode="json"),
-        "recipe_yaml": recipe.dump(checked),
-        "environment": environment(),
-        "data": {"name": data.name, "task": data.task.kind, "counts": counts, "fingerprint": data.fingerprint},
-        "metric": main_metric(data.task).name,
-        "higher_is_better": setting.higher,
-        "seeds": list(setting.seeds),
-        "space": [
-            {"loss": c.loss, "start": dict(c.start), "ranges": {o: list(reach) for o, reach in c.ranges.items()}}
-            for c in setting.space
-        ],
-        "trials": trials,
-        "best": best,
-        "best_yaml": None,
-    }
+    checked, data, metric = setting.recipe, setting.job.data, main_metric(setting.job.data.task).name
+    best, winner = next(iter(ranked(trials, higher=setting.higher)), None), None
     if best:
         others = checked.model_dump(mode="json", exclude_unset=True, include={"compare"})
-        winner = recipe_with(checked, best["losses"], name=f"{checked.name}-best", **others)
-        found["best_yaml"] = recipe.dump(winner)
+        winner = recipe.dump(recipe_with(checked, best.losses, name=f"{checked.name}-best", **others))
         file = setting.folder / "best.yaml"
-        score = f"{found['metric']} {best['value']:.4f}"
+        score = f"{metric} {best.score:.4f}"
         head = (
             f"# limbeck run {file}\n"
             f"# Losses of the best of {len(trials)} trials ({score} on validation, which chose it and is optimistic).\n"
         )
-        write_text(file, head + found["best_yaml"])
+        write_text(file, head + winner)
+    counts = {split: rows for split, rows in data.counts().items() if split != "test"}
+    found = LossSearch(
+        name=checked.name,
+        about=checked.about,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        limbeck=__version__,
+        recipe=checked.model_dump(mode="json"),
+        recipe_yaml=recipe.dump(checked),
+        environment=environment(),
+        data=SearchData(name=data.name, task=data.task.kind, counts=counts, fingerprint=data.fingerprint),
+        metric=metric,
+        higher_is_better=setting.higher,
+        seeds=list(setting.seeds),
+        space=[SearchedLoss(loss=c.loss, start=dict(c.start), ranges=dict(c.ranges)) for c in setting.space],
+        trials=trials,
+        best=best,
+        best_yaml=winner,
+    )
     if trials:
-        write_json(setting.folder / "tune.json", found)
+        write_json(setting.folder / "tune.json", found.content())
     return found

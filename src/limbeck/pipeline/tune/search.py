@@ -1,10 +1,11 @@
-"""What a search tries next, and its trials as plain values."""
+"""What a search tries next, and its trials as they are recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from limbeck.core.loss_search import LossTrial
 from limbeck.core.seeding import derive_seed
 from limbeck.pipeline.trials import begun
 from limbeck.pipeline.tune.space import DIGITS, Candidate
@@ -43,25 +44,18 @@ def following(study: Study, space: Sequence[Candidate]) -> tuple[Trial, Candidat
     return trial, chosen, {option: float(f"{value:.{DIGITS}g}") for option, value in asked.items()}
 
 
-def records(study: Study) -> list[dict[str, Any]]:
-    """Every trial that was begun, as plain values."""
+def records(study: Study) -> list[LossTrial]:
+    """Every trial that was begun."""
     names = {"COMPLETE": "done", "FAIL": "failed", "RUNNING": "interrupted"}
-    empty: dict[str, Any] = {
-        "value": None,
-        "val_loss": None,
-        "values": [],
-        "seconds": None,
-        "reason": None,
-        "cache": [],
-    }
     return [
-        {
-            "number": trial.number,
-            "state": names[trial.state.name],
-            "loss": trial.params.get("loss"),
-            "params": {name.partition(".")[2]: value for name, value in trial.params.items() if name != "loss"},
-            **empty,
-            **trial.user_attrs.get("told", {}),
-        }
+        LossTrial.model_validate(
+            {
+                "number": trial.number,
+                "state": names[trial.state.name],
+                "loss": trial.params.get("loss"),
+                "params": {name.partition(".")[2]: value for name, value in trial.params.items() if name != "loss"},
+                **trial.user_attrs.get("told", {}),
+            }
+        )
         for trial in begun(study)
     ]
