@@ -177,10 +177,7 @@ def _mean(losses: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
 
 @dataclass(eq=False)
 class _Loop:
-    """One training; its methods are its steps in their order.
-
-    `losses` gives those of each learner on a batch, and is told which share of an epoch's rows has a label.
-    """
+    """One training; its methods are its steps. `losses` is given a batch and which share of an epoch has labels."""
 
     learners: list[Learner]
     losses: Callable[[Batch, float], list[Mapping[str, Tensor]]]
