@@ -46,10 +46,10 @@ def doctor(
     from limbeck.report.terminal import show_findings
 
     found = checkup(checked, out=out, trust=trust, progress=Progress(quiet=quiet or json))
-    told = [asdict(one) for one in found]
+    findings = [asdict(one) for one in found]
     if json:
-        print(writer.dumps(told, indent=2, ensure_ascii=False))
+        print(writer.dumps(findings, indent=2, ensure_ascii=False))
     else:
-        show_findings(told)
+        show_findings(findings)
     if any(one.level == "warning" for one in found):
         raise typer.Exit(1)

@@ -50,10 +50,10 @@ def shapes(network: Any, shape: Sequence[int]) -> Shapes:
 def correct(network: nn.Module, before: Shapes, after: Shapes) -> None:
     """Put right, in place, the numbers that said a width `before`, and `after` it is another."""
     for name, module in network.named_modules():
-        for told in TOLD:
-            width = module.__dict__.get(told)
+        for attribute in TOLD:
+            width = module.__dict__.get(attribute)
             if isinstance(width, int):
-                module.__dict__[told] = _now(width, before.get(name, []), after.get(name, []))
+                module.__dict__[attribute] = _now(width, before.get(name, []), after.get(name, []))
     infos = getattr(network, "feature_info", None)
     for info in infos if isinstance(infos, list) else []:
         name = info.get("module", "") if isinstance(info, dict) else ""

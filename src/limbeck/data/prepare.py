@@ -90,7 +90,7 @@ def finish(
     )  # fmt: skip
     train, val_rows, test_rows = (torch.from_numpy(r.astype(np.int64)) for r in (splits.train, splits.val, splits.test))
     x, columns, identity = raw.x, raw.columns, raw.identity
-    y, unlabelled, told = _unlabelled(raw, torch.cat([val_rows, test_rows]))
+    y, unlabelled, left_out = _unlabelled(raw, torch.cat([val_rows, test_rows]))
     if flat:
         if x.ndim != 4:
             raise UserError("the rows are a table already: `flat` has no effect", where="data.flat")
@@ -112,7 +112,7 @@ def finish(
         unlabelled=unlabelled,
         inputs=inputs,
         targets=scales,
-        notes=(*raw.notes, *splits.notes, *told),
+        notes=(*raw.notes, *splits.notes, *left_out),
         fingerprint=fingerprint(
             contents, identity, kind, raw.names, columns, list(x.shape), *(["log"] if log_target else [])
         ),
@@ -140,8 +140,8 @@ def _unlabelled(raw: Raw, held_out: Tensor) -> tuple[Tensor, Tensor, list[str]]:
         what = "all rows without a label are rows of the validation or test split"
         raise UserError(what, where="data.unlabelled", hint="give others: these are what students are judged by")
     left_out = count - len(kept)
-    told = [f"{left_out} of {count} rows without a label are left out: the validation or test split has the same"]
-    return y, kept, told if left_out else []
+    notes = [f"{left_out} of {count} rows without a label are left out: the validation or test split has the same"]
+    return y, kept, notes if left_out else []
 
 
 def divided(

@@ -140,13 +140,13 @@ def _input(
 
 def _table(table: Sequence[Column]) -> list[dict[str, Any]]:
     """Every column by name, what it holds, and at which places of a row its inputs stand."""
-    told, place = [], 0
+    columns, place = [], 0
     for column in table:
         places = list(range(place, place + len(column.inputs)))
         place += len(places)
         words = {} if column.categories is None else {"categories": list(column.categories)}
-        told.append({"name": column.name, "kind": "category" if words else "number", **words, "inputs": places})
-    return told
+        columns.append({"name": column.name, "kind": "category" if words else "number", **words, "inputs": places})
+    return columns
 
 
 def _names(kind: Kind) -> str:
@@ -171,15 +171,15 @@ def read_card(path: Path) -> Card:
             where=str(path),
             hint="copy both; `limbeck export` writes both",
         )
-    told = read_json(where)
+    content = read_json(where)
     try:
-        if told["card"] > VERSION:
+        if content["card"] > VERSION:
             raise UserError(
-                f"it was written by a later version of Limbeck ({told['made']['limbeck']}; this is {__version__})",
+                f"it was written by a later version of Limbeck ({content['made']['limbeck']}; this is {__version__})",
                 where=str(where),
             )
-        card = _card(path, told)
-        size = told["bytes"]
+        card = _card(path, content)
+        size = content["bytes"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"it is not a card of a file ({type(error).__name__}: {error})", where=str(where)) from error
     if (found := size_bytes(path)) != size:
@@ -191,12 +191,12 @@ def read_card(path: Path) -> Card:
     return card
 
 
-def _card(path: Path, told: Mapping[str, Any]) -> Card:
-    given = told["input"]
-    kind = told["task"]
+def _card(path: Path, content: Mapping[str, Any]) -> Card:
+    given = content["input"]
+    kind = content["task"]
     if kind not in TASKS:
         raise ValueError(f"task {kind!r}")
-    names = tuple(str(name) for name in told[_names(kind)])
+    names = tuple(str(name) for name in content[_names(kind)])
     rows = given["rows"]
     interface = Interface(
         given["dtype"], given["layout"] or "nchw", tuple(rows) if isinstance(rows, list) else Interface().batches
@@ -206,18 +206,18 @@ def _card(path: Path, told: Mapping[str, Any]) -> Card:
     columns = tuple(str(name) for name in given.get("columns", ()))
     return Card(
         path,
-        file_format(told["format"]).form,
-        str(told["precision"]),
-        Task(kind, names, bool(told["spread"])),
+        file_format(content["format"]).form,
+        str(content["precision"]),
+        Task(kind, names, bool(content["spread"])),
         interface,
         shape,
         columns,
-        tuple(_column(told) for told in given.get("table", ())) or tuple(Column(name) for name in columns),
-        dict(told["metrics"]),
-        dict(told["made"]),
+        tuple(_column(content) for content in given.get("table", ())) or tuple(Column(name) for name in columns),
+        dict(content["metrics"]),
+        dict(content["made"]),
     )
 
 
-def _column(told: Mapping[str, Any]) -> Column:
-    words = told["categories"] if told["kind"] == "category" else None
-    return Column(str(told["name"]), None if words is None else tuple(str(word) for word in words))
+def _column(content: Mapping[str, Any]) -> Column:
+    words = content["categories"] if content["kind"] == "category" else None
+    return Column(str(content["name"]), None if words is None else tuple(str(word) for word in words))

@@ -91,15 +91,15 @@ def first_difference(
     found = values(path, name, np.repeat(row, LARGEST_BATCH, axis=0) if file_format(name).form == "litert" else row)
     if not found:
         return None
-    told = [value[:1] if value.ndim and len(value) in (1, LARGEST_BATCH) else value for _, value in found]
-    node = _first_wrong(graph, torch.from_numpy(row), told, tolerance)
+    in_file = [value[:1] if value.ndim and len(value) in (1, LARGEST_BATCH) else value for _, value in found]
+    node = _first_wrong(graph, torch.from_numpy(row), in_file, tolerance)
     return (layer_of(node) or "the model's own forward") if node is not None else None
 
 
 def _first_wrong(
-    graph: torch.fx.GraphModule, row: Tensor, told: Sequence[Rows], tolerance: float
+    graph: torch.fx.GraphModule, row: Tensor, in_file: Sequence[Rows], tolerance: float
 ) -> torch.fx.Node | None:
-    """The first operator of a graph that no value told is the same as, nor that of one which computes with it."""
+    """The first operator whose value is not in the file, nor that of one which computes with it."""
     import torch
 
     computed: dict[torch.fx.Node, Rows] = {}
@@ -114,7 +114,7 @@ def _first_wrong(
     with torch.no_grad():
         Watched(graph).run(row)
     by_size: dict[int, list[Rows]] = {}
-    for value in told:
+    for value in in_file:
         if value.dtype.kind == "f":
             by_size.setdefault(value.size, []).append(value.ravel())
     variable = {node for node in graph.graph.nodes if node.op == "placeholder"}
@@ -130,7 +130,7 @@ def _first_wrong(
 
 
 def _among(value: Rows, by_size: Mapping[int, Sequence[Rows]], tolerance: float) -> bool:
-    """Whether one of the values told is the same, be it with channels last."""
+    """Whether one of the values is the same, be it with channels last."""
     candidates = by_size.get(value.size, ())
     allowed = tolerance * float(np.abs(value).max(initial=0)) + 1e-12
     forms = [value.ravel()] + ([value.transpose(0, 2, 3, 1).ravel()] if value.ndim == 4 else [])

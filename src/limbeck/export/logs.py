@@ -84,8 +84,8 @@ def cause(error: BaseException, lines: int = 3) -> str:
         error = error.__cause__
         notes += getattr(error, "__notes__", ())
     text = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [f"{type(error).__name__}: {text[0]}" if text else type(error).__name__, *text[1:lines], *notes]
-    return "\n    ".join(told)
+    said = [f"{type(error).__name__}: {text[0]}" if text else type(error).__name__, *text[1:lines], *notes]
+    return "\n    ".join(said)
 
 
 @contextlib.contextmanager

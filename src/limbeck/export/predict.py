@@ -61,13 +61,13 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1, masks: Path | N
     if not len(rows):
         raise UserError("there is no image and no row in it", where=str(inputs[0]))
     with export.Served(file, card.format) as served:
-        told = served.predict(np.ascontiguousarray(rows))
-    told, known = classes_last(told, card.interface), card.task.names
-    said = [{"input": name} | asked.said(known, row, top) for name, row in zip(names, told, strict=True)]
+        outputs = served.predict(np.ascontiguousarray(rows))
+    outputs, known = classes_last(outputs, card.interface), card.task.names
+    said = [{"input": name} | asked.said(known, row, top) for name, row in zip(names, outputs, strict=True)]
     if pictures:
         from limbeck.core.readers.images import image_size
 
-        for path, place, row, one in zip(paths, pictures, told, said, strict=True):
+        for path, place, row, one in zip(paths, pictures, outputs, said, strict=True):
             one["mask"] = str(write_mask(place, row.argmax(-1), len(known), image_size(path)))
     return [one | {"unknown": words} if words else one for one, words in zip_longest(said, unknown)]
 

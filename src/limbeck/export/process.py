@@ -55,11 +55,11 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    def send(self, told: Mapping[str, Any], array: Rows | None = None) -> None:
+    def send(self, content: Mapping[str, Any], array: Rows | None = None) -> None:
         """Say something; whether it was heard shows in the answer."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError, ValueError):  # it has died, or was ended
-            send(self.process.stdin, told, array)
+            send(self.process.stdin, content, array)
 
     def receive(self) -> Message | None:
         """Wait for its answer; None where it has died."""
@@ -234,10 +234,10 @@ turns = Turns()
 # --- messages ------------------------------------------------------------------------------------
 
 
-def send(stream: IO[bytes], told: Mapping[str, Any], array: Rows | None = None) -> None:
+def send(stream: IO[bytes], content: Mapping[str, Any], array: Rows | None = None) -> None:
     """One message: a line of JSON, and the bytes of the array that it announces."""
     shape = None if array is None else [array.dtype.str, list(array.shape)]
-    stream.write(json.dumps({**told, "array": shape}).encode() + b"\n")
+    stream.write(json.dumps({**content, "array": shape}).encode() + b"\n")
     if array is not None:
         stream.write(array.tobytes())
     stream.flush()
@@ -248,14 +248,14 @@ def receive(stream: IO[bytes]) -> Message | None:
     line = stream.readline()
     if not line.endswith(b"\n"):
         return None
-    told = json.loads(line)
-    announced = told.pop("array")
+    content = json.loads(line)
+    announced = content.pop("array")
     if announced is None:
-        return told, None
+        return content, None
     dtype, shape = np.dtype(announced[0]), tuple(announced[1])
     size = dtype.itemsize * int(np.prod(shape))
-    content = stream.read(size)
-    return (told, np.frombuffer(content, dtype).reshape(shape)) if len(content) == size else None
+    data = stream.read(size)
+    return (content, np.frombuffer(data, dtype).reshape(shape)) if len(data) == size else None
 
 
 # --- inside a child ------------------------------------------------------------------------------

@@ -40,29 +40,29 @@ def serve() -> None:
             importlib.import_module(module)
     empty = _peak_bytes(reset=True)
     files: dict[int, Session] = {}
-    for count, (told, rows) in enumerate(messages):
+    for count, (message, rows) in enumerate(messages):
         try:
-            if told["do"] == "load":
+            if message["do"] == "load":
                 gc.enable()
                 gc.collect()
-                files[count] = session(form, Path(told["path"]), threads)
+                files[count] = session(form, Path(message["path"]), threads)
                 gc.disable()  # it would be timed
                 send(answers, {"file": count, "dtype": files[count].dtype, "shape": files[count].shape})
-            elif told["do"] == "leave":
-                del files[told["file"]]
+            elif message["do"] == "leave":
+                del files[message["file"]]
                 send(answers, {})
-            elif told["do"] == "peak":
+            elif message["do"] == "peak":
                 peak = _peak_bytes()
                 send(answers, {"bytes": None if peak is None or empty is None else peak - empty})
             else:
-                send(answers, {}, _given(files[told["file"]], told, rows))
+                send(answers, {}, _given(files[message["file"]], message, rows))
         except Exception as error:
             send(answers, _failure(error))
 
 
-def _given(session: Session, told: Mapping[str, Any], rows: Rows | None) -> Rows:
+def _given(session: Session, message: Mapping[str, Any], rows: Rows | None) -> Rows:
     assert rows is not None
-    return _timed(session, rows, told["calls"]) if told["do"] == "time" else session(rows)
+    return _timed(session, rows, message["calls"]) if message["do"] == "time" else session(rows)
 
 
 def _timed(session: Session, rows: Rows, calls: int) -> Rows:

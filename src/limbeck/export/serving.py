@@ -49,11 +49,11 @@ class Served:
         self._own = shared is None
         self._child = shared or start()
         try:
-            told, _ = self._ask({"do": "load", "path": str(self.path.absolute())})
+            answer, _ = self._ask({"do": "load", "path": str(self.path.absolute())})
         except BaseException:
             self._leave(loaded=False)
             raise
-        self._number, self.dtype, self.shape = told["file"], told["dtype"], tuple(told["shape"])
+        self._number, self.dtype, self.shape = answer["file"], answer["dtype"], tuple(answer["shape"])
         return self
 
     def __exit__(
@@ -98,8 +98,8 @@ class Served:
         """
         if not self._own:
             raise UserError("its memory is not measured beside other files", where=str(self.path), hint="alone=True")
-        told, _ = self._ask({"do": "peak"})
-        return None if told["bytes"] is None else float(told["bytes"]) / 1e6
+        answer, _ = self._ask({"do": "peak"})
+        return None if answer["bytes"] is None else float(answer["bytes"]) / 1e6
 
     def _array(self, do: str, x: Rows, **options: Any) -> Rows:
         _, array = self._ask({"do": do, **options}, np.ascontiguousarray(x))
@@ -117,10 +117,10 @@ class Served:
             how = ending(child.process.wait())
             said = child.said().strip().splitlines()[-3:]
             raise UserError("\n    ".join([f"its runtime died: {how}", *said]), where=str(self.path))
-        told, array = received
-        if "failed" in told:
-            raise UserError(told["failed"], where=str(self.path), hint=told["hint"])
-        return told, array
+        answer, array = received
+        if "failed" in answer:
+            raise UserError(answer["failed"], where=str(self.path), hint=answer["hint"])
+        return answer, array
 
     def _leave(self, *, loaded: bool) -> None:
         child = self._child

@@ -180,11 +180,11 @@ def work() -> None:
         gc.collect()
         now = own.memory_info().rss
         born = born or now  # with what its first job imported
-        told = {"born": born, "bytes": now}
+        about = {"born": born, "bytes": now}
         try:
-            send(answers, {**answer, **told})
+            send(answers, {**answer, **about})
         except (TypeError, ValueError) as error:  # JSON cannot hold what the function gives
-            send(answers, {"failed": cause(error), **told})
+            send(answers, {"failed": cause(error), **about})
 
 
 def _done(order: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def run_steps(
     name = recovered(variant.name, start.seed, taught=role == "compressed")
     rounds = [(step, number) for step in variant.steps for number in range(step.rounds)]
     result = ModelResult()
-    told: list[str] = []
+    described: list[str] = []
     before, key = start.weights, job.key(job.recipe.student, start.name, *(source.keys if source else ()))
     for count, (step, number) in enumerate(rounds, start=1):
         stage = name if count == len(rounds) else f"{name}/step{count}"
@@ -113,7 +113,7 @@ def run_steps(
             compute = partial(_take, job, step, number, before, start, source)
             # What a search has found follows from it, and was not asked for by name.
             made = job.stages.together(stage, key, StepResult, compute, renew=variant.name == SEARCH)
-        result, told = made, [*told, *made.told]
+        result, described = made, [*described, *made.told]
         before = job.folder / stage / "model.safetensors"
     return TrainedModel(
         name,
@@ -125,7 +125,7 @@ def run_steps(
         variant=variant.name,
         start=start.name,
         steps=variant.steps,
-        changes=told,
+        changes=described,
     )
 
 
@@ -146,13 +146,13 @@ def _take(
     if isinstance(network, Normalized):  # what learns quantized has these inside
         meta |= {name: json.dumps(getattr(network, name).tolist()) for name in ("mean", "std")}
     if step.quantize:
-        told = [f"learns with weights of {step.quantize.weights} bits and activations of 8"]
+        changes = [f"learns with weights of {step.quantize.weights} bits and activations of 8"]
         meta["weight_bits"] = str(step.quantize.weights)
     else:
         edit = _edit(job, step, edits[len(edits) - number :], network, seed, folder)
-        told = compress.describe(edit)
+        changes = compress.describe(edit)
         edits.append(edit)
-    for line in told:
+    for line in changes:
         job.progress.say(f"{label}: {line}")
     network = (
         fake_quantized(job, network, step.quantize.weights) if step.quantize else compress.apply(network, edits[-1])
@@ -167,7 +167,7 @@ def _take(
     file = folder / "model.safetensors"
     if job.accelerator.is_main_process:
         compress.save(network, edits, file, metadata=meta)
-    return StepResult(**{**dict(result), "told": told, "files": [str(file.relative_to(job.folder))]})
+    return StepResult(**{**dict(result), "told": changes, "files": [str(file.relative_to(job.folder))]})
 
 
 def _recovered(

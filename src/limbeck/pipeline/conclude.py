@@ -48,9 +48,9 @@ def conclude(
     scores = {m.name: m.metrics[metric.name] for m in models if m.format == "pytorch"}
     comparison, comparisons = _comparisons(job, students, scores)
     notes = [*data.notes, *notes, *(n for t in taught.values() for n in t.notes)]
-    told = [m.metrics[metric.name] for m in models if m.role == "teacher"]
-    if comparison and told and metric.gain(told[-1], mean := comparison["student"]["mean"]) > 0:
-        own = f"the teacher ({metric.name} {told[-1]:.4f} on test)"
+    of_teachers = [m.metrics[metric.name] for m in models if m.role == "teacher"]
+    if comparison and of_teachers and metric.gain(of_teachers[-1], mean := comparison["student"]["mean"]) > 0:
+        own = f"the teacher ({metric.name} {of_teachers[-1]:.4f} on test)"
         notes.append(f"{own} is worse than the student alone ({mean:.4f} on average)")
     trained: dict[str, ModelResult] = {**taught, **{s.name: s.result for s in (*students, *compressed)}}
     result = Result.model_validate(

@@ -169,8 +169,8 @@ def _predicted(job: RunContext, file: Path | None) -> Tensor:
 def _forecast(job: RunContext) -> list[Finding]:
     found = forecast(job)
     views = f"{job.views} stored view{'' if job.views == 1 else 's'} of each row"
-    told = [Finding("ok", "job", "time", f"{time_words(found)}; {views}", figures=dict(found.seconds))]
+    findings = [Finding("ok", "job", "time", f"{time_words(found)}; {views}", figures=dict(found.seconds))]
     figures = {"run_bytes": found.run_bytes, "stored_bytes": found.stored_bytes}
     hint = None if found.fits else "make room (`limbeck cache prune`), or choose another --out or LIMBECK_CACHE"
     level: Level = "ok" if found.fits else "warning"
-    return [*told, Finding(level, "job", "disk", disk_words(found, job.folder), hint, figures)]
+    return [*findings, Finding(level, "job", "disk", disk_words(found, job.folder), hint, figures)]

@@ -131,11 +131,11 @@ def _made(job: RunContext, shipped: Shipped, name: Deployable, sources: Sources)
     form, precision = file_format(name)
     notes = file_of(job, shipped.network, name, path, sources, trained_quantized=shipped.trained_quantized)
     with export.Served(path, form, alone=True) as served:
-        told = _answers(job, served, given(job, job.data.test))
+        outputs = _answers(job, served, given(job, job.data.test))
         memory_mb = served.peak_mb
     scaling = units(job)
     reference = shipped.prediction if scaling is None else scaling.restore(shipped.prediction)
-    parity = export.parity(reference, told, job.data.task.kind)
+    parity = export.parity(reference, outputs, job.data.task.kind)
     if precision == "float32":
         export.check_parity(path, parity, reference)
     row = Artifact(
@@ -144,7 +144,7 @@ def _made(job: RunContext, shipped: Shipped, name: Deployable, sources: Sources)
         shipped.row.seed,
         form,
         str(path.relative_to(job.folder)),
-        metrics_of(job, told, job.data.test),
+        metrics_of(job, outputs, job.data.test),
         replace(shipped.row.cost, size_bytes=export.size_bytes(path), latency_ms=None, memory_mb=memory_mb),
         parity,
         precision,
@@ -230,8 +230,8 @@ def predicted(
     """What a file gives for some rows, in the targets' own units, and how long one row takes, in milliseconds."""
     x = given(job, rows)
     with export.Served(path, form) as served:
-        told = _answers(job, served, x)
-        return told, float(np.median(served.time(x[:1], calls=calls))) if calls else None
+        outputs = _answers(job, served, x)
+        return outputs, float(np.median(served.time(x[:1], calls=calls))) if calls else None
 
 
 def calibration(job: RunContext) -> Tensor:
@@ -261,19 +261,19 @@ def units(job: RunContext) -> Scaling | None:
     return scaling.with_spread() if scaling is not None and job.data.task.predicts_variance else scaling
 
 
-def standardised(job: RunContext, told: Tensor) -> Tensor:
+def standardised(job: RunContext, outputs: Tensor) -> Tensor:
     """What a file gives, as a network gives it."""
     scaling = units(job)
     if scaling is None:
-        return told
+        return outputs
     # A rounded file may answer 0 where only what is above 0 has a logarithm.
-    return scaling.standardise(told.clamp_min(torch.finfo(told.dtype).tiny) if scaling.log else told)
+    return scaling.standardise(outputs.clamp_min(torch.finfo(outputs.dtype).tiny) if scaling.log else outputs)
 
 
-def metrics_of(job: RunContext, told: Tensor, rows: Tensor) -> dict[str, Any]:
+def metrics_of(job: RunContext, outputs: Tensor, rows: Tensor) -> dict[str, Any]:
     """What a file is worth, from what it gives for some rows."""
     truth = targets(job.data, rows, "cpu")
-    return evaluate.metrics(job.data.task, standardised(job, told), truth, job.data.targets)
+    return evaluate.metrics(job.data.task, standardised(job, outputs), truth, job.data.targets)
 
 
 def _card(job: RunContext, shipped: Shipped, row: Artifact, path: Path) -> None:

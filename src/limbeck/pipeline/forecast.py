@@ -138,15 +138,15 @@ def _pace(job: RunContext, kind: Kind, plan: Plan, networks: Mapping[str, nn.Mod
     rows = job.data.train[: BATCHES * size]
     teacher, objective = None, objectives.alone(job, plan)
     if teacher_name:
-        told = (
+        members = (
             [networks[spec.name] for spec in job.recipe.teachers]
             if teacher_name == "teachers"
             else [networks[teacher_name]]
         )
         matching = job.matches[learner, teacher_name, variant]
-        head = told[0].get_submodule(f"model.{matching.head}") if matching.needs_head else None
+        head = members[0].get_submodule(f"model.{matching.head}") if matching.needs_head else None
         objective = matching.objective(plan, 0, head)  # type: ignore[arg-type]
-        teacher = _teacher(job, teacher_name, told, rows)
+        teacher = _teacher(job, teacher_name, members, rows)
 
     def intervals(wanted: Tensor, epochs: int, folder: Path | None) -> list[float]:
         none = job.data.train[:0]
@@ -192,7 +192,7 @@ class _EnoughError(Exception):
 def _teacher(job: RunContext, teacher_name: str, networks: Sequence[nn.Module], rows: Tensor) -> Teacher:
     """Whom a student learns from: live without views, or as its stored outputs are read."""
     asked = [teacher_outputs.frozen(job, teacher_name, network, torch.float32) for network in networks]
-    live: Teacher = asked[0] if len(asked) == 1 else Ensemble(asked, lambda told: told.mean(0))
+    live: Teacher = asked[0] if len(asked) == 1 else Ensemble(asked, lambda outputs: outputs.mean(0))
     if not job.views:
         return live
     place = torch.full((len(job.data.x),), -1, device=job.device)

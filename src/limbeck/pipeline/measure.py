@@ -61,7 +61,7 @@ def measure(job: RunContext, candidates: Sequence[Candidate], combine: Combine |
     data = job.data
     example, truth = pixels(data, data.test[:1], "cpu"), targets(data, data.test, "cpu")
     found: list[Artifact] = []
-    told: list[Tensor] = []
+    of_teachers: list[Tensor] = []
     files: list[Artifact] = []
     timed: dict[str, nn.Module] = {}
     drawn: dict[tuple[str, Role], Tensor] = {}
@@ -76,10 +76,10 @@ def measure(job: RunContext, candidates: Sequence[Candidate], combine: Combine |
         for candidate in candidates:
             model, network = candidate.model, candidate.model.build().eval()
             prediction = evaluate.predict(network.to(job.device), data, data.test, device=job.device)
-            together = _together(told, combine) if told and model.role != "teacher" else None
+            together = _together(of_teachers, combine) if of_teachers and model.role != "teacher" else None
             found.append(_tested(job, model, network.cpu(), prediction, truth, together, example))
             if model.role == "teacher":
-                told.append(prediction)
+                of_teachers.append(prediction)
             if candidate.drawn:
                 drawn[model.name, model.role] = prediction
             inner = external_model(network)
@@ -92,20 +92,22 @@ def measure(job: RunContext, candidates: Sequence[Candidate], combine: Combine |
         advance(total, f"{len(found)} networks" + (f", {len(files)} files" if files else ""))
     apart: Disagreement | None = None
     if combine:
-        names = [row.name for row in found[: len(told)]]
+        names = [row.name for row in found[: len(of_teachers)]]
         labels = truth if rules(data.task).predicts != "values" else None
         apart = Disagreement.model_validate(
-            evaluate.disagreement(data.task, torch.stack(told), names, data.targets, target=labels)
+            evaluate.disagreement(data.task, torch.stack(of_teachers), names, data.targets, target=labels)
         )
-        found.insert(len(told), _ensemble(found[: len(told)], _together(told, combine), truth, data))
+        found.insert(
+            len(of_teachers), _ensemble(found[: len(of_teachers)], _together(of_teachers, combine), truth, data)
+        )
     with job.progress.bar("timing", timings, work=unit * timings) as advance:
         note = f"{len(timed)} networks and {len(files)} files, one after the other"
         advance(0, note)
         rows = _with_latency(found, timed, example)
         advance(len(timed), note)
         rows += with_latency(job, files)
-    if told:
-        drawn = {(found[len(told) - (not combine)].name, "teacher"): _together(told, combine), **drawn}
+    if of_teachers:
+        drawn = {(found[len(of_teachers) - (not combine)].name, "teacher"): _together(of_teachers, combine), **drawn}
     picture = masks(job, drawn)
     made = [row.file for row in files if row.file] + ([picture.file] if picture else [])
     return MeasuredResult(models=rows, disagreement=apart, predictions=_drawn(data, drawn), masks=picture, files=made)
@@ -165,8 +167,8 @@ def _drawn(data: Data, predictions: Mapping[tuple[str, Role], Tensor]) -> DrawnV
     return DrawnValues(outputs=list(data.task.names[:width]), rows=count, of=total, true=true, models=models)
 
 
-def _together(told: list[Tensor], combine: Combine | None) -> Tensor:
-    return combine(torch.stack(told)) if combine else told[-1]
+def _together(members: list[Tensor], combine: Combine | None) -> Tensor:
+    return combine(torch.stack(members)) if combine else members[-1]
 
 
 def _ensemble(members: list[Artifact], prediction: Tensor, truth: Tensor, data: Data) -> Artifact:

@@ -126,11 +126,11 @@ def _tried(
 ) -> None:
     with within("teacher"):
         kind = job.data.task.kind
-        told = [Frozen(teacher, taps=objective.teacher_taps, kind=kind)(batch) for teacher in teachers]
+        shown = [Frozen(teacher, taps=objective.teacher_taps, kind=kind)(batch) for teacher in teachers]
     with within("student"):
         given = Taps(student.eval(), objective.student_taps)(student, batch.x)
     objective.watch(student.parameters())
-    if not objective(given, told[0] if told else None, batch)["total"].requires_grad:
+    if not objective(given, shown[0] if shown else None, batch)["total"].requires_grad:
         hint = "tap a module that comes after one with weights"
         raise UserError("no loss depends on the student's weights", where="losses", hint=hint)
 

@@ -94,10 +94,10 @@ def search(job: RunContext, starts: Sequence[TrainedModel], source: TeacherSourc
             course.skip(each * len(records(study)))
             while len(done := records(study)) < spec.trials:
                 trial, settings = _following(study, spec.runtime)
-                told = _tried(blind, settings, start, before, teacher, folder / "trials" / str(trial.number))
-                finish(study, trial, told)
+                outcome = _tried(blind, settings, start, before, teacher, folder / "trials" / str(trial.number))
+                finish(study, trial, outcome)
                 course.reach(each * (len(done) + 1))
-                job.progress.say(_line(trial.number, spec.trials, settings, told))
+                job.progress.say(_line(trial.number, spec.trials, settings, outcome))
             found = _found(job, start, done)
         write_json(folder / "budget.json", found)
         job.progress.say(found["words"])
@@ -140,7 +140,7 @@ def _tried(
     spec = job.recipe.budget
     assert spec is not None
     steps, format_ = settings.steps(spec.recover), settings.format(spec.runtime)
-    told: dict[str, Any] = {
+    outcome: dict[str, Any] = {
         "way": asdict(settings), "format": format_,
         "steps": [s.model_dump(mode="json", exclude_unset=True) for s in steps],
         "value": None, "reason": None, "within": False,
@@ -156,10 +156,13 @@ def _tried(
             begun_at = replace(start, file=file)
             file = run_steps(own, Variant("learned", [learned]), begun_at, source, "compressed").weights
             if (again := _measured(job, file, format_, before, learned=True))["value"] < found["value"]:
-                found, told["steps"] = again, [*told["steps"], learned.model_dump(mode="json", exclude_unset=True)]
+                found, outcome["steps"] = (
+                    again,
+                    [*outcome["steps"], learned.model_dump(mode="json", exclude_unset=True)],
+                )
     except (DivergedError, UserError) as error:
-        return told | found | {"reason": error.what}
-    return told | found
+        return outcome | found | {"reason": error.what}
+    return outcome | found
 
 
 def _measured(
@@ -246,18 +249,18 @@ def _lost(job: RunContext, drop: float) -> str:
     return f"{100 * drop:.2f} {of} lost" if drop > 0 else "nothing lost"
 
 
-def _line(number: int, count: int, settings: TrialSettings, told: Mapping[str, Any]) -> str:
+def _line(number: int, count: int, settings: TrialSettings, outcome: Mapping[str, Any]) -> str:
     parts = [
         f"{settings.ratio:.0%} pruned" if settings.ratio else "",
         f"energy {settings.energy:g}" if settings.energy < 1 else "",
     ]
     what = ", ".join(
-        [*filter(None, parts), settings.precision, *(["trained quantized"] if told.get("learned") else [])]
+        [*filter(None, parts), settings.precision, *(["trained quantized"] if outcome.get("learned") else [])]
     )
-    if told["value"] is None:
-        return f"budget: trial {number} ({number + 1} of {count}): {what}: failed, {told['reason']}"
-    kept = "within" if told["within"] else "outside"
+    if outcome["value"] is None:
+        return f"budget: trial {number} ({number + 1} of {count}): {what}: failed, {outcome['reason']}"
+    kept = "within" if outcome["within"] else "outside"
     return (
-        f"budget: trial {number} ({number + 1} of {count}): {what}: {told['size_kb']:,.0f} kB, "
-        f"{told['latency_ms']:.3f} ms, drop {told['drop']:+.4f}: {kept}"
+        f"budget: trial {number} ({number + 1} of {count}): {what}: {outcome['size_kb']:,.0f} kB, "
+        f"{outcome['latency_ms']:.3f} ms, drop {outcome['drop']:+.4f}: {kept}"
     )

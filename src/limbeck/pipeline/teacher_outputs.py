@@ -72,10 +72,10 @@ def teacher(
     if not job.views:
         return frozen(job, teacher_name, network, dtype), []
     known = stored(job, teacher_name, name, network, dtype)
-    told = {"asked": known.report["rows_asked"], "found": known.report["rows_found"]}
+    counts = {"asked": known.report["rows_asked"], "found": known.report["rows_found"]}
     keep = ("key", "bytes", "rows", "views", "dtype", "top_k", "taps", "seconds")
     about = {k: known.report[k] for k in keep}
-    return known.only(taps), [StoredOutputs.model_validate({"teacher": name, **about, **told})]
+    return known.only(taps), [StoredOutputs.model_validate({"teacher": name, **about, **counts})]
 
 
 def stored(job: RunContext, teacher_name: str, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:

@@ -112,12 +112,12 @@ class Teachers:
 
     def _ask(self, job: RunContext, taps: Sequence[str]) -> TeacherOutputs:
         asked: list[Teacher] = []
-        told: list[StoredOutputs] = []
+        opened: list[StoredOutputs] = []
         for name, build, dtype in self.members:
             teacher, stored = teacher_outputs.teacher(job, "teachers", name, build(), dtype, taps)
             asked.append(teacher)
-            told += stored
-        return (asked[0] if self.combine is None else Ensemble(asked, self.combine)), told
+            opened += stored
+        return (asked[0] if self.combine is None else Ensemble(asked, self.combine)), opened
 
 
 def train_teachers(job: RunContext) -> Teachers | None:
@@ -169,10 +169,10 @@ def train_teacher(
     network = job.network(spec)
     found: dict[str, Any] = {}
     if spec.train:
-        objective, teacher, told = learning(job, spec.name, source, spec.train, seed=spec.seed)
+        objective, teacher, opened = learning(job, spec.name, source, spec.train, seed=spec.seed)
         stored = teacher is not None
         history = train_network(job, network, objective, teacher, spec.train, folder, seed=spec.seed, stored=stored)
-        found = {"epochs": history.epochs, "weights_found": history.weights, "cache": told}
+        found = {"epochs": history.epochs, "weights_found": history.weights, "cache": opened}
     elif job.accelerator.is_main_process and not spec.asked:
         save_weights(network, folder / "best.safetensors", {"from": getattr(spec, "weights", None) or spec.model})
     found["files"] = [] if spec.asked else [str(job.weights(spec.name, spec.train).relative_to(job.folder))]
@@ -243,12 +243,12 @@ def _examined(job: RunContext, name: str, network: nn.Module, brought: Network |
     findings = diagnose.doubts(name, val, data)
     if brought is not None:
         findings += diagnose.examine(name, network, brought, data, prediction, device)
-    told = [one for one in findings if one.level != "ok"]
-    for one in told:
+    doubts = [one for one in findings if one.level != "ok"]
+    for one in doubts:
         job.progress.say(f"{'WARNING' if one.level == 'warning' else one.level}: {one}")
     dtype = "bfloat16" if diagnose.bfloat16_is_safe(network, data, device) else "float32"
     weights = fingerprint_tensors(plain(network).state_dict())
-    return TeacherResult(val=val, notes=[str(one) for one in told], dtype=dtype, weights=weights)
+    return TeacherResult(val=val, notes=[str(one) for one in doubts], dtype=dtype, weights=weights)
 
 
 def words(job: RunContext, teachers: Teachers) -> str:
@@ -288,13 +288,13 @@ def _stack(job: RunContext, members: Sequence[Member], folder: Path) -> StackRes
     """Fit a stack on the validation rows, which no member has learned from."""
     data, joining = job.data, job.recipe.combine
     assert joining is not None
-    told: list[Tensor] = []
+    outputs: list[Tensor] = []
     with job.progress.bar(ENSEMBLE, len(members)) as advance:
         for name, build, _ in members:
-            told.append(evaluate.predict(build().to(job.device), data, data.val, device=job.device))
-            advance(len(told), name)
+            outputs.append(evaluate.predict(build().to(job.device), data, data.val, device=job.device))
+            advance(len(outputs), name)
         stack = fit_stack(
-            torch.stack(told), targets(data, data.val, "cpu"), kind=data.task.kind, hidden=joining.hidden, seed=0
+            torch.stack(outputs), targets(data, data.val, "cpu"), kind=data.task.kind, hidden=joining.hidden, seed=0
         )
     if job.accelerator.is_main_process:
         save_weights(stack, folder / "best.safetensors")

@@ -73,12 +73,12 @@ def begun(study: Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
 
 
-def finish(study: Study, trial: Trial, told: Mapping[str, Any]) -> None:
+def finish(study: Study, trial: Trial, outcome: Mapping[str, Any]) -> None:
     """Record what came out of a trial: its `value`, or the `reason` why it has none."""
     from optuna.trial import TrialState
 
-    trial.set_user_attr("told", dict(told))
-    if told["value"] is None:
+    trial.set_user_attr("told", dict(outcome))
+    if outcome["value"] is None:
         study.tell(trial, state=TrialState.FAIL)
     else:
-        study.tell(trial, told["value"])
+        study.tell(trial, outcome["value"])

@@ -67,8 +67,8 @@ class Prune(Strict):
     def _takes_effect(self) -> Prune:
         given = [name for name in ("ratio", "macs", "params", "latency") if getattr(self, name) is not None]
         if len(given) != 1:
-            told = " and ".join(given) if given else "none of them"
-            raise ValueError(f"one of `ratio`, `macs`, `params` and `latency` says how much, not {told}")
+            named = " and ".join(given) if given else "none of them"
+            raise ValueError(f"one of `ratio`, `macs`, `params` and `latency` says how much, not {named}")
         only_with(self, self.scope, {"cap": ("global", "isomorphic")}, f"`scope: {self.scope}`")
         return self
 
@@ -180,8 +180,8 @@ class Step(Strict):
     def _one_thing(self) -> Step:
         given = [name for name in ("prune", "sparsify", "factorise", "quantize") if getattr(self, name) is not None]
         if len(given) != 1:
-            told = "has " + " and ".join(given) if given else "has none"
-            raise ValueError(f"a step is one of prune, sparsify, factorise and quantize; this one {told}")
+            named = "has " + " and ".join(given) if given else "has none"
+            raise ValueError(f"a step is one of prune, sparsify, factorise and quantize; this one {named}")
         if self.quantize and not self.recover.epochs:
             raise ValueError("quantization-aware training is training: give `recover`, its number of epochs")
         return self

@@ -114,14 +114,14 @@ def no_faster(file: File) -> str:
     for key, rows in (("latency_ms", "one row"), ("batch_ms", "64 rows")):
         own, before = getattr(file.row.cost, key), getattr(file.plain.cost, key)
         if finite(own) and finite(before) and before:
-            told = f"{words.milliseconds(own)} instead of {words.milliseconds(before)} for {rows}"
-            times.append((own / before - 1, told, rows))
-    slower = [told for by, told, _ in times if by > NOISE]
+            spoken = f"{words.milliseconds(own)} instead of {words.milliseconds(before)} for {rows}"
+            times.append((own / before - 1, spoken, rows))
+    slower = [spoken for by, spoken, _ in times if by > NOISE]
     faster = [rows for by, _, rows in times if by < -NOISE]
     if not slower and (faster or not times):
         return ""
     if not slower:
-        return f"int8 is no faster than float32 here: {listed([told for _, told, _ in times])}; {_advice(file)}"
+        return f"int8 is no faster than float32 here: {listed([spoken for _, spoken, _ in times])}; {_advice(file)}"
     said = f"int8 is slower than float32 here: {listed(slower)}"
     return f"{said}, though faster for {faster[0]}" if faster else f"{said}; {_advice(file)}"
 

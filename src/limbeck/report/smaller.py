@@ -172,9 +172,9 @@ def lines(result: Result) -> list[dict[str, Any]]:
     found = []
     for entry in result.compressed:
         alike: dict[tuple[str, ...], list[str]] = {}
-        for name, told in entry.told.items():
-            alike.setdefault(tuple(told), []).append(name)
-        parts = [(listed(names), "\n".join(told)) for told, names in alike.items() if told]
+        for name, changes in entry.told.items():
+            alike.setdefault(tuple(changes), []).append(name)
+        parts = [(listed(names), "\n".join(changes)) for changes, names in alike.items() if changes]
         if parts:
             found.append({"name": entry.name, "parts": parts})
     return found

@@ -40,8 +40,8 @@ def show(result: Result, folder: Path) -> None:
 
     console = Console(highlight=False)
     main, second = words.main_metric(result), rules(result.data.task).beside
-    told = any(finite(m.metrics.get(second)) for m in result.models)
-    metrics = (main, second) if told else (main,)
+    measured = any(finite(m.metrics.get(second)) for m in result.models)
+    metrics = (main, second) if measured else (main,)
     count, name = result.data.counts["test"], result.data.name
     table = Table(title=escape(f"{result.name}: test split of {name}, {count:,} rows"), box=box.SIMPLE)
     table.add_column("model", no_wrap=True, max_width=24)  # so that numbers are never cut short

@@ -124,28 +124,28 @@ def story(result: Result, smaller: Sequence[str] = ()) -> list[tuple[str, list[s
     recipe, data = result.recipe, result.data
     teachers, student = recipe.get("teachers") or [], recipe.get("student") or {}
     assistants = recipe.get("assistants") or []
-    told = [("Data", _data(data))]
+    parts = [("Data", _data(data))]
     if teachers:
-        told.append(("Teacher" if len(teachers) == 1 else "Teachers", [_teacher(t, result) for t in teachers]))
+        parts.append(("Teacher" if len(teachers) == 1 else "Teachers", [_teacher(t, result) for t in teachers]))
     if ensemble := result.ensemble:
-        told.append(("Together", [f"The ensemble is {str(ensemble.words).rstrip('.')}."]))
+        parts.append(("Together", [f"The ensemble is {str(ensemble.words).rstrip('.')}."]))
     if assistants:
         before = ["the teacher" if len(teachers) == 1 else "the teachers", *(a["name"] for a in assistants)]
-        told.append((
+        parts.append((
             "Assistant" if len(assistants) == 1 else "Assistants",
             [f"{_trained(a, 'assistant', result)}, taught by {b}." for a, b in zip(assistants, before, strict=False)],
         ))  # fmt: skip
-    told.append(("Student", _student(student, recipe.get("seeds") or [], result)))
-    told.append(("Objective", [_objective(recipe.get("losses") or {}, bool(result.comparison))]))
+    parts.append(("Student", _student(student, recipe.get("seeds") or [], result)))
+    parts.append(("Objective", [_objective(recipe.get("losses") or {}, bool(result.comparison))]))
     if augmented := settings(recipe.get("augment") or {}):
-        told.append(("Augmentation", [f"{augmented}. Training rows only.", *_views(result)]))
+        parts.append(("Augmentation", [f"{augmented}. Training rows only.", *_views(result)]))
     if chosen := result.chosen:
-        told.append(("Chosen", [f"{chosen.name}: {chosen.why}."]))
+        parts.append(("Chosen", [f"{chosen.name}: {chosen.why}."]))
     if smaller:
-        told.append(("Made smaller", list(smaller)))
+        parts.append(("Made smaller", list(smaller)))
     if exports := recipe.get("export"):
-        told.append(("Export", [f"{formats(exports)}; each file was run in its own runtime on the whole test split."]))
-    return told
+        parts.append(("Export", [f"{formats(exports)}; each file was run in its own runtime on the whole test split."]))
+    return parts
 
 
 TITLES = {"pytorch": "PyTorch"} | {form: row.title for form, row in FORMATS.items()}

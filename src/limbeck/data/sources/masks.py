@@ -81,7 +81,7 @@ def load_masks(spec: recipe.Data, progress: Progress | None) -> Raw:
         notes.append(f"skipped {len(bad)} files that cannot be read: {first_few(bad)}")
     kept = [i for i in range(len(files)) if i not in unreadable]
     files = [files[i] for i in kept]
-    val, test, told = published_parts(parts, np.array([f.part for f in files]), spec.split)
+    val, test, split_notes = published_parts(parts, np.array([f.part for f in files]), spec.split)
     own, known = (
         np.array([f.path.relative_to(root).as_posix() for f in some]) for some in (files, [p.file for p in found])
     )
@@ -90,7 +90,7 @@ def load_masks(spec: recipe.Data, progress: Progress | None) -> Raw:
         x=torch.from_numpy(x),
         y=torch.from_numpy(y[kept]),
         names=names,
-        notes=(*notes, *said, *told),
+        notes=(*notes, *said, *split_notes),
         groups=group_keys(files, spec.split.group) if spec.split.group else None,
         published_val=val,
         published_test=test,

@@ -78,8 +78,8 @@ class Matching:
         for name, pairing in self.pairings.items():
             if pairing.found:
                 shown = zip(pairing.student, pairing.teacher, strict=True)
-                told = ", ".join(f"{s.name} {list(s.shape)} from {t.name} {list(t.shape)}" for s, t in shown)
-                lines.append(f"{name}: {told}")
+                pairs = ", ".join(f"{s.name} {list(s.shape)} from {t.name} {list(t.shape)}" for s, t in shown)
+                lines.append(f"{name}: {pairs}")
         return lines
 
     def objective(self, plan: Plan, seed: int, head: nn.Linear | None = None) -> Objective:

@@ -74,8 +74,8 @@ def fit(
     asked = teacher if objective.needs_teacher else None
 
     def losses(batch: Batch, labelled_share: float) -> list[Mapping[str, Tensor]]:
-        told = asked(batch) if asked else None
-        return [learner.objective(learner(batch), told, batch, labelled_share=labelled_share)]
+        shown = asked(batch) if asked else None
+        return [learner.objective(learner(batch), shown, batch, labelled_share=labelled_share)]
 
     fetch = fetch or fetcher(data, accelerator.device)
     _Loop([learner], losses, data, plan, seed, folder, fetch, views, settings, accelerator, progress, label).run()
@@ -141,10 +141,10 @@ def fit_mutual(
 
     def losses(batch: Batch, labelled_share: float) -> list[Mapping[str, Tensor]]:
         given = [learner(batch) for learner in learners]
-        told = [_constant(output) for output in given]
+        constants = [_constant(output) for output in given]
         found = []
         for n, learner in enumerate(learners):
-            others = [other for place, other in enumerate(told) if place != n]
+            others = [other for place, other in enumerate(constants) if place != n]
             shown = [learner.objective(given[n], other, batch, labelled_share=labelled_share) for other in others]
             found.append(_mean(shown))
         return found
@@ -340,13 +340,13 @@ class _Loop:
             torch.save(state, buffer)
             write_bytes(self.folder / "checkpoint.pt", buffer.getbuffer())
         if self.settings.trackers:
-            told = {
+            values = {
                 f"{learner.name}/{k}" if learner.name else k: v
                 for learner, row in zip(self.learners, rows, strict=True)
                 for k, v in row.items()
                 if k != "epoch"
             }
-            self.accelerator.log(told, step=int(rows[0]["epoch"]))
+            self.accelerator.log(values, step=int(rows[0]["epoch"]))
 
     def _resume(self, progress: Progress) -> int:
         path = self.folder / "checkpoint.pt" if self.folder else None

@@ -57,9 +57,9 @@ class Comparison:
         for name in exact.keys() & rounded.keys():
             a, b = (np.asarray(side[name], np.float64) for side in (exact, rounded))
             if a.shape == b.shape and a.size:
-                told = np.isfinite(a) & np.isfinite(b)  # what a largest value is taken of is padded with -inf
-                self.signal[name] = self.signal.get(name, 0.0) + float(np.square(a[told]).sum())
-                self.noise[name] = self.noise.get(name, 0.0) + float(np.square(a[told] - b[told]).sum())
+                finite = np.isfinite(a) & np.isfinite(b)  # what a largest value is taken of is padded with -inf
+                self.signal[name] = self.signal.get(name, 0.0) + float(np.square(a[finite]).sum())
+                self.noise[name] = self.noise.get(name, 0.0) + float(np.square(a[finite] - b[finite]).sum())
 
     def share(self, name: str) -> float | None:
         """Noise as a share of the signal; None for a tensor that was never compared."""

@@ -122,9 +122,9 @@ def _searched(setting: _Setting, count: int) -> LossSearch:
             while sum(one.state != "interrupted" for one in search.records(study)) < count:
                 trial, candidate, values = search.following(study, setting.space)
                 course.enter(_stage(trial.number))
-                told = _tried(setting, source, trial.number, candidate, values)
+                outcome = _tried(setting, source, trial.number, candidate, values)
                 course.leave(_stage(trial.number))
-                finish(study, trial, told)
+                finish(study, trial, outcome)
                 _forget(setting.folder / "trials" / str(trial.number))
                 found = _written(setting, search.records(study))
                 setting.job.progress.say(_line(found, count))
@@ -183,21 +183,27 @@ def _tried(
         stages=Stages(folder, setting.job.accelerator),
         matches={("student", source.name, ""): replace(matching, terms=own.losses)},
     )
-    told: dict[str, Any] = {"params": dict(values), "losses": losses, "value": None, "val_loss": None, "reason": None}
+    outcome: dict[str, Any] = {
+        "params": dict(values),
+        "losses": losses,
+        "value": None,
+        "val_loss": None,
+        "reason": None,
+    }
     try:
         learned = [
             train_student(job, f"trial{number}-seed{seed}", "distilled", seed, source).result for seed in setting.seeds
         ]
     except DivergedError as error:
-        return told | {"reason": error.what.partition(";")[0]}
+        return outcome | {"reason": error.what.partition(";")[0]}
     metric = main_metric(job.data.task).name
     scores = [result.val[metric] for result in learned]
     ties = [result.val["loss"] for result in learned]
-    told["seconds"] = sum(job.stages.seconds.values())
-    told["cache"] = [stored.model_dump(mode="json") for result in learned for stored in result.cache]
+    outcome["seconds"] = sum(job.stages.seconds.values())
+    outcome["cache"] = [stored.model_dump(mode="json") for result in learned for stored in result.cache]
     if not all(math.isfinite(score) for score in (*scores, *ties)):
-        return told | {"reason": f"the {metric} on validation is not a number"}
-    return told | {"values": scores, "value": sum(scores) / len(scores), "val_loss": sum(ties) / len(ties)}
+        return outcome | {"reason": f"the {metric} on validation is not a number"}
+    return outcome | {"values": scores, "value": sum(scores) / len(scores), "val_loss": sum(ties) / len(ties)}
 
 
 def _forget(folder: Path) -> None:

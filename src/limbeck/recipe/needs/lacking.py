@@ -85,8 +85,8 @@ def check(
     found = list(lacking(checked, folder))
     refused = [one for one in found if not (one.file and elsewhere)]
     if refused:
-        told = (UserError(one.what, where=recipe.where(source, one.place), hint=one.hint) for one in refused)
-        raise UserError("\n".join(dict.fromkeys(str(error) for error in told)))
+        errors = (UserError(one.what, where=recipe.where(source, one.place), hint=one.hint) for one in refused)
+        raise UserError("\n".join(dict.fromkeys(str(error) for error in errors)))
     return [f"{one.place}: {one.what}" for one in found]
 
 
@@ -100,8 +100,8 @@ def lacking(checked: Recipe, folder: Path) -> Iterator[Lack]:
     yield from _data(checked.data)
     for place, network in _networks(checked):
         yield from _network(place, network)
-        if not _trained(folder, place, network) and (told := unfetchable(network, checked.framework)):
-            yield Lack(f"{place}.{told.key}", told.what, told.hint)
+        if not _trained(folder, place, network) and (lack := unfetchable(network, checked.framework)):
+            yield Lack(f"{place}.{lack.key}", lack.what, lack.hint)
     yield from _libraries(checked)
 
 

@@ -164,11 +164,11 @@ class Store:
         self.rows_asked, self.rows_found = 0, self.views * header.rows
         what = header.label.get("what", header.key)
         if damaged := [shard for shard in missing if shard in self._journal.sums]:
-            told = f"{what}: {len(damaged)} of {len(wanted)} stored shards are damaged"
+            damage = f"{what}: {len(damaged)} of {len(wanted)} stored shards are damaged"
             if strict:
                 hint = "drop `cache.strict` to make those again"
-                raise UserError(told, where=str(self.folder), hint=hint)
-            progress.say(f"{told}, and made again")
+                raise UserError(damage, where=str(self.folder), hint=hint)
+            progress.say(f"{damage}, and made again")
         if not missing:
             return
         views = "1 view" if self.views == 1 else f"{self.views} views"

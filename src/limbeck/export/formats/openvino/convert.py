@@ -78,8 +78,8 @@ def _name_weights(model: Any, names: Iterable[str]) -> None:
     """Call weights as the network does, so that what is said about a file can say of which layer it is."""
     known = {name.replace(".", "_"): name for name in names}
     for op in model.get_ordered_ops():
-        for told in op.output(0).names if op.get_type_name() == "Constant" else ():
-            if (own := told.partition(":")[0]) in known:
+        for name in op.output(0).names if op.get_type_name() == "Constant" else ():
+            if (own := name.partition(":")[0]) in known:
                 op.set_friendly_name(known[own])
 
 
