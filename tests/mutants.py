@@ -337,7 +337,7 @@ MUTANTS = [
     Mutant("export: bytes are cut off, not rounded", "limbeck.export.interface:as_given", "np.rint(rows * 255)", "(rows * 255)", ("export/test_export_workers.py::test_tables_have_no_layout",)),
     Mutant("export: the reason is that of the last error", "limbeck.export.logs:cause", "while error.__cause__ is not None:", "while False:", ("export/test_export_workers.py::test_a_failure_tells_its_reason",)),
     Mutant("export: memory with the runtime in it", "limbeck.export.runtime:serve", "else peak - empty", "else peak", ("export/test_serving.py::test_memory_is_that_of_the_file_and_not_of_the_runtime_or_the_parent",)),
-    Mutant("export: a dead runtime is asked for ever", "limbeck.export.process:receive", "return (content, np.frombuffer(data, dtype).reshape(shape)) if len(data) == size else None", "return told, np.frombuffer(content, dtype).reshape(shape)", ("export/test_serving.py::test_messages_keep_arrays_as_they_are",)),
+    Mutant("export: a dead runtime is asked for ever", "limbeck.export.process:receive", "return (content, np.frombuffer(data, dtype).reshape(shape)) if len(data) == size else None", "return content, np.frombuffer(data, dtype).reshape(shape)", ("export/test_serving.py::test_messages_keep_arrays_as_they_are",)),
     Mutant("export: what is folded away counts as wrong", "limbeck.export.layers:_first_wrong", "right[node] = same or any(", "right[node] = same and any(", LAYERS),
     Mutant("export: the last wrong layer is named", "limbeck.export.layers:_first_wrong", "(node for node in graph.graph.nodes if", "(node for node in reversed(graph.graph.nodes) if", LAYERS),
     # quantize

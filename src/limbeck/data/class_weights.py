@@ -12,7 +12,7 @@ from limbeck.data.dataset import Data, class_counts
 from limbeck.tasks import rules
 
 
-def class_weights(data: Data, asked: Literal["balanced"] | Mapping[str, float]) -> tuple[float, ...]:
+def class_weights(data: Data, wanted: Literal["balanced"] | Mapping[str, float]) -> tuple[float, ...]:
     """What each class counts in the losses on labels.
 
     "balanced" gives the classes n / (C n_c), where n_c of n training rows are of class c, so that all of them count
@@ -24,7 +24,7 @@ def class_weights(data: Data, asked: Literal["balanced"] | Mapping[str, float]) 
 
     Args:
         data: of whose labelled training rows the classes are counted.
-        asked: "balanced", or numbers above 0 by the name of the class or label.
+        wanted: "balanced", or numbers above 0 by the name of the class or label.
 
     Returns:
         One number for each class or label, fit for `Task.weights` and the losses' `class_weights`.
@@ -37,13 +37,13 @@ def class_weights(data: Data, asked: Literal["balanced"] | Mapping[str, float]) 
         raise UserError("measured values have no classes to weigh", where="class_weights")
     several, counts = rules(task).predicts == "labels", class_counts(data, data.train).double()
     rows = len(data.train) if several else int(counts.sum())
-    if asked == "balanced":
+    if wanted == "balanced":
         found = (rows - counts) / counts if several else rows / (task.width * counts)
         return tuple(found.tolist())
-    assert not isinstance(asked, str)
-    for name in asked:
+    assert not isinstance(wanted, str)
+    for name in wanted:
         if name not in task.names:
             kind = "label" if several else "class"
             raise UserError(f"there is no {kind} '{name}'", where="class_weights", hint=did_you_mean(name, task.names))
-    given = torch.tensor([asked.get(name, 1.0) for name in task.names], dtype=torch.float64)
+    given = torch.tensor([wanted.get(name, 1.0) for name in task.names], dtype=torch.float64)
     return tuple((given if several else given * rows / given.dot(counts)).tolist())

@@ -62,12 +62,12 @@ def loss(task: Task, before: Tensor, after: Tensor, target: Tensor, *, allowed: 
         what = f"{len(before)} predictions, {len(after)} predictions and {len(target)} rows cannot be held together"
         raise UserError(what, where="evaluate")
     before, after, target = (t.detach().cpu() for t in (before, after, target))
-    asked = rules(task)
-    scores = [asked.row_scores(task, given, target) for given in (before, after)]
+    of_task = rules(task)
+    scores = [of_task.row_scores(task, given, target) for given in (before, after)]
     if scores[0] is None or scores[1] is None:
-        drawn = [asked.drawn_scores(task, given.double(), target) for given in (before, after)]
+        drawn = [of_task.drawn_scores(task, given.double(), target) for given in (before, after)]
         return _recomputed(drawn[0], drawn[1], len(target), allowed, seed)
-    if asked.predicts == "values":
+    if of_task.predicts == "values":
         drop = float((scores[1].mean() / scores[0].mean()).sqrt()) - 1
         return Loss(drop, _exceeds(scores[1] - scores[0] * (1 + allowed) ** 2, seed), None)
     lost = scores[0] - scores[1]

@@ -31,10 +31,10 @@ def parity(reference: Tensor, exported: Tensor, kind: Kind) -> Parity:
             where="export",
         )
     reference, exported = reference.detach().cpu().double(), exported.detach().cpu().double()
-    asked, agreement = rules(kind), None
-    if asked.same:
-        same = asked.same(reference, exported)
-        agreement = (same.all(1) if asked.predicts == "labels" else same).double().mean().item()
+    of_task, agreement = rules(kind), None
+    if of_task.same:
+        same = of_task.same(reference, exported)
+        agreement = (same.all(1) if of_task.predicts == "labels" else same).double().mean().item()
     return Parity(max_abs_error=(reference - exported).abs().max().item(), agreement=agreement)
 
 

@@ -39,8 +39,8 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1, masks: Path | N
     card, unknown = export.read_card(file), list[dict[str, str]]()
     if not inputs:
         raise UserError("there is nothing to predict", hint="give images, or a table")
-    asked, paths, pictures = rules(card.task), list[Path](), list[Path]()
-    if (asked.each == "pixel") != (masks is not None):
+    of_task, paths, pictures = rules(card.task), list[Path](), list[Path]()
+    if (of_task.each == "pixel") != (masks is not None):
         if masks is not None:
             raise UserError("has an effect only on files that give a class for each pixel", where="--masks")
         raise UserError("it gives a mask for each image", where=str(file), hint="say where they go: --masks FOLDER")
@@ -63,7 +63,7 @@ def predict(file: Path, inputs: Sequence[Path], *, top: int = 1, masks: Path | N
     with export.Served(file, card.format) as served:
         outputs = served.predict(np.ascontiguousarray(rows))
     outputs, known = classes_last(outputs, card.interface), card.task.names
-    said = [{"input": name} | asked.said(known, row, top) for name, row in zip(names, outputs, strict=True)]
+    said = [{"input": name} | of_task.said(known, row, top) for name, row in zip(names, outputs, strict=True)]
     if pictures:
         from limbeck.core.readers.images import image_size
 

@@ -86,12 +86,12 @@ def bind(name: str, **options: Any) -> Loss:
     loss = LOSSES[name]
     if not inspect.isclass(loss):
         return cast(Loss, partial(loss, **options))
-    asked = fitted(name)
-    if missing := [key for key in asked if key not in around]:
+    wanted = fitted(name)
+    if missing := [key for key in wanted if key not in around]:
         raise UserError(
             f"this loss has weights that must fit, and is not told its `{missing[0]}`", where=f"loss '{name}'"
         )
-    return cast(Loss, loss(**{key: around[key] for key in asked}, **options))
+    return cast(Loss, loss(**{key: around[key] for key in wanted}, **options))
 
 
 def fitted(name: str) -> tuple[str, ...]:

@@ -41,10 +41,10 @@ def make(path: Path, name: str, data: Data, options: Mapping[str, Any]) -> nn.Mo
     if not callable(function):
         raise UserError(f"has no function '{name}'", where=str(path), hint=did_you_mean(name, _functions(path)))
     known = inspect.signature(function).parameters
-    asked = {key: value for key, value in (("shape", data.shape), ("width", data.task.outputs)) if key in known}
+    around = {key: value for key, value in (("shape", data.shape), ("width", data.task.outputs)) if key in known}
     try:
         with making(drawn=False) if "keras" in sys.modules else contextlib.nullcontext():
-            model = function(**asked, **options)
+            model = function(**around, **options)
     except UserError:
         raise
     except Exception as error:

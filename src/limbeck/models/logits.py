@@ -43,8 +43,10 @@ def log_odds(probabilities: Tensor) -> Tensor:
 
 def probable(prediction: Tensor, kind: Kind) -> bool:
     """Whether the outputs of a network for this kind of task are probabilities."""
-    asked = rules(kind).predicts
-    return gives_probabilities(prediction) if asked == "classes" else asked == "labels" and gives_answers(prediction)
+    predicts = rules(kind).predicts
+    return (
+        gives_probabilities(prediction) if predicts == "classes" else predicts == "labels" and gives_answers(prediction)
+    )
 
 
 def to_logits(probabilities: Tensor, kind: Kind) -> Tensor:

@@ -67,14 +67,14 @@ def _shipped(
 ) -> dict[str, list[Deployable]]:
     """Which files each network becomes: the chosen student, and of each compressed variant the best on validation."""
     metric = main_metric(job.data.task)
-    every, asked = job.recipe.files.every_seed, job.recipe.export
+    every, exported = job.recipe.files.every_seed, job.recipe.export
     winner = searched.winner if searched else None
     fits = [cast("Deployable", winner.format)] if winner else []
-    found = {name: list(asked) for name in [chosen, *([s.name for s in starts(students)] if every else [])]}
+    found = {name: list(exported) for name in [chosen, *([s.name for s in starts(students)] if every else [])]}
     for variant in dict.fromkeys(s.variant for s in compressed):
         own = [s for s in compressed if s.variant == variant and s.role == "compressed"]
         best = metric.best(own, key=lambda s: s.result.val[metric.name])
-        formats = [name for name in asked if name in TRAINED or not best.quantized]
+        formats = [name for name in exported if name in TRAINED or not best.quantized]
         if variant == SEARCH:
             formats = list(dict.fromkeys([*formats, *fits]))
         found |= {s.name: formats for s in (own if every else [best])}

@@ -27,7 +27,7 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run: its recipe, its folder, its data. What learners minimise is in `objectives`, whom they ask in `answers`.
+    """One run: its recipe, its folder, its data. See `objectives` for losses, `teacher_outputs` for teachers.
 
     Attributes:
         views: how many augmented views of a row there are; 0 for endless ones, for which teachers are asked live.

@@ -83,11 +83,11 @@ def forecast(job: RunContext, *, clock: Clock = time.perf_counter) -> Forecast:
     passes = {learner: _pass_seconds(job, networks[learner], clock) for learner in {kind[0] for kind in kinds}}
     seconds = _training_seconds(job.recipe, len(job.data.taught), paces, passes)
     if job.views:
-        asked = _asked(job.recipe)
+        queried = _queried(job.recipe)
         rows = len(job.data.taught) * job.views
-        each = {name: _asked_seconds(job, name, networks[name], clock) for name in asked}
-        if asked:
-            seconds["the teachers' outputs"] = rows * sum(count * each[name] for name, count in asked.items())
+        each = {name: _query_seconds(job, name, networks[name], clock) for name in queried}
+        if queried:
+            seconds["the teachers' outputs"] = rows * sum(count * each[name] for name, count in queried.items())
     sizes = {name: _weights_bytes(network) for name, network in networks.items()}
     seconds |= {"start-up": START_UP, **measuring(job, networks, clock)}
     run_bytes = sum(one.count * _kept_bytes(one.plan, sizes[one.learner]) for one in trainings(job.recipe))
@@ -107,11 +107,11 @@ def _training_seconds(
     return found
 
 
-def _asked(checked: Recipe) -> dict[str, int]:
+def _queried(checked: Recipe) -> dict[str, int]:
     """Whose outputs are stored, and how many networks of that name there are."""
-    asked = dict.fromkeys([*(t.name for t in checked.teachers), *(a.name for a in checked.assistants)], 1)
+    queried = dict.fromkeys([*(t.name for t in checked.teachers), *(a.name for a in checked.assistants)], 1)
     own = checked.student.generations or (checked.smaller and not checked.teachers)
-    return asked | ({"student": len(checked.seeds) * int(own)} if own else {})
+    return queried | ({"student": len(checked.seeds) * int(own)} if own else {})
 
 
 # --- what is measured ----------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _pace(job: RunContext, kind: Kind, plan: Plan, networks: Mapping[str, nn.Mod
 
 
 def _timed(job: RunContext, clock: Clock) -> tuple[Fetch, list[float]]:
-    """What gives batches, and when each was asked for."""
+    """What gives batches, and when each was queried for."""
     given = teacher_outputs.fetch(job, stored=False)
     marks: list[float] = []
 
@@ -191,8 +191,8 @@ class _EnoughError(Exception):
 
 def _teacher(job: RunContext, teacher_name: str, networks: Sequence[nn.Module], rows: Tensor) -> Teacher:
     """Whom a student learns from: live without views, or as its stored outputs are read."""
-    asked = [teacher_outputs.frozen(job, teacher_name, network, torch.float32) for network in networks]
-    live: Teacher = asked[0] if len(asked) == 1 else Ensemble(asked, lambda outputs: outputs.mean(0))
+    queried = [teacher_outputs.frozen(job, teacher_name, network, torch.float32) for network in networks]
+    live: Teacher = queried[0] if len(queried) == 1 else Ensemble(queried, lambda outputs: outputs.mean(0))
     if not job.views:
         return live
     place = torch.full((len(job.data.x),), -1, device=job.device)
@@ -218,7 +218,7 @@ def _pass_seconds(job: RunContext, network: nn.Module, clock: Clock) -> float:
     return (clock() - started) * len(job.data.val) / len(rows)
 
 
-def _asked_seconds(job: RunContext, name: str, network: nn.Module, clock: Clock) -> float:
+def _query_seconds(job: RunContext, name: str, network: nn.Module, clock: Clock) -> float:
     """The time of one row of a network's outputs, its augmented image and all."""
     teacher_name = name if (name == "student" or name in {a.name for a in job.recipe.assistants}) else "teachers"
     frozen, fetch = (

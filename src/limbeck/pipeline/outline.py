@@ -126,13 +126,13 @@ def learns_from_teacher(checked: Recipe) -> bool:
 
 def files(checked: Recipe) -> list[list[Deployable]]:
     """The formats of the files that will be made of each network: the student, and each compressed variant."""
-    asked = checked.export
-    found = [list(asked)]
+    formats = checked.export
+    found = [list(formats)]
     for steps in checked.compress.values():
         quantized = bool(steps and steps[-1].quantize)
-        found.append([name for name in asked if name in TRAINED or not quantized])
+        found.append([name for name in formats if name in TRAINED or not quantized])
     if checked.budget:  # how many bits its file has is not known yet
-        found.append(list(dict.fromkeys([*asked, f"{checked.budget.runtime}-int8"])))  # type: ignore[list-item]
+        found.append(list(dict.fromkeys([*formats, f"{checked.budget.runtime}-int8"])))  # type: ignore[list-item]
     return [names for names in found if names] * (len(checked.seeds) if checked.files.every_seed else 1)
 
 

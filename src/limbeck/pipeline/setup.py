@@ -138,8 +138,8 @@ def begin(
     weights = class_weights(data, checked.class_weights) if checked.class_weights else ()
     data = replace(data, task=replace(data.task, predicts_variance=checked.predicts_variance, weights=weights))
     stages.seconds["data"] = round(time.monotonic() - started, 3)
-    asked = {name: from_function(function, data, name) for name, function in functions.items()}
-    return RunContext(checked, folder, data, accelerator, progress, stages, trust=trust, callables=asked)
+    sources = {name: from_function(function, data, name) for name, function in functions.items()}
+    return RunContext(checked, folder, data, accelerator, progress, stages, trust=trust, callables=sources)
 
 
 def _named(checked: Recipe, functions: Mapping[str, Function]) -> Mapping[str, Function]:

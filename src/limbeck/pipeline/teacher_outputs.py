@@ -79,7 +79,7 @@ def teacher(
 
 
 def stored(job: RunContext, teacher_name: str, name: str, network: nn.Module, dtype: torch.dtype) -> cache.Stored:
-    """The stored outputs of a network; what is not there yet is asked for."""
+    """The stored outputs of a network; what is not there yet is computed."""
     data, spec = job.data, job.recipe.cache
     return cache.outputs(
         frozen(job, teacher_name, network, dtype),
@@ -103,10 +103,10 @@ def stored(job: RunContext, teacher_name: str, name: str, network: nn.Module, dt
 
 def top_k(job: RunContext) -> int | None:
     """How many logits of a row are stored; None for all."""
-    asked, width = job.recipe.cache.top_k, job.data.task.width
-    if asked is None and rules(job.data.task).predicts == "classes" and width >= MANY_CLASSES:
-        asked = TOP_K
-    return asked if asked and asked < width else None
+    wanted, width = job.recipe.cache.top_k, job.data.task.width
+    if wanted is None and rules(job.data.task).predicts == "classes" and width >= MANY_CLASSES:
+        wanted = TOP_K
+    return wanted if wanted and wanted < width else None
 
 
 def _augmentation(spec: Augment) -> dict[str, Any] | None:

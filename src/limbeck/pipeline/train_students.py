@@ -133,10 +133,10 @@ def _generations(job: RunContext, seed: int, source: TeacherSource | None, alone
 
 def student_as_teacher(job: RunContext, student: TrainedModel, keys: Sequence[str]) -> TeacherSource:
     """A trained student as one to learn from; `keys` say what its outputs depend on."""
-    return TeacherSource("student", partial(_ask, job, student), keys, student.file)
+    return TeacherSource("student", partial(_open, job, student), keys, student.file)
 
 
-def _ask(job: RunContext, student: TrainedModel, taps: Sequence[str]) -> TeacherOutputs:
+def _open(job: RunContext, student: TrainedModel, taps: Sequence[str]) -> TeacherOutputs:
     network = job.network(job.recipe.student, student.file)
     low = diagnose.bfloat16_is_safe(network.to(job.device), job.data, job.device)
     return teacher_outputs.teacher(

@@ -51,13 +51,13 @@ class TeacherSource:
 
     Attributes:
         name: "teachers", the name of an assistant, or "student".
-        ask: makes the teacher itself when it is needed, given the features that are wanted of it.
+        open: makes the teacher itself when it is needed, given the features that are wanted of it.
         keys: what its outputs depend on.
         file: its weights; None where several are one.
     """
 
     name: str
-    ask: Callable[[Sequence[str]], TeacherOutputs]
+    open: Callable[[Sequence[str]], TeacherOutputs]
     keys: Sequence[str]
     file: Path | None = None
 
@@ -72,13 +72,13 @@ def learning(
     variant: str = "",
     network: nn.Module | None = None,
 ) -> tuple[Objective, Teacher | None, list[StoredOutputs]]:
-    """What a learner minimises, the teacher it asks, and what is told of stored outputs; see `objectives.taught`."""
+    """What a learner minimises, its teacher, and what is told of stored outputs; see `objectives.taught`."""
     if source is None:
         return objectives.alone(job, plan), None, []
     objective = objectives.taught(
         job, learner, source.name, plan, variant=variant, seed=seed, weights=source.file, network=network
     )
-    teacher, stored = source.ask(objective.teacher_taps)
+    teacher, stored = source.open(objective.teacher_taps)
     return objective, teacher, stored
 
 
@@ -108,16 +108,16 @@ class Teachers:
         """All of them as the one that a student learns from."""
         spec = job.recipe.teachers[0]
         file = job.weights(spec.name, spec.train) if len(self.members) == 1 and not spec.asked else None
-        return TeacherSource("teachers", partial(self._ask, job), list(self.keys.values()), file)
+        return TeacherSource("teachers", partial(self._open, job), list(self.keys.values()), file)
 
-    def _ask(self, job: RunContext, taps: Sequence[str]) -> TeacherOutputs:
-        asked: list[Teacher] = []
+    def _open(self, job: RunContext, taps: Sequence[str]) -> TeacherOutputs:
+        members: list[Teacher] = []
         opened: list[StoredOutputs] = []
         for name, build, dtype in self.members:
             teacher, stored = teacher_outputs.teacher(job, "teachers", name, build(), dtype, taps)
-            asked.append(teacher)
+            members.append(teacher)
             opened += stored
-        return (asked[0] if self.combine is None else Ensemble(asked, self.combine)), opened
+        return (members[0] if self.combine is None else Ensemble(members, self.combine)), opened
 
 
 def train_teachers(job: RunContext) -> Teachers | None:
@@ -215,12 +215,12 @@ def train_assistants(job: RunContext, teachers: Teachers) -> Assistants:
         compute = partial(train_teacher, job, spec, source=source)
         results[spec.name] = job.stages.together(spec.name, key, TeacherResult, compute)
         members.append(_member(job, spec, results[spec.name]))
-        ask = partial(_ask, job, *members[-1])
-        source = TeacherSource(spec.name, ask, [*source.keys, key], job.weights(spec.name, spec.train))
+        opening = partial(_open, job, *members[-1])
+        source = TeacherSource(spec.name, opening, [*source.keys, key], job.weights(spec.name, spec.train))
     return Assistants(results, members, source)
 
 
-def _ask(
+def _open(
     job: RunContext, name: str, build: Callable[[], nn.Module], dtype: torch.dtype, taps: Sequence[str]
 ) -> TeacherOutputs:
     return teacher_outputs.teacher(job, name, name, build(), dtype, taps)

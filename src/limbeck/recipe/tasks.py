@@ -48,9 +48,9 @@ def loss_misfit(loss: str, task: Kind) -> str | None:
 
 def combine_misfit(combine: Combine, task: Kind) -> tuple[str, str] | None:
     """Where a way of joining does not suit a task, and why, if it does not."""
-    asked = rules(task)
-    if combine.name not in asked.ensembles:
-        return "combine", f"'{combine.name}' does not fit `task: {task}`: choose of {', '.join(asked.ensembles)}"
-    if combine.weights == "confidence" and asked.no_confidence:
-        return "combine.weights", f"{asked.no_confidence}: give numbers, or `accuracy`"
+    of_task = rules(task)
+    if combine.name not in of_task.ensembles:
+        return "combine", f"'{combine.name}' does not fit `task: {task}`: choose of {', '.join(of_task.ensembles)}"
+    if combine.weights == "confidence" and of_task.no_confidence:
+        return "combine.weights", f"{of_task.no_confidence}: give numbers, or `accuracy`"
     return None

@@ -1,4 +1,4 @@
-"""Networks that answer and do not change, and several of them asked as one."""
+"""Networks that teach and do not change, and several of them as one teacher."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limbeck.models import Normalized, channels_last, given, plain, probable, to
 
 
 class Frozen:
-    """A network as a teacher: its own copy in eval mode, asked without gradients.
+    """A network as a teacher: its own copy in eval mode, queried without gradients.
 
     Deliberately not an `nn.Module`: whatever holds it, nobody's `.train()`, `.parameters()` or `state_dict()` reaches
     the teacher.

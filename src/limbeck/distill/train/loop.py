@@ -50,7 +50,7 @@ def fit(
     Args:
         student: gives logits [B, C] or values [B, K].
         objective: what is minimised.
-        teacher: asked for every batch when the objective learns from one.
+        teacher: queried for every batch when the objective learns from one.
         data: rows and splits; the test split is never looked at. Rows without a label are for an objective that learns
             from a teacher; any other goes through the labelled ones again, for as many steps an epoch.
         plan: epochs, optimizer, schedule and so on.
@@ -71,10 +71,10 @@ def fit(
     settings = run or Run()
     accelerator = make_accelerator(settings, folder)
     learner = Learner(student, objective, plan, data, accelerator, folder, label, objective.student_taps)
-    asked = teacher if objective.needs_teacher else None
+    source = teacher if objective.needs_teacher else None
 
     def losses(batch: Batch, labelled_share: float) -> list[Mapping[str, Tensor]]:
-        shown = asked(batch) if asked else None
+        shown = source(batch) if source else None
         return [learner.objective(learner(batch), shown, batch, labelled_share=labelled_share)]
 
     fetch = fetch or fetcher(data, accelerator.device)

@@ -37,11 +37,11 @@ def following(study: Study, space: Sequence[Candidate]) -> tuple[Trial, Candidat
         trial = study.ask()
     by_name = {candidate.loss: candidate for candidate in space}
     chosen = by_name[trial.suggest_categorical("loss", list(by_name))]
-    asked = {
+    numbers = {
         option: trial.suggest_float(f"{chosen.loss}.{option}", low, high, log=True)
         for option, (low, high) in chosen.ranges.items()
     }
-    return trial, chosen, {option: float(f"{value:.{DIGITS}g}") for option, value in asked.items()}
+    return trial, chosen, {option: float(f"{value:.{DIGITS}g}") for option, value in numbers.items()}
 
 
 def records(study: Study) -> list[LossTrial]:

@@ -35,14 +35,14 @@ def unfetchable(network: Network, framework: Framework) -> Unfetchable | None:
     library, _, name = network.model.partition("/")
     if network.model == "vgg19-gap":
         library, name = ("keras", "VGG19") if framework == "keras" else ("timm", "vgg19")
-    asked = network.pretrained and not network.weights
+    pretrained = network.pretrained and not network.weights
     source, _, repository = name.partition(":")
     if library == "timm" and repository and source.lower().replace("_", "-") == "hf-hub":
-        here = _cached(repository, ["config.json"]) and (not asked or _cached(repository, USUAL))
+        here = _cached(repository, ["config.json"]) and (not pretrained or _cached(repository, USUAL))
         return None if here else _not_on_hub(network.model, "model")
-    if library == "timm" and asked and (published := weights_of(name)):
+    if library == "timm" and pretrained and (published := weights_of(name)):
         return _of_timm(network.model, published)
-    if library == "keras" and asked:
+    if library == "keras" and pretrained:
         folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models").expanduser()
         bare = [re.sub(r"[^a-z0-9]", "", path.name.lower()) for path in folder.glob("*")]
         if not any(name.lower() in file and "notop" in file for file in bare):

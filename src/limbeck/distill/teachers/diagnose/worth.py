@@ -67,7 +67,7 @@ def straight_line(data: Data) -> tuple[Tensor, str]:
 
     draw = torch.Generator().manual_seed(0)
     rows = data.train[torch.randperm(len(data.train), generator=draw)[:LINE_ROWS]]
-    seen, truth, asked = _columns(data, rows), targets(data, rows, "cpu"), _columns(data, data.val)
+    seen, truth, wanted = _columns(data, rows), targets(data, rows, "cpu"), _columns(data, data.val)
     name = f"a linear model fitted on {len(rows):,} training rows"
     if data.places:  # each pixel, or token, by what it is itself
         seen, truth = seen.flatten(0, -2), truth.flatten()
@@ -76,7 +76,7 @@ def straight_line(data: Data) -> tuple[Tensor, str]:
         seen, truth, name = seen[some], truth[some], f"a linear model of single {rules(data.task).each}s"
     mean, std = seen.mean(0), seen.std(0, correction=0)
     std = torch.where(std > 0, std, torch.ones_like(std))
-    x, new = (seen - mean) / std, ((asked - mean) / std).flatten(0, -2)
+    x, new = (seen - mean) / std, ((wanted - mean) / std).flatten(0, -2)
     if rules(data.task).predicts != "classes":
         line: Any = Ridge(alpha=1.0).fit(x.numpy(), truth.numpy())
         return torch.as_tensor(line.predict(new.numpy()), dtype=torch.float32).reshape(len(new), -1), name
@@ -84,13 +84,13 @@ def straight_line(data: Data) -> tuple[Tensor, str]:
     logits = torch.full((len(new), data.task.width), -1e4)
     if len(known) == 1:
         logits[:, known] = 0.0
-        return logits.reshape(*asked.shape[:-1], -1), name
+        return logits.reshape(*wanted.shape[:-1], -1), name
     line = LogisticRegression(C=0.1, max_iter=200, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not be the best one
         line.fit(x.numpy(), truth.numpy())
     logits[:, known] = torch.as_tensor(line.predict_log_proba(new.numpy()), dtype=torch.float32).clamp_min(-1e3)
-    return logits.reshape(*asked.shape[:-1], -1), name
+    return logits.reshape(*wanted.shape[:-1], -1), name
 
 
 def _columns(data: Data, rows: Tensor) -> Tensor:

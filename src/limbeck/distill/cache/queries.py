@@ -1,6 +1,6 @@
-"""Ask teachers for what is not stored yet.
+"""Query teachers for what is not stored yet.
 
-How a row is asked for is no part of a store's identity, so no batch is much smaller than another: on one CPU thread,
+How a row is queried is no part of a store's identity, so no batch is much smaller than another: on one CPU thread,
 the networks tried (float32 and bfloat16) answer to a row with the same bits in every batch of at least four rows.
 """
 
@@ -24,7 +24,7 @@ from limbeck.distill.cache.reading import Pixels, Stored
 from limbeck.distill.cache.store import SHARD_ROWS, Array, Store, open_store
 from limbeck.tasks import rules
 
-LOOK = 32  # rows asked for to see the shapes of what a teacher gives
+LOOK = 32  # rows queried to see the shapes of what a teacher gives
 
 
 def outputs(
@@ -47,7 +47,7 @@ def outputs(
     rank: int = 0,
     world: int = 1,
 ) -> Stored:
-    """A teacher's outputs for every (row, view), asked for once: what is stored already is not asked again.
+    """A teacher's outputs for every (row, view), queried once: what is stored already is not queried again.
 
     Other processes that want the same outputs at the same time share the asking. A kill loses the shard in work.
 
@@ -57,7 +57,7 @@ def outputs(
     other temperatures the mass of the rest is an approximation: too large above 1, too small below.
 
     Args:
-        teacher: asked for logits [B, C] (of tokens [B, L, C], of pixels [B, H, W, C]) or values [B, K], and features;
+        teacher: queried for logits [B, C] (of tokens [B, L, C], of pixels [B, H, W, C]) or values [B, K], and features;
             not at all where all of them are stored.
         fetch: gives the batch of some rows in a view.
         rows: int64 [N], rows of the data set, none of them twice.
@@ -70,8 +70,8 @@ def outputs(
         taps: names of features to store, too.
         strict: refuse what is damaged, and what is stored under this label for something else.
         limit_bytes: how much all stores together may take.
-        batch_size: rows to ask for at once, at most.
-        progress: told how big it will be before it is asked for, and how far it is.
+        batch_size: rows to query at once, at most.
+        progress: told how big it will be before it is queried, and how far it is.
         root: where the stores lie; by default in the user's cache directory.
         rank: this process among the `world` started together, which says where it begins.
         world: number of processes started together.
@@ -105,13 +105,13 @@ def outputs(
         progress=progress,
     )
 
-    def ask(part: Tensor, view: int) -> dict[str, Tensor]:
+    def query(part: Tensor, view: int) -> dict[str, Tensor]:
         output = _answer(teacher, fetch, part, view, taps, what)
         encoded = encode(output, store.header.arrays, taps)
         _refuse_nonfinite(encoded, output, part, view, what)
         return encoded
 
-    store.build(_maker(ask, rows, store, batch_size), strict=strict, rank=rank, world=world, progress=progress)
+    store.build(_maker(query, rows, store, batch_size), strict=strict, rank=rank, world=world, progress=progress)
     return Stored(store, rows.cpu(), kind, taps)
 
 
@@ -168,13 +168,13 @@ def pixels(
         progress=progress,
     )
 
-    def ask(part: Tensor, view: int) -> dict[str, Tensor]:
+    def query(part: Tensor, view: int) -> dict[str, Tensor]:
         x = _fetched(fetch, part, view).x
         if not bool(((x >= 0) & (x <= 1)).all()):
             raise UserError("only pixels in [0, 1] can be stored as bytes", where=what, hint="drop `cache.pixels`")
         return {"pixels": (x * 255).round().to(torch.uint8)}
 
-    store.build(_maker(ask, rows, store, batch_size), strict=strict, rank=rank, world=world, progress=progress)
+    store.build(_maker(query, rows, store, batch_size), strict=strict, rank=rank, world=world, progress=progress)
     return Pixels(store, rows.cpu(), torch.device(device))
 
 
@@ -182,7 +182,7 @@ class Reasked(NamedTuple):
     """How far a teacher is from what is stored of it.
 
     Attributes:
-        samples: how many (row, view) were asked for again.
+        samples: how many (row, view) were queried again.
         worst: largest difference of any stored number, both stored in the same way.
         disagreements: samples with another first class or other labels; for regression, with a value more than 1 % of
             the values' spread away.
@@ -200,7 +200,7 @@ def reask(stored: Stored, teacher: Teacher, fetch: Fetch, sample: int = 64, *, s
         stored: what is held against the teacher.
         teacher: as it was when the outputs were stored.
         fetch: likewise.
-        sample: rows to ask for, shared among the views, at least one each.
+        sample: rows to query, shared among the views, at least one each.
         seed: which rows.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -234,7 +234,7 @@ def _whole(identity: Mapping[str, object], rows: Tensor, codec: Mapping[str, obj
 
 
 def _maker(
-    ask: Callable[[Tensor, int], Mapping[str, Tensor]], rows: Tensor, store: Store, batch_size: int
+    query: Callable[[Tensor, int], Mapping[str, Tensor]], rows: Tensor, store: Store, batch_size: int
 ) -> Callable[[int, slice], dict[str, NDArray[Any]]]:
     kinds = {array.name: array.dtype for array in store.header.arrays}
 
@@ -243,7 +243,7 @@ def _maker(
         pieces: dict[str, list[Tensor]] = {name: [] for name in kinds}
         # Batches of nearly one size, so that none has few rows only: see the head of this file.
         for few in part.tensor_split(math.ceil(len(part) / batch_size)):
-            for name, piece in ask(few, view).items():
+            for name, piece in query(few, view).items():
                 pieces[name].append(piece.cpu())
         made = {name: torch.cat(parts).numpy() for name, parts in pieces.items()}
         return {name: array.view("uint16") if kinds[name] == "uint16" else array for name, array in made.items()}
