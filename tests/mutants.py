@@ -365,7 +365,7 @@ MUTANTS = [
     Mutant("function: another one that answers otherwise is taken for it", "limbeck.distill.teachers.external.function:from_function", 'fingerprint("function", fingerprint_tensors({"answers": seen}))', 'fingerprint("function")', STORED),
     Mutant("measure: a quantized network's time stands for that of its start", "limbeck.pipeline.measure:_build", 'row.role == "teacher", variant', 'row.role == "teacher", ""', ("pipeline/test_measure.py",)),
     Mutant("stages: names that differ in capitals alone", "limbeck.recipe.stages:clash", "name.casefold()", "name", ("recipe/test_recipe.py::test_no_two_stages_have_the_same_name",)),
-    Mutant("stages: what recovers alone may have another's name", "limbeck.recipe.stages:stage_names", "for taught in (True, False)", "for taught in (True,)", ("recipe/test_recipe.py::test_no_two_stages_have_the_same_name",)),
+    Mutant("stages: what recovers alone may have another's name", "limbeck.recipe.schema:Recipe.stage_names", "for taught in (True, False)", "for taught in (True,)", ("recipe/test_recipe.py::test_no_two_stages_have_the_same_name",)),
     Mutant("metrics: an error counts as a score", "limbeck.core.metrics:Metric.sign", "1 if self.higher else -1", "1", ("evaluate/test_evaluate.py::test_a_metric_knows_which_way_it_goes",)),
     Mutant("results: numbers in names are not read", "limbeck.core.result:_migrated", 'known.setdefault("number", int(match[1]))', 'known.setdefault("number", None)', ("core/test_result.py",)),
     Mutant("results: a newer one is taken for one's own", "limbeck.core.result:parse_result", 'content["schema"] > SCHEMA', 'content["schema"] > 99', ("core/test_result.py",)),

@@ -79,7 +79,7 @@ def test_the_smallest_file_within_the_budget_becomes_a_student_and_its_file(fini
 
 def test_every_folder_of_a_stage_has_a_name_that_no_other_may_have(finished):
     folder, _ = finished
-    known = {name for _, name in recipe.stages.stage_names(recipe.load(folder / "recipe.yaml"))}
+    known = {name for _, name in recipe.load(folder / "recipe.yaml").stage_names}
     stages = {str(path.parent.relative_to(folder)) for path in folder.rglob("stage.json")}
     own = {stage for stage in stages if not stage.startswith(("budget/trials", "export/made")) and "/step" not in stage}
     assert {"teacher", "budget", "budget-seed0", "measured"} <= own <= known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -15,7 +16,7 @@ from limbeck.recipe.frameworks import framework_misfit, of_keras, student_misfit
 from limbeck.recipe.model_source import Code, ModelFile
 from limbeck.recipe.networks import Assistant, Combine, Student, Teacher
 from limbeck.recipe.sources import Augment, Data, Positive, Strict
-from limbeck.recipe.stages import FOLDER, NO_FOLDER, clash
+from limbeck.recipe.stages import FOLDER, NO_FOLDER, RESERVED, SEARCH, clash, generation, peer, recovered, seeded
 from limbeck.recipe.tasks import WEIGHTED, combine_misfit, loss_misfit, source_misfit
 from limbeck.recipe.terms import AUTO, Term
 from limbeck.tasks import rules
@@ -153,9 +154,32 @@ class Recipe(Strict):
             raise MisfitError("compare", "compares what students learn from `teachers`, in one generation")
         self._smaller_fits()
         self._framework_fits()
-        if twice := clash(self):
+        if twice := clash(self.stage_names):
             raise MisfitError(*twice)
         return self
+
+    @property
+    def stage_names(self) -> Iterator[tuple[str, str]]:
+        """Every name that a run gives to a stage, a model or a row of its report.
+
+        Yields:
+            (place, name): the place in the recipe that the name is from, "" for a name of Limbeck's own.
+        """
+        student, seeds = self.student, self.seeds
+        yield from (("", name) for name in RESERVED)
+        yield from ((f"teachers.{i}.name", teacher.name) for i, teacher in enumerate(self.teachers))
+        yield from ((f"assistants.{i}.name", assistant.name) for i, assistant in enumerate(self.assistants))
+        yield from (("", seeded(name, seed)) for name in ("student", "direct") for seed in seeds)
+        count = student.generations or 1
+        yield from (("", generation(seed, number, count)) for seed in seeds for number in range(1, count + 1))
+        yield from (("", peer(seed, number)) for seed in seeds for number in range(1, student.peers or 1))
+        for name in self.compare:
+            yield f"compare.{name}", name
+            yield from ((f"compare.{name}", seeded(name, seed)) for seed in seeds)
+        variants = {f"compress.{name}": name for name in self.compress} | ({"budget": SEARCH} if self.budget else {})
+        for place, name in variants.items():
+            yield place, name
+            yield from ((place, recovered(name, seed, taught=taught)) for seed in seeds for taught in (True, False))
 
     @property
     def edited_by(self) -> list[str]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from limbeck.recipe.schema import Recipe
+from collections.abc import Iterable
 
 FOLDER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 NO_FOLDER = "becomes part of a folder's name: letters, digits, '_', '.' and '-'"
@@ -40,36 +36,16 @@ def recovered(name: str, seed: int, *, taught: bool) -> str:
     return seeded(name if taught else f"{name}-alone", seed)
 
 
-def stage_names(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Every name that a run of this recipe gives to a stage, a model or a row of its report.
-
-    Yields:
-        (place, name): the place in the recipe that the name is from, "" for a name of Limbeck's own.
-    """
-    student, seeds = recipe.student, recipe.seeds
-    yield from (("", name) for name in RESERVED)
-    yield from ((f"teachers.{i}.name", teacher.name) for i, teacher in enumerate(recipe.teachers))
-    yield from ((f"assistants.{i}.name", assistant.name) for i, assistant in enumerate(recipe.assistants))
-    yield from (("", seeded(name, seed)) for name in ("student", "direct") for seed in seeds)
-    count = student.generations or 1
-    yield from (("", generation(seed, number, count)) for seed in seeds for number in range(1, count + 1))
-    yield from (("", peer(seed, number)) for seed in seeds for number in range(1, student.peers or 1))
-    for name in recipe.compare:
-        yield f"compare.{name}", name
-        yield from ((f"compare.{name}", seeded(name, seed)) for seed in seeds)
-    variants = {f"compress.{name}": name for name in recipe.compress} | ({"budget": SEARCH} if recipe.budget else {})
-    for place, name in variants.items():
-        yield place, name
-        yield from ((place, recovered(name, seed, taught=taught)) for seed in seeds for taught in (True, False))
-
-
-def clash(recipe: Recipe) -> tuple[str, str] | None:
+def clash(names: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
     """The first name that stands for two things in a run: its place in the recipe and a sentence, or None.
 
     Capitals make no difference: on macOS and Windows the two folders would be one.
+
+    Args:
+        names: (place, name), as `Recipe.stage_names` gives them.
     """
     known: dict[str, str] = {}
-    for place, name in stage_names(recipe):
+    for place, name in names:
         other = known.setdefault(name.casefold(), place)
         if other != place:
             last, first = (place, other) if place else (other, place)
