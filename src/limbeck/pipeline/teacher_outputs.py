@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
+from limbeck.core.progress import Progress
 from limbeck.core.result import StoredOutputs
 from limbeck.core.types import Fetch, Teacher
 from limbeck.data import augment, fetcher, pixels, targets
@@ -113,7 +114,15 @@ def _augmentation(spec: Augment) -> dict[str, Any] | None:
     return {**spec.model_dump(mode="json"), "seed": VIEWS_SEED} if spec.active else None
 
 
-def _cache_options(job: RunContext) -> dict[str, Any]:
+class _CacheOptions(TypedDict):
+    strict: bool
+    limit_bytes: int
+    progress: Progress
+    rank: int
+    world: int
+
+
+def _cache_options(job: RunContext) -> _CacheOptions:
     spec = job.recipe.cache
     return {
         "strict": spec.strict,
